@@ -1,0 +1,26 @@
+"""koala: training of the Deep Koalarization image colourisation network.
+
+`load_model`, `colorize`, `rgb_to_lab` and `lab_to_rgb` are the names for programs; they are
+imported when they are first asked for, so that `import koala` costs nothing.
+"""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_model": "koala.checkpoint",
+    "colorize": "koala.colorize",
+    "rgb_to_lab": "koala.color",
+    "lab_to_rgb": "koala.color",
+}
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604  (names of _PUBLIC are strings)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    from importlib import import_module
+
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'koala' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

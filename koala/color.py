@@ -1,0 +1,325 @@
+"""sRGB <-> CIE L*a*b*, one formula for NumPy, torch and DALI.
+
+L*a*b* is a matrix, a curve and a matrix: linear RGB to XYZ over the white point, a cube root with a
+linear toe, and differences of the results. The code below is that sentence; what the three libraries
+call its steps stands in `_Numpy`, `_Torch` and `_Dali`.
+
+Colours lie where each library has them: on the last axis for NumPy and DALI, `(..., H, W, 3)`, and on the
+third from last for torch, `(..., 3, H, W)`. sRGB is uint8 in 0..255 or float in 0..1. On the *network's
+scale* lightness is L*/50 - 1 and ab is (a*, b*)/127, both in -1..1.
+
+References:
+    IEC 61966-2-1:1999 (sRGB, D65); CIE 15:2018 (L*a*b*, 2 degree observer). The matrix, the white point and
+    the toe are rounded as scikit-image 0.26 rounds them (`skimage.color`), to agree with it.
+"""
+
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+_XYZ_FROM_RGB = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+)
+_WHITE = np.array([0.95047, 1.0, 1.08883])
+_RELATIVE_XYZ_FROM_RGB = _XYZ_FROM_RGB / _WHITE[:, None]
+_TOE_END = 0.008856  # of relative XYZ; below it the curve is a line
+_TOE_SLOPE = 7.787
+_CURVE_AT_TOE_END = _TOE_END ** (1 / 3) + _TOE_SLOPE * _TOE_END
+_LAB_FROM_CURVE = np.array([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
+_LAB_OFFSET = np.array([-16.0 - 116.0 * _TOE_SLOPE * _TOE_END, 0.0, 0.0])
+
+_L_SCALE, _L_SHIFT = 1 / 50, -1.0
+_AB_SCALE = 1 / 127
+
+_GREY_FROM_RGB = np.array([[19595, 38470, 7471]]) / 65536  # ITU-R 601 luma in Pillow's fixed point
+
+
+def rgb_to_lab(rgb: Any) -> Any:
+    """Turn sRGB into CIE L*a*b*.
+
+    Args:
+        rgb: `(..., H, W, 3)` NumPy or DALI, `(..., 3, H, W)` torch; uint8 in 0..255 or float in 0..1 (for DALI,
+            uint8).
+
+    Returns:
+        The same shape; L* in 0..100, a* and b* about -128..127; float64 for NumPy, float32 otherwise.
+
+    Raises:
+        ValueError: the colour axis is not 3 long.
+    """
+    return _lab_rows(rgb, _LAB_FROM_CURVE, _LAB_OFFSET)
+
+
+def lab_to_rgb(lab: Any) -> Any:
+    """Turn CIE L*a*b* into sRGB.
+
+    Args:
+        lab: `(..., H, W, 3)` NumPy or `(..., 3, H, W)` torch, float; L* in 0..100.
+
+    Returns:
+        The same shape and dtype, in 0..1; colours outside sRGB are clipped.
+
+    Raises:
+        ValueError: the colour axis is not 3 long.
+    """
+    ops = _library_of(lab)
+    ops.check(lab)
+    curve_from_lab = np.linalg.inv(_LAB_FROM_CURVE)
+    curve = ops.mix(lab, curve_from_lab, -curve_from_lab @ _LAB_OFFSET)
+    linear = ops.mix(_uncurve(ops, curve), np.linalg.inv(_RELATIVE_XYZ_FROM_RGB))
+    return ops.clip(_encode_gamma(ops, linear))
+
+
+def to_ab(rgb: Any) -> Any:
+    """Take a*b* of sRGB on the network's scale: what the network is to predict.
+
+    Args:
+        rgb: as for `rgb_to_lab`.
+
+    Returns:
+        `(..., H, W, 2)` NumPy or DALI, `(..., 2, H, W)` torch, about -1..1.
+    """
+    return _lab_rows(rgb, _LAB_FROM_CURVE[1:] * _AB_SCALE, _LAB_OFFSET[1:] * _AB_SCALE)
+
+
+def to_lightness(rgb: Any, source: Literal["grey", "color"] = "grey") -> Any:
+    """Take L* of sRGB on the network's scale: what the network gets to see.
+
+    Args:
+        rgb: uint8, shaped as for `rgb_to_lab`.
+        source: "grey" takes L* of the picture turned grey as Pillow's mode "L" does, so that nothing of the
+            colours is left in it; "color" takes L* of the colours, as the original paper does.
+
+    Returns:
+        `(..., H, W, 1)` NumPy or DALI, `(..., 1, H, W)` torch, in -1..1.
+    """
+    if source == "grey":
+        return _library_of(rgb).lookup(to_grey(rgb), _lightness_of_greys())
+    return _lab_rows(rgb, _LAB_FROM_CURVE[:1] * _L_SCALE, _LAB_OFFSET[:1] * _L_SCALE + _L_SHIFT)
+
+
+def to_grey(rgb: Any) -> Any:
+    """Turn uint8 sRGB into 8-bit greys, bit for bit as `PIL.Image.convert("L")`; the colour axis becomes 1 long."""
+    ops = _library_of(rgb)
+    ops.check(rgb)
+    return ops.grey(rgb)
+
+
+def to_lab(lightness: Any, ab: Any) -> Any:
+    """Join lightness and ab on the network's scale to L*a*b*.
+
+    Args:
+        lightness: `(..., H, W, 1)` NumPy or `(..., 1, H, W)` torch, in -1..1.
+        ab: `(..., H, W, 2)` NumPy or `(..., 2, H, W)` torch, in -1..1.
+
+    Returns:
+        `(..., H, W, 3)` or `(..., 3, H, W)`, for `lab_to_rgb`.
+    """
+    return _library_of(ab).join((lightness - _L_SHIFT) / _L_SCALE, ab / _AB_SCALE)
+
+
+def _lab_rows(rgb: Any, rows: NDArray, offset: NDArray) -> Any:
+    """Some rows of L*a*b*, scaled: what the last matrix makes of the curve."""
+    ops = _library_of(rgb)
+    ops.check(rgb)
+    linear = ops.lookup(rgb, _linear_of_bytes()) if ops.is_bytes(rgb) else _decode_gamma(ops, rgb)
+    return ops.mix(_curve(ops, ops.mix(linear, _RELATIVE_XYZ_FROM_RGB)), rows, offset)
+
+
+def _curve(ops: Any, xyz: Any) -> Any:
+    """The CIE's f, higher by a constant (`_TOE_SLOPE * _TOE_END`) that `_LAB_OFFSET` takes back.
+
+    The rounded constants leave a step of 3.3e-7 at the toe's end in scikit-image, which a* shows 500 times
+    larger. Here the line is moved to meet the root: no branch, and 1.7e-4 at most from scikit-image.
+    """
+    return ops.cbrt(ops.maximum(xyz, _TOE_END)) + ops.minimum(xyz, _TOE_END) * _TOE_SLOPE
+
+
+def _uncurve(ops: Any, curve: Any) -> Any:
+    """The inverse of `_curve`."""
+    above = ops.maximum(curve, _CURVE_AT_TOE_END) - _TOE_SLOPE * _TOE_END
+    below = ops.minimum(curve, _CURVE_AT_TOE_END) - _CURVE_AT_TOE_END
+    return above * above * above + below / _TOE_SLOPE
+
+
+def _decode_gamma(ops: Any, rgb: Any) -> Any:
+    """SRGB in 0..1 to linear light."""
+    power = ((ops.maximum(rgb, 0.04045) + 0.055) / 1.055) ** 2.4
+    return ops.where(rgb > 0.04045, power, rgb / 12.92)
+
+
+def _encode_gamma(ops: Any, linear: Any) -> Any:
+    """Linear light to sRGB."""
+    power = 1.055 * ops.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    return ops.where(linear > 0.0031308, power, linear * 12.92)
+
+
+@cache
+def _linear_of_bytes() -> NDArray:
+    """Linear light of the 256 levels."""
+    return _decode_gamma(_Numpy, np.arange(256) / 255)
+
+
+@cache
+def _lightness_of_greys() -> NDArray:
+    """Lightness, on the network's scale, of the 256 greys."""
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    return to_lightness(greys, "color")[:, 0]
+
+
+def _library_of(array: Any) -> Any:
+    """The names of the steps in the library that `array` belongs to."""
+    match type(array).__module__.partition(".")[0]:
+        case "torch":
+            return _Torch
+        case "nvidia":
+            return _Dali
+        case _:
+            return _Numpy
+
+
+class _Numpy:
+    """Colours on the last axis, float64."""
+
+    maximum, minimum, where, cbrt = np.maximum, np.minimum, np.where, np.cbrt
+
+    @staticmethod
+    def check(array: NDArray) -> None:
+        if array.shape[-1] != 3:
+            raise ValueError(f"the last axis of a NumPy picture holds its 3 colours, got shape {array.shape}")
+
+    @staticmethod
+    def is_bytes(array: NDArray) -> bool:
+        return array.dtype == np.uint8
+
+    @staticmethod
+    def lookup(levels: NDArray, table: NDArray) -> NDArray:
+        return table[levels]
+
+    @staticmethod
+    def mix(array: NDArray, matrix: NDArray, offset: NDArray | float = 0.0) -> NDArray:
+        return array @ matrix.T + offset
+
+    @staticmethod
+    def grey(rgb: NDArray) -> NDArray:
+        return (rgb @ _GREY_FROM_RGB.T + 0.5).astype(np.uint8)
+
+    @staticmethod
+    def clip(array: NDArray) -> NDArray:
+        return array.clip(0, 1)
+
+    @staticmethod
+    def join(lightness: NDArray, ab: NDArray) -> NDArray:
+        return np.concatenate([lightness, ab], axis=-1)
+
+
+class _Torch:
+    """Colours on the third axis from last, float32 on the tensor's device."""
+
+    @staticmethod
+    def check(array: Any) -> None:
+        if array.ndim < 3 or array.shape[-3] != 3:
+            raise ValueError(f"axis -3 of a torch picture holds its 3 colours, got shape {tuple(array.shape)}")
+
+    @staticmethod
+    def is_bytes(array: Any) -> bool:
+        return not array.is_floating_point()
+
+    @staticmethod
+    def lookup(levels: Any, table: NDArray) -> Any:
+        import torch
+
+        return torch.as_tensor(table, dtype=torch.float32, device=levels.device)[levels.int()]
+
+    @staticmethod
+    def mix(array: Any, matrix: NDArray, offset: NDArray | float = 0.0) -> Any:
+        import torch
+
+        matrix = torch.as_tensor(matrix, dtype=array.dtype, device=array.device)
+        shift = torch.as_tensor(offset, dtype=array.dtype, device=array.device).reshape(-1, 1, 1)
+        return torch.einsum("oc,...chw->...ohw", matrix, array) + shift
+
+    @staticmethod
+    def maximum(array: Any, bound: float) -> Any:
+        return array.clamp(min=bound)
+
+    @staticmethod
+    def minimum(array: Any, bound: float) -> Any:
+        return array.clamp(max=bound)
+
+    @staticmethod
+    def where(condition: Any, yes: Any, no: Any) -> Any:
+        return yes.where(condition, no)
+
+    @staticmethod
+    def cbrt(array: Any) -> Any:
+        return array ** (1 / 3)
+
+    @staticmethod
+    def grey(rgb: Any) -> Any:
+        import torch
+
+        return (_Torch.mix(rgb.double(), _GREY_FROM_RGB) + 0.5).to(torch.uint8)
+
+    @staticmethod
+    def clip(array: Any) -> Any:
+        return array.clamp(0, 1)
+
+    @staticmethod
+    def join(lightness: Any, ab: Any) -> Any:
+        import torch
+
+        return torch.cat([lightness, ab], dim=-3)
+
+
+class _Dali:
+    """Nodes of a DALI graph: uint8 sRGB in, float32 out, colours on the last axis, on the nodes' device."""
+
+    @staticmethod
+    def check(node: Any) -> None:
+        """A node has no shape before it runs; the decoder makes three colours."""
+
+    @staticmethod
+    def is_bytes(node: Any) -> bool:
+        return True
+
+    @staticmethod
+    def lookup(levels: Any, table: NDArray) -> Any:
+        from nvidia.dali import fn, types
+
+        keys = list(range(len(table)))
+        return fn.lookup_table(levels, keys=keys, values=table.tolist(), dtype=types.FLOAT)
+
+    @staticmethod
+    def mix(node: Any, matrix: NDArray, offset: NDArray | float = 0.0) -> Any:
+        from nvidia.dali import fn
+
+        shift = np.broadcast_to(offset, matrix.shape[:1]).tolist()
+        return fn.coord_transform(node, M=matrix.ravel().tolist(), T=shift)
+
+    @staticmethod
+    def maximum(node: Any, bound: float) -> Any:
+        from nvidia.dali import math
+
+        return math.max(node, np.float32(bound))
+
+    @staticmethod
+    def minimum(node: Any, bound: float) -> Any:
+        from nvidia.dali import math
+
+        return math.min(node, np.float32(bound))
+
+    @staticmethod
+    def cbrt(node: Any) -> Any:
+        from nvidia.dali import math
+
+        return math.fpow(node, np.float32(1 / 3))
+
+    @staticmethod
+    def grey(rgb: Any) -> Any:
+        from nvidia.dali import fn, types
+
+        return fn.coord_transform(rgb, M=_GREY_FROM_RGB.ravel().tolist(), dtype=types.UINT8)

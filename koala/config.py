@@ -1,0 +1,287 @@
+"""Every setting: frozen dataclasses whose defaults a TOML file replaces, and flags after it."""
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from tyro.conf import Positional
+
+from koala.errors import UserError
+
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+Geometry = Literal["pad", "crop", "random_crop", "squash", "legacy"]
+LightnessSource = Literal["grey", "color"]
+MixedPrecision = Literal["no", "fp16", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class _Strict:
+    """A setting that does not exist is an error."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Split(_Strict):
+    """How the images are divided between training and validation.
+
+    A sub-folder that is named takes all images below it; the others are divided by number or share.
+    """
+
+    train_folder: str = ""
+    """Sub-folder of the source whose images are the training set."""
+    val_folder: str = ""
+    """Sub-folder of the source whose images are the validation set."""
+    val_count: Annotated[int, Field(ge=0)] = 0
+    """Validation images, drawn at random by the seed."""
+    val_share: Share = 0.0
+    """Share of the images that is drawn for validation, where no number is given."""
+
+
+@dataclass(frozen=True)
+class Resize(_Strict):
+    """Making images smaller before they are stored; they are never made larger."""
+
+    side: Literal["none", "short", "long"] = "none"
+    """Which side is brought to `pixels`; with none the bytes are taken as they are."""
+    pixels: Count = 256
+    """Length of that side."""
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """JPEG quality of images that must be encoded again, always in 4:4:4."""
+
+
+@dataclass(frozen=True)
+class Recipe(_Strict):
+    """How a folder of images becomes shards."""
+
+    name: str = "photos"
+    """What the data set is called."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the shuffle over all images and of the split."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Take this many images, drawn by the seed; 0 takes all."""
+    samples_per_shard: Count = 1000
+    """Images in each shard."""
+    split: Split = field(default_factory=Split)
+    resize: Resize = field(default_factory=Resize)
+
+
+@dataclass(frozen=True)
+class WriteShards(_Strict):
+    """Write shards: `koala shards write RECIPE.toml --source DIR --out DIR`."""
+
+    source: Path
+    """Folder of images, or a text file that names one image a line."""
+    out: Path
+    """Folder for the shards."""
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True)
+class VerifyShards(_Strict):
+    """Check shards against their manifest, byte for byte, and decode every image."""
+
+    shards: Positional[Path]
+    """Folder of shards."""
+
+
+@dataclass(frozen=True)
+class Data(_Strict):
+    """What is trained on, and how a photo becomes a square."""
+
+    shards: Path = Path("shards/data")
+    """Folder of shards."""
+    geometry: Geometry = "pad"
+    """pad to a square with black; crop the middle; random_crop with mirroring; squash; legacy pads the wrong axes."""
+    size: Annotated[int, Field(gt=0, multiple_of=8)] = 224
+    """Height and width of the network's input."""
+    lightness: LightnessSource = "grey"
+    """L* of the grey-scaled picture, or (the original paper's way) of the colour picture."""
+    threads: Count = 4
+    """Threads that decode, in each process."""
+
+
+@dataclass(frozen=True)
+class Extractor(_Strict):
+    """The frozen network whose view of the whole picture is fused in."""
+
+    name: str = "inception_resnet_v2"
+    """A timm model, or "none"."""
+    features: Literal["logits", "pooled"] = "logits"
+    """What is taken from it."""
+    weights: str = "pretrained"
+    """"pretrained", "random", or a file of the model's weights."""
+    batch_statistics: bool = False
+    """The report's mistake: batch normalisation in training mode, so that colours depend on the rest of the batch."""
+
+
+@dataclass(frozen=True)
+class Train(_Strict):
+    """Train the fusion network: `koala train RUN.toml [--section.field VALUE]`."""
+
+    data: Data = field(default_factory=Data)
+    extractor: Extractor = field(default_factory=Extractor)
+    objective: Literal["mse"] = "mse"
+    """What is made small: the mean squared error of ab on the network's scale."""
+    batch: Count = 50
+    """Images in a step, over all processes (the global batch)."""
+    accumulation: Count = 1
+    """Pieces in which each process computes its part of the batch, to need less memory."""
+    epochs: Annotated[float, Field(gt=0)] = 40.0
+    """Times through the training set."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Of Adam."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Images over which the learning rate rises from zero."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What the learning rate does after the warm-up."""
+    mixed_precision: MixedPrecision = "no"
+    """Precision of the computation; weights stay in fp32."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the weights, the order and the crops."""
+    device: Device = "auto"
+    """cuda where there is a GPU."""
+    run: Path | None = None
+    """Run folder; when it exists, training goes on where it stopped. Without one: log/koala/DATE."""
+    resume: bool = False
+    """Go on in the newest folder of log/koala."""
+    processes: Annotated[int, Field(ge=0)] = 0
+    """Refuse to start unless there are this many processes (0: as many as the launcher says)."""
+    log_every: Count = 100
+    """Steps between entries in TensorBoard."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between checkpoints; 0 writes one at the end of each epoch."""
+    keep: Count = 3
+    """Newest checkpoints that are kept, besides the best."""
+    pictures: Annotated[int, Field(ge=0)] = 8
+    """Pictures in each TensorBoard entry."""
+
+
+@dataclass(frozen=True)
+class Evaluate(_Strict):
+    """Score a checkpoint on validation shards, and colour their pictures."""
+
+    model: Positional[Path]
+    """Run folder (its best checkpoint) or checkpoint folder."""
+    shards: Path
+    """Folder of shards."""
+    out: Path | None = None
+    """Where scores and pictures go; by default "evaluation" in the run or checkpoint folder."""
+    split: Literal["val", "train"] = "val"
+    """Which part of the shards."""
+    geometry: Geometry | None = None
+    """By default the training's, with crop for random_crop."""
+    batch: Count = 50
+    """Images at a time, in each process."""
+    threads: Count = 4
+    """Threads that decode, in each process."""
+    pictures: Annotated[int, Field(ge=0)] | None = None
+    """Pictures that are written; by default all."""
+    sheet_rows: Annotated[int, Field(ge=0)] = 12
+    """Rows of the contact sheet."""
+    mixed_precision: MixedPrecision = "no"
+    """Precision of the computation."""
+    device: Device = "auto"
+    """cuda where there is a GPU."""
+
+
+@dataclass(frozen=True)
+class Colorize(_Strict):
+    """Colour photos, at their own size and with their own lightness."""
+
+    photos: Positional[tuple[Path, ...]]
+    """Photos, or folders of them."""
+    model: Path
+    """Run folder (its best checkpoint) or checkpoint folder."""
+    out: Path
+    """Folder for the coloured photos; names are kept."""
+    size: Annotated[int, Field(gt=0)] = 0
+    """Short side at which the network works; 0 takes the size it was trained at."""
+    device: Device = "auto"
+    """cuda where there is a GPU."""
+
+
+@dataclass(frozen=True)
+class Demo(_Strict):
+    """The main job from photos to colours, in a few minutes, without network, ImageNet or GPU."""
+
+    dir: Positional[Path] = Path("demo")
+    """Folder for all that it makes."""
+
+
+@dataclass(frozen=True)
+class Kit(_Strict):
+    """Copy the launch, shards and slurm files out of the package, for editing."""
+
+    dir: Positional[Path]
+    """Folder to copy them to."""
+
+
+Settings = TypeVar("Settings")
+
+
+def load(cls: type[Settings], path: Path) -> Settings:
+    """Read settings from a TOML file.
+
+    Raises:
+        UserError: the file is absent, is not TOML, or names a setting that does not exist or a value that
+            does not fit.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name a TOML file of settings") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not TOML: {error}") from None
+    return validate(cls, table, str(path))
+
+
+def validate(cls: type[Settings], values: dict[str, Any], origin: str) -> Settings:
+    """Turn plain values into settings; `origin` is named in errors."""
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        faults = "; ".join(_fault(cls, fault) for fault in error.errors())
+        raise UserError(f"{origin}: {faults}") from None
+
+
+def _fault(cls: type, fault: Any) -> str:
+    """One fault in words, with the nearest name for one that does not exist."""
+    *sections, name = fault["loc"]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "unexpected_keyword_argument":
+        return f"{place} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    known = _names(cls, [str(section) for section in sections])
+    near = get_close_matches(str(name), known, n=1)
+    return f"there is no setting {place}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+
+
+def _names(cls: Any, sections: list[str]) -> list[str]:
+    for section in sections:
+        cls = next(f.type for f in fields(cls) if f.name == section)
+    return [f.name for f in fields(cls)]
+
+
+def dump(settings: Any) -> dict[str, Any]:
+    """Settings as plain values that TOML can hold; what is not set is left out."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if item is not None}
+        return str(value) if isinstance(value, Path) else value
+
+    if not is_dataclass(settings) or isinstance(settings, type):
+        raise TypeError(f"settings are a dataclass, got {settings!r}")
+    return plain(asdict(settings))
+
+
+def save(settings: Any, path: Path) -> None:
+    """Write settings as TOML, so that `load` gives them back."""
+    import tomli_w
+
+    path.write_text(tomli_w.dumps(dump(settings)), "utf-8")

@@ -1,0 +1,134 @@
+"""Which sample comes when: a pure function of the seed and the images seen.
+
+An epoch is one permutation of all samples. To be kind to disks and network file systems it is shuffled in
+blocks: the shards are permuted, and samples are shuffled within a few shards at a time. The stream of epochs
+is endless and batches run across its seams, so that nothing is dropped or padded. How many processes share a
+global batch changes only who takes which part of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from koala.errors import UserError
+
+
+@dataclass(frozen=True)
+class Places:
+    """Consecutive places in the stream: which samples, and in which epoch each is met.
+
+    Attributes:
+        samples: `(N,)` int64 sample numbers.
+        epochs: `(N,)` int64, 0 for the first time through the data.
+    """
+
+    samples: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, part: slice) -> "Places":
+        return Places(self.samples[part], self.epochs[part])
+
+
+@dataclass(frozen=True)
+class Order:
+    """The endless, shuffled stream of samples.
+
+    Attributes:
+        shard_sizes: samples in each shard; sample numbers run through the shards in this order.
+        seed: of every shuffle.
+        shards_per_block: how many shards are open, and shuffled together, at a time.
+    """
+
+    shard_sizes: tuple[int, ...]
+    seed: int
+    shards_per_block: int = 8
+
+    @cached_property
+    def epoch_size(self) -> int:
+        """Samples in one epoch."""
+        return sum(self.shard_sizes)
+
+    def places(self, images_seen: int, count: int) -> Places:
+        """The `count` places of the stream that come after `images_seen` images."""
+        if self.epoch_size == 0:
+            raise UserError("the data set holds no sample; write its shards again from a folder that holds images")
+        place = np.arange(images_seen, images_seen + count)
+        epochs, within = np.divmod(place, self.epoch_size)
+        samples = np.empty(count, np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            samples[here] = _epoch(self, int(epoch))[within[here]]
+        return Places(samples, epochs)
+
+
+@lru_cache(maxsize=4)
+def _epoch(order: Order, epoch: int) -> NDArray[np.int64]:
+    """One epoch's permutation of `range(order.epoch_size)`."""
+    rng = np.random.default_rng([order.seed, epoch])
+    sizes = np.array(order.shard_sizes)
+    starts = np.cumsum(sizes) - sizes
+    shards = rng.permutation(len(sizes))
+    blocks = [
+        np.concatenate([np.arange(starts[shard], starts[shard] + sizes[shard]) for shard in block])
+        for block in _blocks(shards, order.shards_per_block)
+    ]
+    return np.concatenate([rng.permutation(block) for block in blocks])
+
+
+def _blocks(items: NDArray, length: int) -> Iterator[NDArray]:
+    return (items[start : start + length] for start in range(0, len(items), length))
+
+
+def micro_batches(
+    order: Order, images_seen: int, global_batch: int, *, rank: int, world_size: int, accumulation: int = 1
+) -> Iterator[Places]:
+    """What one process reads, for ever: its part of each global batch, in `accumulation` pieces.
+
+    Args:
+        order: the stream.
+        images_seen: where in the stream to begin.
+        global_batch: images in a training step, over all processes and pieces.
+        rank: of this process.
+        world_size: number of processes.
+        accumulation: pieces that each process's part is cut into.
+
+    Yields:
+        `global_batch / (world_size * accumulation)` places at a time.
+
+    Raises:
+        UserError: the global batch cannot be shared out evenly.
+    """
+    parts = world_size * accumulation
+    if global_batch % parts:
+        raise UserError(
+            f"a global batch of {global_batch} cannot be shared by {world_size} processes in {accumulation} pieces "
+            f"each; choose --batch a multiple of {parts}"
+        )
+    size = global_batch // parts
+    while True:
+        batch = order.places(images_seen, global_batch)
+        for piece in range(rank * accumulation, (rank + 1) * accumulation):
+            yield batch[piece * size : (piece + 1) * size]
+        images_seen += global_batch
+
+
+def every_sample_once(sample_count: int, batch: int, *, rank: int, world_size: int) -> Iterator[Places]:
+    """What one process reads of an evaluation: its share of all samples, each exactly once, in order.
+
+    The last piece may be shorter, and a process may get none.
+    """
+    mine = np.arange(rank, sample_count, world_size)
+    for start in range(0, len(mine), batch):
+        samples = mine[start : start + batch]
+        yield Places(samples, np.zeros_like(samples))
+
+
+def shuffled(count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
+    """A permutation of `range(count)` that depends on nothing but the seed."""
+    return np.random.default_rng(seed).permutation(count)
