@@ -1,7 +1,7 @@
 """Every setting: frozen dataclasses whose defaults a TOML file replaces, and flags after it."""
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -220,6 +220,11 @@ class Kit(_Strict):
 
     dir: Positional[Path]
     """Folder to copy them to."""
+
+
+def for_evaluation(data: Data) -> Data:
+    """The same view of every photo each time: the middle where training cuts at random."""
+    return replace(data, geometry="crop") if data.geometry == "random_crop" else data
 
 
 Settings = TypeVar("Settings")

@@ -1,0 +1,124 @@
+"""The command line: which command has which settings and which function.
+
+Both are imported when the command is chosen, so that `koala --help` starts at once.
+"""
+
+import errno
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from koala import __version__
+from koala.errors import UserError
+
+# command: (settings class in koala.config, "module:function", the field that a TOML file fills or "", in a word)
+COMMANDS: dict[str, tuple[str, str, str, str]] = {
+    "demo": ("Demo", "koala.demo:demo", "", "the main job on photographs that installed packages carry"),
+    "shards write": ("WriteShards", "koala.shards:write_command", "recipe", "a folder of images -> tar shards"),
+    "shards verify": ("VerifyShards", "koala.shards:verify_command", "", "check shards, byte by byte"),
+    "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
+    "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
+    "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
+    "kit": ("Kit", "koala.kit:copy", "", "copy launch/, shards/ and slurm/ out, for editing"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0: done; 1: the work found faults; 2: the command cannot run as given; 128 + n: stopped by signal n.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"koala {__version__}")
+        return 0
+    try:
+        return _run(*_split_command(words))
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise
+        return _fail(f"{error.strerror}: {error.filename}; free or choose another place, and run the command again")
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on", 130)
+    except BrokenPipeError:
+        return 0
+
+
+def _split_command(words: list[str]) -> tuple[str, list[str]]:
+    """The command's name, one word or two, and what comes after it."""
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if name in COMMANDS:
+            return name, words[count:]
+    if any(name.startswith(f"{words[0]} ") for name in COMMANDS):
+        known = ", ".join(name for name in COMMANDS if name.startswith(f"{words[0]} "))
+        raise UserError(f"koala {words[0]} needs a second word; known: {known}")
+    raise UserError(f"there is no command {words[0]}; known: {', '.join(COMMANDS)}")
+
+
+def _run(command: str, words: list[str]) -> int:
+    settings_name, target, toml_field, _ = COMMANDS[command]
+    settings = _settings(command, settings_name, toml_field, words)
+    module, function = target.split(":")
+    return getattr(import_module(module), function)(settings) or 0
+
+
+def _settings(command: str, name: str, toml_field: str, words: list[str]) -> Any:
+    """Defaults, then the TOML file that the command names, then flags."""
+    import tyro
+
+    config = import_module("koala.config")
+    cls = getattr(config, name)
+    default: Any = tyro.MISSING_NONPROP
+    program = f"koala {command}"
+    prepare: Any = cls
+    if toml_field and words and not words[0].startswith("-"):
+        path, *words = words
+        program += f" {path}"
+        if toml_field == ".":
+            default = config.load(cls, Path(path))
+        else:
+            part = next(f for f in config.fields(cls) if f.name == toml_field)
+            default = _with_missing(cls, toml_field, config.load(part.type, Path(path)))
+    settings = tyro.cli(
+        prepare, prog=program, description=cls.__doc__, default=default, args=words, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    return config.validate(cls, config.dump(settings), program)
+
+
+def _with_missing(cls: Any, field: str, value: Any) -> Any:
+    """Settings of which only one field has a value; the others are asked for as flags."""
+    import tyro
+
+    config = import_module("koala.config")
+    others = {f.name: tyro.MISSING for f in config.fields(cls) if f.name != field}
+    return cls(**others, **{field: value})
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, (_, _, _, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "koala: training of the Deep Koalarization image colourisation network",
+            "",
+            "usage: koala COMMAND ...",
+            "",
+            *lines,
+            "",
+            "koala COMMAND --help tells all of one command.",
+        ]
+    )
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"koala: {message}", file=sys.stderr)
+    return code

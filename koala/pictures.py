@@ -1,0 +1,69 @@
+"""Pictures made of predictions: colours from lightness and ab, contact sheets, files."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from koala import color
+
+_GAP = 4  # pixels between the pictures of a sheet
+_HEADER = 20  # pixels for the names of its columns
+
+
+def to_bytes(rgb: Tensor) -> Tensor:
+    """Colours in 0..1 as uint8, rounded to the nearest."""
+    return (rgb * 255).round().to(torch.uint8)
+
+
+def colored(lightness: Tensor, ab: Tensor) -> Tensor:
+    """`(..., 1, H, W)` lightness and `(..., 2, H, W)` ab on the network's scale to `(..., 3, H, W)` uint8 sRGB."""
+    return to_bytes(color.lab_to_rgb(color.to_lab(lightness.float(), ab.float())))
+
+
+def grey(lightness: Tensor) -> Tensor:
+    """`(..., 1, H, W)` lightness to `(..., 3, H, W)` uint8 greys."""
+    return colored(lightness, lightness.new_zeros(*lightness.shape[:-3], 2, *lightness.shape[-2:]))
+
+
+def triptychs(lightness: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    """Grey, predicted and true colours: `(3, B, 3, H, W)` uint8 on the CPU."""
+    return torch.stack([grey(lightness), colored(lightness, predicted), colored(lightness, true)]).cpu()
+
+
+def grid(columns: Tensor) -> NDArray[np.uint8]:
+    """Lay `(columns, rows, 3, H, W)` uint8 pictures out as one `(height, width, 3)` picture on white."""
+    width, height = columns.shape[-1], columns.shape[-2]
+    sheet = np.full((len(columns[0]) * (height + _GAP), len(columns) * (width + _GAP), 3), 255, np.uint8)
+    for x, column in enumerate(columns.permute(0, 1, 3, 4, 2).numpy()):
+        for y, picture in enumerate(column):
+            top, left = y * (height + _GAP), x * (width + _GAP)
+            sheet[top : top + height, left : left + width] = picture
+    return sheet[:-_GAP, :-_GAP]
+
+
+def contact_sheet(columns: Tensor, names: Sequence[str]) -> Image.Image:
+    """A sheet with the columns' names above them; see `grid`."""
+    body = grid(columns)
+    sheet = Image.new("RGB", (body.shape[1], body.shape[0] + _HEADER), "white")
+    sheet.paste(Image.fromarray(body), (0, _HEADER))
+    draw = ImageDraw.Draw(sheet)
+    for x, name in enumerate(names):
+        draw.text((x * (columns.shape[-1] + _GAP) + 2, 4), name, fill="black")
+    return sheet
+
+
+def save(image: Image.Image, path: Path, **options: Any) -> None:
+    """Write an image file so that it is there whole or not at all; its suffix says the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    image.save(buffer, Image.registered_extensions()[path.suffix.lower()], **options)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(buffer.getvalue())
+    part.replace(path)

@@ -1,0 +1,325 @@
+"""JPEG bytes -> lightness and ab on the device: the DALI graph, and the batches it yields.
+
+The graph holds no random state. Which samples come, and which part of each is cut out, is decided here in
+Python from (seed, epoch, sample) and enters the graph as arguments, so that the clock alone resumes a run, on any
+number of processes. The same graph runs on the GPU and on the CPU: each operator in it has both.
+"""
+
+import io
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+# DALI takes memory above this size anew from the system for each batch, which costs the CPU backend a fifth of
+# its time in page faults; it reads the variable when it first allocates.
+os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
+
+import numpy as np
+from numpy.typing import NDArray
+
+from koala import color
+from koala.config import Data, Geometry
+from koala.errors import UserError
+from koala.order import Places
+from koala.shards import Shards
+
+if TYPE_CHECKING:
+    import torch
+
+_READ_AHEAD = 3  # batches whose bytes are being read while earlier ones are decoded
+_READERS = 8  # threads that read; on a network file system most of them wait
+_SMALLEST_CROP = 0.5  # of the short side, for random_crop
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos as the network sees them, on the device.
+
+    Attributes:
+        lightness: `(B, 1, H, W)` float32 in -1..1.
+        ab: `(B, 2, H, W)` float32 in -1..1.
+        samples: `(B,)` sample numbers.
+        rgb: `(B, 3, H, W)` uint8, the photos themselves, where they were asked for.
+    """
+
+    lightness: "torch.Tensor"
+    ab: "torch.Tensor"
+    samples: NDArray[np.int64]
+    rgb: "torch.Tensor | None" = None
+
+
+# ---------------------------------------------------------------- geometry
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a photo, and where it lands in the square that the network sees.
+
+    Attributes:
+        start: `(y, x)` of the part, in source pixels; up to a pixel outside the photo, where its edge goes on.
+        end: `(y, x)` where it ends.
+        shape: `(height, width)` that it is resized to.
+        place: `(y, x)` of its corner in the square; what it leaves free is black.
+        mirror: whether the square is mirrored.
+    """
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    shape: tuple[int, int]
+    place: tuple[int, int]
+    mirror: bool
+
+
+def view(geometry: Geometry, height: int, width: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """The rectangle that becomes the square: `(top, left, bottom, right)` in source pixels, also beyond the photo."""
+    short, long = min(height, width), max(height, width)
+    match geometry:
+        case "pad":
+            top, left = (long - height) // 2, (long - width) // 2
+            return -top, -left, long - top, long - left
+        case "crop":
+            top, left = (height - short) // 2, (width - short) // 2
+            return top, left, top + short, left + short
+        case "random_crop":
+            side = rng.uniform(_SMALLEST_CROP, 1) * short
+            top, left = rng.uniform(0, height - side), rng.uniform(0, width - side)
+            return top, left, top + side, left + side
+        case "squash":
+            return 0, 0, height, width
+        case "legacy":  # the report padded the long axis where it meant the short one
+            pad = (long - short) // 2
+            y, x = (0, pad) if width > height else (pad, 0)
+            return -y, -x, height + y, width + x
+
+
+def window(geometry: Geometry, height: int, width: int, size: int, rng: np.random.Generator) -> Window:
+    """What is cut out of a photo and where it lands: pure, but for the generator.
+
+    Args:
+        geometry: how a photo becomes a square.
+        height: of the photo.
+        width: of the photo.
+        size: of the square.
+        rng: of random crops; other geometries draw nothing.
+    """
+    top, left, bottom, right = view(geometry, height, width, rng)
+    y0, y1, start_y, end_y = _along(top, bottom, height, size)
+    x0, x1, start_x, end_x = _along(left, right, width, size)
+    mirror = geometry == "random_crop" and bool(rng.integers(2))
+    return Window((start_y, start_x), (end_y, end_x), (y1 - y0, x1 - x0), (y0, x0), mirror)
+
+
+def _along(start: float, end: float, length: int, size: int) -> tuple[int, int, float, float]:
+    """Along one axis: the pixels of the square that show the photo, and the part of the photo behind them."""
+    step = (end - start) / size
+    first = max(0, round((0 - start) / step))
+    last = min(size, max(first + 1, round((length - start) / step)))
+    return first, last, start + first * step, start + last * step
+
+
+# ---------------------------------------------------------------- the graph
+
+
+def build_graph(source: Iterable[Any], data: Data, batch: int, device: str, with_rgb: bool = False) -> Any:
+    """Define the DALI pipeline; it needs no GPU before it is built.
+
+    Args:
+        source: for each batch, lists or arrays with an entry per picture: the JPEG (1-D uint8); start, end and
+            shape of its window and its position in the square (each y and x); whether it is mirrored.
+        data: geometry, size, source of lightness, threads.
+        batch: pictures at the most.
+        device: "cpu" or "gpu".
+        with_rgb: give the photos themselves, too.
+
+    Returns:
+        A pipeline whose outputs are lightness, ab (and rgb), CHW.
+    """
+    from nvidia.dali import Pipeline, fn, types
+
+    def square(picture: Any, fill: float, channels: int, dtype: Any = types.FLOAT) -> Any:
+        """Mirror, lay into the square, bring colours to the front."""
+        return fn.crop_mirror_normalize(
+            picture,
+            crop=(data.size, data.size),
+            crop_pos_y=position[0],
+            crop_pos_x=position[1],
+            mirror=mirror,
+            fill_values=[fill] * channels,
+            out_of_bounds_policy="pad",
+            output_layout="CHW",
+            dtype=dtype,
+        )
+
+    pipeline = Pipeline(
+        batch_size=batch,
+        num_threads=data.threads,
+        device_id=_device_id() if device == "gpu" else None,
+        prefetch_queue_depth=2,
+    )
+    with pipeline:
+        jpeg, start, end, shape, position, mirror = fn.external_source(
+            source, num_outputs=6, dtype=[types.UINT8, *[types.FLOAT] * 4, types.INT32], ndim=[1, 1, 1, 1, 1, 0]
+        )
+        photo = fn.decoders.image(
+            jpeg,
+            device="mixed" if device == "gpu" else "cpu",
+            output_type=types.RGB,
+            jpeg_fancy_upsampling=True,  # chroma as libjpeg and Pillow have it
+        )
+        part = fn.resize(
+            photo, size=shape, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR, antialias=True
+        )
+        # the colour arithmetic comes before padding, and so is done for the photo only
+        outputs = [
+            square(color.to_lightness(part, data.lightness), fill=-1, channels=1),
+            square(color.to_ab(part), fill=0, channels=2),
+        ]
+        if with_rgb:
+            outputs.append(square(part, fill=0, channels=3, dtype=types.UINT8))
+        pipeline.set_outputs(*outputs)
+    return pipeline
+
+
+def _device_id() -> int | None:
+    """The current GPU; none where there is no GPU, so that the graph can be defined and serialised anywhere."""
+    import torch
+
+    return torch.cuda.current_device() if torch.cuda.is_available() else None
+
+
+# ---------------------------------------------------------------- batches
+
+
+def batches(
+    shards: Shards,
+    places: Iterable[Places],
+    data: Data,
+    device: str,
+    *,
+    batch: int,
+    seed: int = 0,
+    with_rgb: bool = False,
+) -> Iterator[Batch]:
+    """Read, decode and convert: one `Batch` for each item of `places`.
+
+    Args:
+        shards: where the samples are.
+        places: which samples, in which epoch; `batch` of them at the most.
+        data: geometry, size, source of lightness, threads.
+        device: "cpu" or "gpu".
+        batch: pictures at the most.
+        seed: of random crops.
+        with_rgb: give the photos themselves, too.
+
+    Yields:
+        Batches on the device, in the order of `places`.
+
+    Raises:
+        UserError: a sample does not decode; shard and key are named.
+    """
+    under_way: deque[_Request] = deque()
+    with _Reader(shards, places, data, seed) as reader:
+        pipeline = build_graph(_fed(reader, under_way, data.size), data, batch, device, with_rgb)
+        pipeline.build()
+        while True:
+            try:
+                outputs = pipeline.run()
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise _undecodable(shards, under_way, error) from error
+            yield _batch(outputs, under_way.popleft())
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A batch on its way in: which samples, their bytes, their windows."""
+
+    samples: NDArray[np.int64]
+    jpegs: list[NDArray[np.uint8]]
+    windows: list[Window]
+
+
+class _Reader:
+    """Reads the bytes of coming batches in threads, in order, a few batches ahead."""
+
+    def __init__(self, shards: Shards, places: Iterable[Places], data: Data, seed: int) -> None:
+        self._shards, self._places, self._data, self._seed = shards, iter(places), data, seed
+        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="koala-reader")
+        self._ahead: deque[tuple[Places, list[Future[NDArray[np.uint8]]]]] = deque()
+
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[_Request]:
+        while True:
+            self._read_ahead()
+            if not self._ahead:
+                return
+            places, futures = self._ahead.popleft()
+            windows = [self._window(*place) for place in zip(places.samples, places.epochs, strict=True)]
+            yield _Request(places.samples, [future.result() for future in futures], windows)
+
+    def _read_ahead(self) -> None:
+        while len(self._ahead) < _READ_AHEAD and (places := next(self._places, None)) is not None:
+            self._ahead.append((places, [self._pool.submit(self._shards.read, int(s)) for s in places.samples]))
+
+    def _window(self, sample: int, epoch: int) -> Window:
+        height, width = int(self._shards.height[sample]), int(self._shards.width[sample])
+        rng = np.random.default_rng([self._seed, int(epoch), int(sample)])
+        return window(self._data.geometry, height, width, self._data.size, rng)
+
+
+def _fed(requests: Iterable[_Request], under_way: deque[_Request], size: int) -> Iterator[tuple[Any, ...]]:
+    """What DALI is given for each request, noting that it is under way."""
+    for request in requests:
+        under_way.append(request)
+        windows = request.windows
+        yield (
+            request.jpegs,
+            np.array([window.start for window in windows], np.float32),
+            np.array([window.end for window in windows], np.float32),
+            np.array([window.shape for window in windows], np.float32),
+            np.array([_crop_position(window, size) for window in windows], np.float32),
+            np.array([window.mirror for window in windows], np.int32),
+        )
+
+
+def _crop_position(window: Window, size: int) -> tuple[float, float]:
+    """Where DALI is to cut a square out of a picture no larger than it: a share of the (negative) free space."""
+    y, x = (
+        place / (size - length) if length < size else 0.0
+        for place, length in zip(window.place, window.shape, strict=True)
+    )
+    return y, x
+
+
+def _batch(outputs: Any, request: _Request) -> Batch:
+    """Hand DALI's outputs over to torch, on their device."""
+    import torch
+
+    lightness, ab, *rgb = (torch.from_dlpack(output.as_tensor()) for output in outputs)
+    return Batch(lightness, ab, request.samples, rgb[0] if rgb else None)
+
+
+def _undecodable(shards: Shards, under_way: Iterable[_Request], error: RuntimeError) -> Exception:
+    """Find the sample that stopped the pipeline; DALI does not say which, so Pillow looks at each."""
+    from PIL import Image
+
+    for request in under_way:
+        for sample, jpeg in zip(request.samples, request.jpegs, strict=True):
+            try:
+                Image.open(io.BytesIO(jpeg.tobytes())).load()
+            except OSError as reason:
+                found = shards.describe(int(sample))
+                return UserError(
+                    f"{found.shard}: sample {found.key} ({found.source}) does not decode: {reason}; "
+                    "check the shards with koala shards verify"
+                )
+    return error

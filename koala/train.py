@@ -1,0 +1,479 @@
+"""Training of the fusion network: one clock, `images_seen`, from which everything else follows.
+
+The learning rate, "is it time", the names of checkpoints, TensorBoard's axis and the place in the data are
+functions of the images seen over all processes. What is saved is the weights, the optimizer and that number.
+"""
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from koala import checkpoint, config, pictures
+from koala.errors import UserError
+from koala.extractor import Extractor, fingerprint
+from koala.model import Network
+from koala.objectives import OBJECTIVES
+from koala.order import Order, every_sample_once, micro_batches
+from koala.pipeline import Batch, batches
+from koala.progress import Progress
+from koala.shards import Shards, read_manifest
+
+RUNS = Path("log/koala")
+_MUST_STAY = ("seed", "data.geometry", "data.size", "data.lightness", "extractor", "objective")
+
+
+@dataclass
+class TrainState:
+    """All that changes while training, and all that a checkpoint keeps.
+
+    Attributes:
+        network: the trained weights.
+        optimizer: its state.
+        images_seen: the clock, over all processes.
+        best_loss: lowest validation loss so far.
+    """
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    images_seen: int = 0
+    best_loss: float = math.inf
+
+
+def learning_rate(images_seen: int, total: int, settings: config.Train) -> float:
+    """The learning rate after so many images: a linear warm-up, then constant or half a cosine to zero."""
+    if images_seen < settings.warmup:
+        return settings.learning_rate * images_seen / settings.warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    done = (images_seen - settings.warmup) / max(1, total - settings.warmup)
+    return settings.learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def is_time(images_seen: int, step: int, period: int) -> bool:
+    """Whether a multiple of `period` images was passed in the last `step` images."""
+    return images_seen // period != (images_seen - step) // period
+
+
+def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> tuple[Tensor, Batch, Tensor]:
+    """One step: predict, compare, update.
+
+    Args:
+        trainer: what is trained.
+        parts: this process's micro-batches.
+
+    Returns:
+        The mean loss over this process's part, the last micro-batch and its predicted ab.
+    """
+    settings, state = trainer.settings, trainer.state
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(state.images_seen, trainer.total, settings)
+    losses = []
+    for piece in range(settings.accumulation):
+        batch = trainer.next_batch(parts)
+        last = piece == settings.accumulation - 1
+        with contextlib.nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
+            predicted = trainer.predict(trainer.model, batch.lightness)
+            loss = OBJECTIVES[settings.objective](predicted, batch.ab) / settings.accumulation
+            trainer.accelerator.backward(loss)
+        losses.append(loss.detach())
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    state.images_seen += settings.batch
+    return torch.stack(losses).sum(), batch, predicted.detach()
+
+
+def train(settings: config.Train) -> int:
+    """Train until the epochs are done, or until a signal asks to stop.
+
+    Returns:
+        0 when the training is complete, 128 + the signal's number when it was interrupted.
+
+    Raises:
+        UserError: the settings cannot be honoured.
+    """
+    accelerator = make_accelerator(settings, settings.processes)
+    run = run_folder(settings, accelerator)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop(accelerator))
+        trainer = Trainer(settings, accelerator, run)
+        stack.callback(trainer.close)
+        if trainer.complete:
+            trainer.say(f"{run} is complete: {trainer.state.images_seen} images seen")
+            return 0
+        return trainer.loop(stop)
+
+
+class Trainer:
+    """A run: what is trained, on what, and where it is written."""
+
+    def __init__(self, settings: config.Train, accelerator: Accelerator, run: Path) -> None:
+        self.settings, self.accelerator, self.run = settings, accelerator, run
+        self.shards = Shards.open(settings.data.shards, "train")
+        self.order = Order(self.shards.shard_sizes, settings.seed)
+        self.total = round(settings.epochs * len(self.shards))
+        with accelerator.main_process_first():  # the first fetches the extractor's weights, the others find them
+            extractor = checkpoint.build_extractor(settings)
+        self.extractor_sha256 = fingerprint(extractor) if extractor is not None else ""
+        self.extractor = extractor.to(accelerator.device) if extractor is not None else None
+        self.state, saved = self._start(extractor)
+        prepared = accelerator.prepare(self.state.network, self.state.optimizer)
+        self.model: nn.Module = prepared[0]
+        self.optimizer: Any = prepared[1]
+        if saved and accelerator.scaler is not None and saved["scaler"]:
+            accelerator.scaler.load_state_dict(saved["scaler"])
+        self.waited_s = 0.0
+        self.board: Any = None
+        if accelerator.is_main_process:
+            self._begin_writing()
+
+    # ------------------------------------------------------------ beginning
+
+    def _start(self, extractor: Extractor | None) -> tuple[TrainState, dict[str, Any]]:
+        """A new state, or that of the newest checkpoint with what else it holds."""
+        torch.manual_seed(self.settings.seed)
+        network = Network(extractor.embedding_size if extractor is not None else 0)
+        found = checkpoint.newest(self.run / "checkpoints")
+        if found is not None:
+            self._check_same(found)
+            network.load_state_dict(found.network().state_dict())
+        network = network.to(self.accelerator.device, memory_format=torch.channels_last)
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.settings.learning_rate, fused=True)
+        if found is None:
+            return TrainState(network, optimizer), {}
+        saved = found.training()
+        optimizer.load_state_dict(saved["optimizer"])
+        best = found.state["best_loss"]
+        self.say(f"{self.run}: going on after {found.images_seen} images")
+        return TrainState(network, optimizer, found.images_seen, math.inf if best is None else best), saved
+
+    def _check_same(self, found: checkpoint.Checkpoint) -> None:
+        """Refuse to go on with what would make another run of it."""
+        for name in _MUST_STAY:
+            was, now = (_setting(settings, name) for settings in (found.settings, self.settings))
+            if was != now:
+                raise UserError(f"{self.run} was begun with {name} = {was}, not {now}; name another --run for that")
+        if found.state["data"] != self._data_fingerprint():
+            raise UserError(f"{self.run} was begun on other shards than {self.settings.data.shards}; name another --run")
+        if found.extractor_sha256 != self.extractor_sha256:
+            raise UserError(f"{self.run} was begun with other weights of the extractor; name another --run for these")
+
+    def _data_fingerprint(self) -> list[str]:
+        splits = read_manifest(self.settings.data.shards)["splits"]
+        return [entry["sha256"] for entry in splits["train"]]
+
+    def _begin_writing(self) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        config.save(replace(self.settings, run=None, resume=False), self.run / "config.toml")
+        # entries after the checkpoint, which will be made again, are taken out of sight
+        self.board = SummaryWriter(str(self.run), purge_step=self.state.images_seen + 1)
+
+    def close(self) -> None:
+        """Close TensorBoard's file and leave the process group."""
+        if self.board is not None:
+            self.board.close()
+        self.accelerator.end_training()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all images were seen."""
+        return self.state.images_seen >= self.total
+
+    def say(self, line: str) -> None:
+        """Say a line once, whatever the number of processes."""
+        if self.accelerator.is_main_process:
+            print(line, file=sys.stderr, flush=True)
+
+    # ------------------------------------------------------------ the loop
+
+    def loop(self, stop: "Stop") -> int:
+        """Take steps, and between them log, validate and save when it is time."""
+        settings, state = self.settings, self.state
+        epoch = len(self.shards)
+        checkpoint_period = settings.checkpoint_every * settings.batch or epoch
+        parts = self._batches()
+        window = LogWindow()
+        with Progress(self.total, "training", start=state.images_seen, show=self.accelerator.is_main_process) as bar:
+            while not self.complete:
+                loss, batch, predicted = train_step(self, parts)
+                window.add(loss, settings.batch)
+                bar.advance(min(settings.batch, self.total - state.images_seen + settings.batch), window.note())
+                if is_time(state.images_seen, settings.batch, settings.log_every * settings.batch):
+                    self._log(window, batch, predicted)
+                    window = LogWindow()
+                if is_time(state.images_seen, settings.batch, epoch) or self.complete:
+                    self._validate(bar)
+                    self._save()
+                elif is_time(state.images_seen, settings.batch, checkpoint_period):
+                    self._save()
+                if (number := stop.requested()) and not self.complete:
+                    self._save()
+                    bar.say(f"stopped after {state.images_seen} images; the same command with --run {self.run} goes on")
+                    return 128 + number
+        return 0
+
+    def _batches(self) -> Iterator[Batch]:
+        places = micro_batches(
+            self.order,
+            self.state.images_seen,
+            self.settings.batch,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            accumulation=self.settings.accumulation,
+        )
+        size = self.settings.batch // (self.accelerator.num_processes * self.settings.accumulation)
+        return batches(
+            self.shards, places, self.settings.data, self._dali_device(), batch=max(1, size), seed=self.settings.seed
+        )
+
+    def next_batch(self, parts: Iterator[Batch]) -> Batch:
+        """The next micro-batch; the time spent waiting for it is counted."""
+        began = time.perf_counter()
+        batch = next(parts)
+        self.waited_s += time.perf_counter() - began
+        return batch
+
+    def predict(self, model: nn.Module, lightness: Tensor) -> Tensor:
+        """`(B, 1, H, W)` lightness to `(B, 2, H, W)` ab."""
+        lightness = lightness.contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast():
+            embedding = self.extractor(lightness) if self.extractor is not None else None
+            return model(lightness, embedding)
+
+    def _dali_device(self) -> str:
+        return "gpu" if self.accelerator.device.type == "cuda" else "cpu"
+
+    # ------------------------------------------------------------ what is written
+
+    def _log(self, window: "LogWindow", batch: Batch, predicted: Tensor) -> None:
+        """Loss, learning rate, speed, waiting and pictures of the training set, to TensorBoard."""
+        loss = self._mean(window.loss())
+        seen, waited, self.waited_s = self.state.images_seen, self.waited_s, 0.0
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} after {seen} images; choose a lower --learning-rate, or --mixed-precision bf16 or no"
+            )
+        if self.board is None:
+            return
+        self.board.add_scalar("train/loss", loss, seen)
+        self.board.add_scalar(
+            "train/learning_rate", learning_rate(seen - self.settings.batch, self.total, self.settings), seen
+        )
+        self.board.add_scalar("speed/images_per_second", window.images / window.seconds(), seen)
+        self.board.add_scalar("speed/waiting_for_data", waited / window.seconds(), seen)
+        self._show("train/pictures", batch, predicted)
+
+    def _show(self, name: str, batch: Batch, predicted: Tensor) -> None:
+        count = self.settings.pictures
+        if count and self.board is not None:
+            columns = pictures.triptychs(batch.lightness[:count], predicted[:count], batch.ab[:count])
+            self.board.add_image(name, pictures.grid(columns), self.state.images_seen, dataformats="HWC")
+
+    def _validate(self, bar: Progress) -> None:
+        """The loss over the whole validation set, and pictures of it; remembers the lowest."""
+        loss = self.validation_loss()
+        if loss is None:
+            return
+        if self.board is not None:
+            self.board.add_scalar("val/loss", loss, self.state.images_seen)
+            self.board.flush()
+        bar.say(f"validation loss {loss:.5f} after {self.state.images_seen} images")
+        self._is_best = loss < self.state.best_loss
+        self.state.best_loss = min(loss, self.state.best_loss)
+
+    _is_best = False
+
+    @torch.no_grad()
+    def validation_loss(self) -> float | None:
+        """Mean of the objective over all validation images, each once; none where there are none."""
+        if "val" not in read_manifest(self.settings.data.shards)["splits"]:
+            return None
+        shards = Shards.open(self.settings.data.shards, "val")
+        data = config.for_evaluation(self.settings.data)
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        size = min(self.settings.batch, 50)
+        places = every_sample_once(len(shards), size, rank=rank, world_size=world_size)
+        network = self.state.network.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        for index, batch in enumerate(batches(shards, places, data, self._dali_device(), batch=size)):
+            predicted = self.predict(network, batch.lightness).float()
+            loss = OBJECTIVES[self.settings.objective](predicted, batch.ab)
+            total += torch.tensor([loss.item() * len(batch.ab), len(batch.ab)], dtype=torch.float64)
+            if index == 0:
+                self._show("val/pictures", batch, predicted)
+        network.train()
+        total = self._sum(total)
+        return float(total[0] / total[1])
+
+    def _save(self) -> None:
+        """Write a checkpoint; the first process does, the others wait."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            best = self.state.best_loss
+            checkpoint.save(
+                self.run / "checkpoints",
+                images_seen=self.state.images_seen,
+                settings=self.settings,
+                network=self.state.network,
+                extractor_sha256=self.extractor_sha256,
+                training={
+                    "optimizer": self.state.optimizer.state_dict(),
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                },
+                state={"best_loss": best if math.isfinite(best) else None, "data": self._data_fingerprint()},
+                best=self._is_best,
+                keep=self.settings.keep,
+            )
+        self._is_best = False
+        self.accelerator.wait_for_everyone()
+
+    def _mean(self, value: float) -> float:
+        return float(self._sum(torch.tensor([value], dtype=torch.float64)) / self.accelerator.num_processes)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Sum over the processes."""
+        return self.accelerator.reduce(values.to(self.accelerator.device), "sum").cpu()
+
+
+class LogWindow:
+    """Losses and time since the last entry in the log."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._losses: list[Tensor] = []
+        self.images = 0
+        self._note, self._noted = "", self._began
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Count a step; the loss stays on its device."""
+        self._losses.append(loss)
+        self.images += images
+
+    def loss(self) -> float:
+        """Mean loss of the window."""
+        return float(torch.stack(self._losses).mean())
+
+    def seconds(self) -> float:
+        """Since the window began."""
+        return time.perf_counter() - self._began
+
+    def note(self) -> str:
+        """The newest loss in words, looked at twice a second so that the device is rarely waited for."""
+        if time.perf_counter() - self._noted > 0.5 or not self._note:
+            self._note, self._noted = f"loss {float(self._losses[-1]):.5f}", time.perf_counter()
+        return self._note
+
+
+class Stop:
+    """Ctrl-C and SIGTERM, seen by every process in the same step.
+
+    The first signal asks the training to save and stop; a second one ends it at once.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._number = 0
+        self._before: dict[int, Any] = {}
+        # the signals are compared on the CPU, so that no GPU is waited for
+        self._group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+
+    def __enter__(self) -> "Stop":
+        self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def requested(self) -> int:
+        """The number of the signal that any process got, or 0; called by all processes, once a step."""
+        if self._group is None:
+            return self._number
+        number = torch.tensor([self._number])
+        dist.all_reduce(number, dist.ReduceOp.MAX, self._group)
+        return int(number)
+
+
+def make_accelerator(settings: config.Train | config.Evaluate, processes: int = 0) -> Accelerator:
+    """Set up devices and processes as the launcher asks.
+
+    Raises:
+        UserError: there is no such device, the precision is not to be had on it, or the processes did not find
+            each other.
+    """
+    gpu = torch.cuda.is_available()
+    if settings.device == "cuda" and not gpu:
+        raise UserError("there is no GPU that torch can use; leave --device at auto, or check with nvidia-smi")
+    on_cpu = settings.device == "cpu" or not gpu
+    if on_cpu and settings.mixed_precision == "fp16":
+        raise UserError("fp16 needs a GPU; on the CPU choose --mixed-precision bf16 or no")
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
+    asked = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    # a launcher that names a meeting place but no world size has started processes that do not know each other
+    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if accelerator.num_processes != asked or alone:
+        raise UserError(
+            f"{asked if not alone else 'several'} processes were asked for, but this one is in a world of "
+            f"{accelerator.num_processes}; launch with one of the files in launch/, which start torch's own launcher"
+        )
+    return accelerator
+
+
+def run_folder(settings: config.Train, accelerator: Accelerator) -> Path:
+    """The run's folder, the same for all processes: named, the newest with --resume, or a new one by date.
+
+    Raises:
+        UserError: --resume finds nothing.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    choice: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            choice = [_choose_folder(settings)]
+        except (UserError, OSError) as error:  # tell the others, who would wait for ever
+            choice = [error]
+    broadcast_object_list(choice)
+    if isinstance(choice[0], Exception):
+        raise choice[0]
+    return choice[0]
+
+
+def _choose_folder(settings: config.Train) -> Path:
+    if settings.run is not None:
+        run = settings.run
+    elif settings.resume:
+        runs = sorted(path for path in RUNS.glob("*") if (path / "config.toml").exists())
+        if not runs:
+            raise UserError(f"{RUNS} holds no run to resume; leave out --resume")
+        run = runs[-1]
+    else:
+        run = RUNS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    run.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def _setting(settings: Any, name: str) -> Any:
+    for part in name.split("."):
+        settings = getattr(settings, part)
+    return settings
