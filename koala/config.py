@@ -200,7 +200,7 @@ class Colorize(_Strict):
     """Run folder (its best checkpoint) or checkpoint folder."""
     out: Path
     """Folder for the coloured photos; names are kept."""
-    size: Annotated[int, Field(gt=0)] = 0
+    size: Annotated[int, Field(ge=0)] = 0
     """Short side at which the network works; 0 takes the size it was trained at."""
     device: Device = "auto"
     """cuda where there is a GPU."""

@@ -32,30 +32,27 @@ def grey(lightness: Tensor) -> Tensor:
     return colored(lightness, lightness.new_zeros(*lightness.shape[:-3], 2, *lightness.shape[-2:]))
 
 
-def triptychs(lightness: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
-    """Grey, predicted and true colours: `(3, B, 3, H, W)` uint8 on the CPU."""
-    return torch.stack([grey(lightness), colored(lightness, predicted), colored(lightness, true)]).cpu()
+def triptychs(lightness: Tensor, predicted: Tensor, true: Tensor) -> NDArray[np.uint8]:
+    """Grey, predicted and true colours: `(3, B, H, W, 3)`."""
+    columns = torch.stack([grey(lightness), colored(lightness, predicted), colored(lightness, true)])
+    return columns.permute(0, 1, 3, 4, 2).cpu().numpy()
 
 
-def grid(columns: Tensor) -> NDArray[np.uint8]:
-    """Lay `(columns, rows, 3, H, W)` uint8 pictures out as one `(height, width, 3)` picture on white."""
-    width, height = columns.shape[-1], columns.shape[-2]
-    sheet = np.full((len(columns[0]) * (height + _GAP), len(columns) * (width + _GAP), 3), 255, np.uint8)
-    for x, column in enumerate(columns.permute(0, 1, 3, 4, 2).numpy()):
-        for y, picture in enumerate(column):
-            top, left = y * (height + _GAP), x * (width + _GAP)
-            sheet[top : top + height, left : left + width] = picture
-    return sheet[:-_GAP, :-_GAP]
+def grid(columns: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay `(columns, rows, H, W, 3)` pictures out as one `(height, width, 3)` picture on white."""
+    framed = np.pad(columns, [(0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)], constant_values=255)
+    rows = framed.transpose(1, 2, 0, 3, 4)  # rows, H, columns, W, 3
+    return rows.reshape(rows.shape[0] * rows.shape[1], -1, 3)[:-_GAP, :-_GAP]
 
 
-def contact_sheet(columns: Tensor, names: Sequence[str]) -> Image.Image:
+def contact_sheet(columns: NDArray[np.uint8], names: Sequence[str]) -> Image.Image:
     """A sheet with the columns' names above them; see `grid`."""
     body = grid(columns)
     sheet = Image.new("RGB", (body.shape[1], body.shape[0] + _HEADER), "white")
     sheet.paste(Image.fromarray(body), (0, _HEADER))
     draw = ImageDraw.Draw(sheet)
     for x, name in enumerate(names):
-        draw.text((x * (columns.shape[-1] + _GAP) + 2, 4), name, fill="black")
+        draw.text((x * (columns.shape[-2] + _GAP) + 2, 4), name, fill="black")
     return sheet
 
 

@@ -6,23 +6,20 @@ functions of the images seen over all processes. What is saved is the weights, t
 
 import contextlib
 import math
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from koala import checkpoint, config, pictures
+from koala.distributed import Stop, dali_device, make_accelerator
 from koala.errors import UserError
 from koala.extractor import Extractor, fingerprint
 from koala.model import Network
@@ -237,7 +234,7 @@ class Trainer:
         )
         size = self.settings.batch // (self.accelerator.num_processes * self.settings.accumulation)
         return batches(
-            self.shards, places, self.settings.data, self._dali_device(), batch=max(1, size), seed=self.settings.seed
+            self.shards, places, self.settings.data, dali_device(self.accelerator), batch=max(1, size), seed=self.settings.seed
         )
 
     def next_batch(self, parts: Iterator[Batch]) -> Batch:
@@ -253,9 +250,6 @@ class Trainer:
         with self.accelerator.autocast():
             embedding = self.extractor(lightness) if self.extractor is not None else None
             return model(lightness, embedding)
-
-    def _dali_device(self) -> str:
-        return "gpu" if self.accelerator.device.type == "cuda" else "cpu"
 
     # ------------------------------------------------------------ what is written
 
@@ -309,7 +303,7 @@ class Trainer:
         places = every_sample_once(len(shards), size, rank=rank, world_size=world_size)
         network = self.state.network.eval()
         total = torch.zeros(2, dtype=torch.float64)
-        for index, batch in enumerate(batches(shards, places, data, self._dali_device(), batch=size)):
+        for index, batch in enumerate(batches(shards, places, data, dali_device(self.accelerator), batch=size)):
             predicted = self.predict(network, batch.lightness).float()
             loss = OBJECTIVES[self.settings.objective](predicted, batch.ab)
             total += torch.tensor([loss.item() * len(batch.ab), len(batch.ab)], dtype=torch.float64)
@@ -377,66 +371,6 @@ class LogWindow:
         if time.perf_counter() - self._noted > 0.5 or not self._note:
             self._note, self._noted = f"loss {float(self._losses[-1]):.5f}", time.perf_counter()
         return self._note
-
-
-class Stop:
-    """Ctrl-C and SIGTERM, seen by every process in the same step.
-
-    The first signal asks the training to save and stop; a second one ends it at once.
-    """
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._number = 0
-        self._before: dict[int, Any] = {}
-        # the signals are compared on the CPU, so that no GPU is waited for
-        self._group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
-
-    def __enter__(self) -> "Stop":
-        self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self._number = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def requested(self) -> int:
-        """The number of the signal that any process got, or 0; called by all processes, once a step."""
-        if self._group is None:
-            return self._number
-        number = torch.tensor([self._number])
-        dist.all_reduce(number, dist.ReduceOp.MAX, self._group)
-        return int(number)
-
-
-def make_accelerator(settings: config.Train | config.Evaluate, processes: int = 0) -> Accelerator:
-    """Set up devices and processes as the launcher asks.
-
-    Raises:
-        UserError: there is no such device, the precision is not to be had on it, or the processes did not find
-            each other.
-    """
-    gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not gpu:
-        raise UserError("there is no GPU that torch can use; leave --device at auto, or check with nvidia-smi")
-    on_cpu = settings.device == "cpu" or not gpu
-    if on_cpu and settings.mixed_precision == "fp16":
-        raise UserError("fp16 needs a GPU; on the CPU choose --mixed-precision bf16 or no")
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
-    asked = processes or int(os.environ.get("WORLD_SIZE", "1"))
-    # a launcher that names a meeting place but no world size has started processes that do not know each other
-    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
-    if accelerator.num_processes != asked or alone:
-        raise UserError(
-            f"{asked if not alone else 'several'} processes were asked for, but this one is in a world of "
-            f"{accelerator.num_processes}; launch with one of the files in launch/, which start torch's own launcher"
-        )
-    return accelerator
 
 
 def run_folder(settings: config.Train, accelerator: Accelerator) -> Path:

@@ -1,0 +1,78 @@
+"""Processes and devices: what a launcher gives to training and evaluation."""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+
+from koala import config
+from koala.errors import UserError
+
+
+def make_accelerator(settings: config.Train | config.Evaluate, processes: int = 0) -> Accelerator:
+    """Set up devices and processes as the launcher asks.
+
+    Raises:
+        UserError: there is no such device, the precision is not to be had on it, or the processes did not find
+            each other.
+    """
+    gpu = torch.cuda.is_available()
+    if settings.device == "cuda" and not gpu:
+        raise UserError("there is no GPU that torch can use; leave --device at auto, or check with nvidia-smi")
+    on_cpu = settings.device == "cpu" or not gpu
+    if on_cpu and settings.mixed_precision == "fp16":
+        raise UserError("fp16 needs a GPU; on the CPU choose --mixed-precision bf16 or no")
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
+    asked = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    # a launcher that names a meeting place but no world size has started processes that do not know each other
+    alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if accelerator.num_processes != asked or alone:
+        raise UserError(
+            f"{asked if not alone else 'several'} processes were asked for, but this one is in a world of "
+            f"{accelerator.num_processes}; launch with one of the files in launch/, which start torch's own launcher"
+        )
+    return accelerator
+
+
+def dali_device(accelerator: Accelerator) -> str:
+    """DALI's name of the device."""
+    return "gpu" if accelerator.device.type == "cuda" else "cpu"
+
+
+class Stop:
+    """Ctrl-C and SIGTERM, seen by every process in the same step.
+
+    The first signal asks the training to save and stop; a second one ends it at once.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._number = 0
+        self._before: dict[int, Any] = {}
+        # the signals are compared on the CPU, so that no GPU is waited for
+        self._group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+
+    def __enter__(self) -> "Stop":
+        self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def requested(self) -> int:
+        """The number of the signal that any process got, or 0; called by all processes, once a step."""
+        if self._group is None:
+            return self._number
+        number = torch.tensor([self._number])
+        dist.all_reduce(number, dist.ReduceOp.MAX, self._group)
+        return int(number)

@@ -1,0 +1,119 @@
+"""Photos -> colour photos, at their own size and with their own lightness."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from koala import color, config, pictures
+from koala.checkpoint import load_model
+from koala.errors import UserError
+from koala.model import STRIDE, Colorizer
+from koala.progress import Progress
+
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": "4:4:4"}}
+
+
+def colorize(photo: NDArray[np.uint8] | str | Path, model: Colorizer, size: int = 0) -> NDArray[np.uint8]:
+    """Colour a photo.
+
+    The network works on the grey-scaled photo at its working size; the ab it predicts is brought to the photo's
+    size and joined with the photo's own lightness.
+
+    Args:
+        photo: `(H, W, 3)` or `(H, W)` uint8 sRGB, or a file's path.
+        model: from `load_model`.
+        size: short side at which the network works, in pixels; 0 takes the size it was trained at.
+
+    Returns:
+        `(H, W, 3)` uint8 sRGB.
+
+    Raises:
+        UserError: the file cannot be read as a picture.
+        ValueError: the array is not of that shape and type.
+    """
+    array = _read(Path(photo)) if isinstance(photo, str | Path) else photo
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+        raise ValueError(f"a photo is (H, W, 3) or (H, W) uint8, got {array.shape} {array.dtype}")
+    device = next(model.parameters()).device
+    rgb = torch.tensor(array, device=device).permute(2, 0, 1)[None]
+    small = _working_size(rgb.shape[-2], rgb.shape[-1], size or model.size)
+    ab = model(_resize(color.to_lightness(rgb, "grey"), small))
+    picture = pictures.colored(color.to_lightness(rgb, "color"), _resize(ab, tuple(rgb.shape[-2:])))
+    return picture[0].permute(1, 2, 0).cpu().numpy()
+
+
+def _working_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width for the network: the photo's proportions, in multiples of its stride."""
+    scale = short_side / min(height, width)
+    return tuple(max(STRIDE, round(length * scale / STRIDE) * STRIDE) for length in (height, width))  # type: ignore[return-value]
+
+
+def _resize(picture: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    """A file's picture, upright, in sRGB."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # corrupt EXIF: the pixels are fine
+        try:
+            with Image.open(path) as image:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = getattr(error, "strerror", None) or "not a picture that can be read"
+            raise UserError(f"{path}: {reason}") from None
+
+
+def colorize_command(settings: config.Colorize) -> int:
+    """`koala colorize`: colour files and folders of files.
+
+    Returns:
+        0 when all were coloured, 1 when some could not be read: each of these is named.
+    """
+    jobs = list(_jobs(settings.photos, settings.out))
+    if not jobs:
+        raise UserError("there is no photo to colour; name photos or folders of photos")
+    model = load_model(settings.model).to(_device(settings.device))
+    failed = 0
+    with Progress(len(jobs), "colouring", unit="photos") as progress:
+        for source, target in jobs:
+            try:
+                picture = Image.fromarray(colorize(source, model, settings.size))
+            except UserError as error:
+                progress.say(str(error))
+                failed += 1
+            else:
+                pictures.save(picture, target, **_SAVE_OPTIONS.get(target.suffix, {}))
+            progress.advance(1)
+    print(f"{settings.out}: {len(jobs) - failed} coloured" + (f", {failed} could not be read" if failed else ""))
+    return 1 if failed else 0
+
+
+def _jobs(photos: tuple[Path, ...], out: Path) -> Iterator[tuple[Path, Path]]:
+    """Each photo and where its coloured one goes: JPEGs stay JPEGs, all others become PNGs."""
+    for photo in photos:
+        if photo.is_dir():
+            files = sorted(path for path in photo.rglob("*") if path.is_file() and not path.name.startswith("."))
+            yield from ((path, out / _target_name(path.relative_to(photo))) for path in files)
+        else:
+            yield photo, out / _target_name(Path(photo.name))
+
+
+def _target_name(name: Path) -> Path:
+    return name.with_suffix(".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png")
+
+
+def _device(name: config.Device) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
