@@ -154,8 +154,10 @@ class Train(_Strict):
     """Refuse to start unless there are this many processes (0: as many as the launcher says)."""
     log_every: Count = 100
     """Steps between entries in TensorBoard."""
+    validate_every: Count = 1
+    """Epochs between validations, each with a checkpoint."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between checkpoints; 0 writes one at the end of each epoch."""
+    """Steps between further checkpoints; 0 writes none."""
     keep: Count = 3
     """Newest checkpoints that are kept, besides the best."""
     pictures: Annotated[int, Field(ge=0)] = 8

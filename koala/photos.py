@@ -100,16 +100,17 @@ def colorize_command(settings: config.Colorize) -> int:
 
 
 def _jobs(photos: tuple[Path, ...], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Each photo and where its coloured one goes: JPEGs stay JPEGs, all others become PNGs."""
+    """Each photo and where its coloured one goes."""
     for photo in photos:
         if photo.is_dir():
             files = sorted(path for path in photo.rglob("*") if path.is_file() and not path.name.startswith("."))
-            yield from ((path, out / _target_name(path.relative_to(photo))) for path in files)
+            yield from ((path, out / target_name(path.relative_to(photo))) for path in files)
         else:
-            yield photo, out / _target_name(Path(photo.name))
+            yield photo, out / target_name(Path(photo.name))
 
 
-def _target_name(name: Path) -> Path:
+def target_name(name: Path) -> Path:
+    """What the coloured photo is called: JPEGs stay JPEGs, all others become PNGs."""
     return name.with_suffix(".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png")
 
 

@@ -61,8 +61,8 @@ def learning_rate(images_seen: int, total: int, settings: config.Train) -> float
 
 
 def is_time(images_seen: int, step: int, period: int) -> bool:
-    """Whether a multiple of `period` images was passed in the last `step` images."""
-    return images_seen // period != (images_seen - step) // period
+    """Whether a multiple of `period` images was passed in the last `step` images; never for a period of 0."""
+    return period > 0 and images_seen // period != (images_seen - step) // period
 
 
 def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> tuple[Tensor, Batch, Tensor]:
@@ -200,8 +200,7 @@ class Trainer:
     def loop(self, stop: "Stop") -> int:
         """Take steps, and between them log, validate and save when it is time."""
         settings, state = self.settings, self.state
-        epoch = len(self.shards)
-        checkpoint_period = settings.checkpoint_every * settings.batch or epoch
+        validation_period = settings.validate_every * len(self.shards)
         parts = self._batches()
         window = LogWindow()
         with Progress(self.total, "training", start=state.images_seen, show=self.accelerator.is_main_process) as bar:
@@ -212,10 +211,10 @@ class Trainer:
                 if is_time(state.images_seen, settings.batch, settings.log_every * settings.batch):
                     self._log(window, batch, predicted)
                     window = LogWindow()
-                if is_time(state.images_seen, settings.batch, epoch) or self.complete:
+                if is_time(state.images_seen, settings.batch, validation_period) or self.complete:
                     self._validate(bar)
                     self._save()
-                elif is_time(state.images_seen, settings.batch, checkpoint_period):
+                elif is_time(state.images_seen, settings.batch, settings.checkpoint_every * settings.batch):
                     self._save()
                 if (number := stop.requested()) and not self.complete:
                     self._save()

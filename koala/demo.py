@@ -1,0 +1,152 @@
+"""The main job on an embedded default: photographs -> shards -> training -> scores -> coloured pictures.
+
+Nothing is fetched: the photographs and the extractor's weights come in packages of the extra "demo".
+"""
+
+import importlib.util
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from koala import config, evaluate, photos, pictures, shards, train
+from koala.errors import UserError
+from koala.kit import path as kit_path
+
+# package, folder in it, photographs (or patterns), licence
+PHOTOGRAPHS = (
+    (
+        "mvtbdata",
+        "images",
+        (
+            *(f"flowers{number}.png" for number in range(1, 9)),
+            *("butterfly.jpg", "castle.png", "church.jpg", "eiffel-1.png", "monalisa.png", "notre-dame.png"),
+            *("58060.png", "building2-3.png", "parks.png", "tomato_54.png", "campus/P*.png"),
+        ),
+        "mvtb-data by Peter Corke, MIT",
+    ),
+    (
+        "skimage",
+        "data",
+        ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"),
+        "scikit-image, CC0 or public domain",
+    ),
+    (
+        "sklearn",
+        "datasets/images",
+        ("china.jpg", "flower.jpg"),
+        "scikit-learn, by danielbuechele and vultilion, CC BY 2.0",
+    ),
+)
+_SHEET_ROWS = 10  # of photographs that were trained on; those held out come below
+_THUMBNAIL = (240, 180)  # width, height
+
+
+def demo(settings: config.Demo) -> int:
+    """`koala demo`: do it all, and name what was made.
+
+    Returns:
+        0 when it is done, 128 + the signal's number when training was interrupted.
+
+    Raises:
+        UserError: the packages of the extra "demo" are not installed.
+    """
+    began = time.monotonic()
+    folder = settings.dir
+    count = gather_photographs(folder / "photos")
+    print(f"{count} photographs from {'; '.join(licence for *_, licence in PHOTOGRAPHS)}")
+    recipe = config.load(config.Recipe, kit_path("shards/demo.toml"))
+    shards.write_command(config.WriteShards(folder / "photos", folder / "shards", recipe))
+    run = _run(folder)
+    if code := train.train(run):
+        return code
+    for split in shards.SPLITS:
+        print(f"\nScores on the photographs {'trained on' if split == 'train' else 'held out'}:")
+        evaluate.evaluate(
+            config.Evaluate(
+                folder / "run",
+                folder / "shards",
+                out=folder / "evaluation" / split,
+                split=split,
+                mixed_precision=run.mixed_precision,
+            )
+        )
+    photos.colorize_command(config.Colorize((folder / "photos",), folder / "run", folder / "colored"))
+    held_out = shards.Shards.open(folder / "shards", "val")
+    _write_sheet(folder, [held_out.describe(sample).source for sample in range(len(held_out))])
+    print(_farewell(folder, len(held_out), time.monotonic() - began))
+    return 0
+
+
+def gather_photographs(folder: Path) -> int:
+    """Copy the photographs out of the packages that carry them, and count them.
+
+    Raises:
+        UserError: a package is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for package, inside, names, _ in PHOTOGRAPHS:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise UserError(f'koala demo needs the package {package}; pip install "koala[demo]"')
+        for source in (found for name in names for found in (Path(spec.origin).parent / inside).glob(name)):
+            shutil.copyfile(source, folder / source.name)
+            count += 1
+    return count
+
+
+def _run(folder: Path) -> config.Train:
+    """The demo's training; a CPU without bf16 gets half the epochs, to end in time."""
+    run = config.load(config.Train, kit_path("launch/demo.toml"))
+    run = replace(run, data=replace(run.data, shards=folder / "shards"), run=folder / "run")
+    if _computes_in_bf16():
+        return replace(run, mixed_precision="bf16")
+    return replace(run, epochs=run.epochs / 2)
+
+
+def _computes_in_bf16() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _write_sheet(folder: Path, held_out: list[str]) -> None:
+    """Lay photographs out in three columns: some that were trained on, then those held out."""
+    names = sorted(path.name for path in (folder / "photos").iterdir())
+    trained = [name for name in names if name not in held_out]
+    chosen = [*trained[:: -(-len(trained) // _SHEET_ROWS)], *held_out]
+    columns = np.stack([_row(folder, Path(name)) for name in chosen], axis=1)
+    pictures.save(pictures.contact_sheet(columns, evaluate.COLUMNS), folder / "sheet.png")
+
+
+def _row(folder: Path, name: Path) -> NDArray[np.uint8]:
+    """Grey, koala and original of one photograph: `(3, H, W, 3)`."""
+    original = _thumbnail(folder / "photos" / name)
+    colored = _thumbnail(folder / "colored" / photos.target_name(name))
+    return np.stack([np.asarray(image) for image in (original.convert("L").convert("RGB"), colored, original)])
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return ImageOps.fit(image.convert("RGB"), _THUMBNAIL)
+
+
+def _farewell(folder: Path, held_out: int, seconds: float) -> str:
+    return f"""
+In {seconds:.0f} s koala made:
+  {folder}/sheet.png          grey | koala | original
+  {folder}/colored/           the photographs in koala's colours, at their own size
+  {folder}/evaluation/        scores and pictures, of the photographs trained on and of those held out
+  {folder}/run/checkpoints/   the network, for koala evaluate and koala colorize
+  {folder}/run/               for tensorboard --logdir {folder}/run
+
+So few photographs are learnt by heart: their colours show that the machinery works, not that the network can
+colour. The last {held_out} rows of the sheet were held out, and show what it makes of what it has not seen."""
