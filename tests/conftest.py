@@ -1,0 +1,64 @@
+"""Fixtures: small photographs made here, shards of them, and the real ones where they are at hand."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from koala import config, shards
+
+REAL_PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-photos-600.tar"
+
+
+def make_photo(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    """A smooth, colourful picture: random colours on a coarse grid, enlarged."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **{"quality": 90, **options})
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory) -> Path:
+    """48 small JPEGs of several sizes, one of them grey, in two sub-folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(48):
+        photo = make_photo(number, width=48 + 8 * (number % 4), height=40 + 12 * (number % 3))
+        path = folder / ("first" if number % 2 else "second") / f"photo {number:02}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(photo.convert("L") if number == 5 else photo))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shard_folder(photo_folder, tmp_path_factory) -> Path:
+    """The same as shards: 40 to train on in 4 shards, 8 to validate on."""
+    out = tmp_path_factory.mktemp("shards")
+    recipe = config.Recipe(samples_per_shard=10, split=config.Split(val_count=8))
+    shards.write(config.WriteShards(photo_folder, out, recipe))
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_photos(tmp_path_factory) -> Path:
+    """600 real photographs of ImageNet, full size."""
+    if not REAL_PHOTOS.exists():
+        pytest.skip(f"needs {REAL_PHOTOS.name}, which cannot be distributed")
+    folder = tmp_path_factory.mktemp("imagenet")
+    with tarfile.open(REAL_PHOTOS) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _alone_in_the_world(monkeypatch):
+    """Tests do not inherit a launcher's variables."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,70 @@
+"""The network: its parameters, its padding, its fusion."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from koala.model import Colorizer, Network, SameConv2d
+
+
+def test_parameters_with_1000_logits():
+    """6,573,794 in both earlier implementations."""
+    assert sum(parameter.numel() for parameter in Network(1000).parameters()) == 6_573_794
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 64), (40, 104)])
+def test_any_multiple_of_8(height, width):
+    network = Network(1000)
+    predicted = network(torch.rand(2, 1, height, width), torch.rand(2, 1000))
+    assert predicted.shape == (2, 2, height, width)
+    assert predicted.abs().max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 12, 16), (1, 1, 16, 20)])
+def test_other_sizes_are_refused(shape):
+    with pytest.raises(ValueError, match="multiples of 8"):
+        Network(0)(torch.rand(shape))
+
+
+def test_without_extractor():
+    assert Network(0)(torch.rand(1, 1, 16, 16)).shape == (1, 2, 16, 16)
+
+
+def test_fusion_equals_concatenation():
+    fusion = Network(1000).fusion
+    x, embedding = torch.randn(3, 256, 7, 5), torch.randn(3, 1000)
+    repeated = embedding[:, :, None, None].expand(-1, -1, 7, 5)
+    expected = F.relu(F.conv2d(torch.cat([x, repeated], 1), fusion.mix.weight[:, :, None, None], fusion.mix.bias))
+    assert (fusion(x, embedding) - expected).abs().max() < 1e-5
+
+
+def test_padding_is_tensorflows():
+    """TensorFlow's "same" at stride 2 on even sizes pads below and to the right only: output 0 sees inputs 0 to 2.
+
+    The expected numbers are the sums that the definition gives for 0..15 in a 4 x 4 picture.
+    """
+    conv = SameConv2d(1, 1)
+    torch.nn.init.ones_(conv.weight)
+    torch.nn.init.zeros_(conv.bias)
+    out = conv(torch.arange(16.0).reshape(1, 1, 4, 4))
+    assert np.array_equal(out[0, 0].detach().numpy(), [[45, 39], [66, 50]])
+
+
+def test_each_place_sees_the_embedding():
+    network = Network(4).eval()
+    lightness = torch.zeros(1, 1, 32, 32)
+    plain, other = (network(lightness, torch.full((1, 4), value)) for value in (0.0, 9.0))
+    assert ((plain - other).abs().amax(dim=1) > 0).all()
+
+
+def test_colorizer_joins_extractor_and_network():
+    class Brightness(torch.nn.Module):
+        def forward(self, lightness):
+            return lightness.mean(dim=(2, 3))
+
+    network = Network(1).eval()
+    lightness = torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        expected = network(lightness, lightness.mean(dim=(2, 3)))
+    assert torch.allclose(Colorizer(network, Brightness(), size=16)(lightness), expected, atol=1e-6)
