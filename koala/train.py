@@ -60,6 +60,11 @@ def learning_rate(images_seen: int, total: int, settings: config.Train) -> float
     return settings.learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
+def adam(network: Network, rate: float) -> torch.optim.Optimizer:
+    """The report's optimizer, all its arithmetic in one pass over the weights."""
+    return torch.optim.Adam(network.parameters(), lr=rate, fused=True)
+
+
 def is_time(images_seen: int, step: int, period: int) -> bool:
     """Whether a multiple of `period` images was passed in the last `step` images; never for a period of 0."""
     return period > 0 and images_seen // period != (images_seen - step) // period
@@ -148,7 +153,7 @@ class Trainer:
             self._check_same(found)
             network.load_state_dict(found.network().state_dict())
         network = network.to(self.accelerator.device, memory_format=torch.channels_last)
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.settings.learning_rate, fused=True)
+        optimizer = adam(network, self.settings.learning_rate)
         if found is None:
             return TrainState(network, optimizer), {}
         saved = found.training()

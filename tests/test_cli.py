@@ -1,0 +1,163 @@
+"""The command line and the settings: what users meet when they type."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from koala import cli, config
+from koala.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def koala(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "koala", *words], capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    script = "import sys, koala.cli; koala.cli.main(['--help']); print(sorted(sys.modules))"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    for command in cli.COMMANDS:
+        assert command in printed
+    for module in ("torch", "numpy", "nvidia", "tyro", "pydantic"):
+        assert f"'{module}'" not in printed
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help_without_torch(command):
+    script = f"import sys, koala.cli\ntry: koala.cli.main({command.split()} + ['--help'])\nfinally: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert f"usage: koala {command}" in result.stdout
+    assert result.stdout.strip().endswith("False")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_its_function(command):
+    from importlib import import_module
+
+    settings, target, _, _ = cli.COMMANDS[command]
+    module, function = target.split(":")
+    assert callable(getattr(import_module(module), function))
+    assert hasattr(config, settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fly"], "there is no command fly; known: demo"),
+        (["shards"], "koala shards needs a second word; known: shards write, shards verify"),
+        (["train", "nowhere.toml"], "nowhere.toml does not exist"),
+        (["train", "--batch", "0"], "batch = 0: input should be greater than 0"),
+        (["train", "--data.size", "100"], "data.size = 100: input should be a multiple of 8"),
+        (["shards", "verify", "/nowhere"], "/nowhere holds no manifest.json"),
+        (["train", "--data.shards", "/nowhere", "--extractor.name", "none"], "/nowhere holds no manifest.json"),
+        (["evaluate", "/nowhere", "--shards", "/nowhere"], "/nowhere holds no checkpoint"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+def test_nothing_is_left_where_a_run_could_not_begin(tmp_path):
+    assert cli.main(["train", "--data.shards", "/nowhere", "--run", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch = ", "is not TOML"),
+        ("bach = 3", "there is no setting bach; did you mean batch?"),
+        ("[data]\nsise = 64", "there is no setting data.sise; did you mean size?"),
+        ('[data]\ngeometry = "round"', "data.geometry = 'round': input should be 'pad', 'crop'"),
+        ('batch = "many"', "batch = 'many': input should be a valid integer"),
+    ],
+)
+def test_errors_in_files_name_the_place(tmp_path, text, message):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        config.load(config.Train, path)
+    assert str(error.value).startswith(str(path))
+    assert message in str(error.value)
+
+
+def test_flags_come_after_the_file(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('batch = 7\nseed = 3\n[data]\nsize = 64\nlightness = "color"')
+    words = [str(path), "--batch", "9", "--data.size", "32"]
+    settings = cli._settings("train", "Train", ".", words)
+    assert (settings.batch, settings.seed) == (9, 3)
+    assert settings.data == config.Data(size=32, lightness="color")
+
+
+def test_a_recipe_fills_its_part(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("seed = 4\n[resize]\nside = 'short'")
+    words = [str(path), "--source", "here", "--out", "there", "--recipe.seed", "5"]
+    settings = cli._settings("shards write", "WriteShards", "recipe", words)
+    assert settings == config.WriteShards(
+        Path("here"), Path("there"), config.Recipe(seed=5, resize=config.Resize(side="short"))
+    )
+
+
+def test_settings_survive_their_file(tmp_path):
+    settings = replace(config.Train(), run=tmp_path, data=config.Data(size=64), learning_rate=3e-4)
+    config.save(settings, tmp_path / "config.toml")
+    assert config.load(config.Train, tmp_path / "config.toml") == settings
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.toml")), ids=lambda path: path.name)
+def test_every_run_file_is_valid(path):
+    config.load(config.Train, path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "shards").glob("*.toml")), ids=lambda path: path.name)
+def test_every_recipe_is_valid(path):
+    config.load(config.Recipe, path)
+
+
+def test_the_replication_is_the_reports():
+    run = config.load(config.Train, ROOT / "launch/replication-45k.toml")
+    assert (run.batch, run.epochs, run.learning_rate, run.objective) == (50, 40, 1e-3, "mse")
+    assert (run.data.geometry, run.data.size, run.data.lightness) == ("pad", 224, "grey")
+    assert run.extractor == config.Extractor("inception_resnet_v2", "logits", "pretrained", batch_statistics=False)
+    recipe = config.load(config.Recipe, ROOT / "shards/replication-45k.toml")
+    assert (recipe.limit, recipe.split.val_count) == (45_000, 5_000)
+
+
+def test_a_full_disk_is_one_sentence(photo_folder, tmp_path, monkeypatch, capsys):
+    import errno
+
+    from koala import shards
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "train-000000.tar.part"))
+
+    monkeypatch.setattr(shards, "_sync", full)
+    assert cli.main(["shards", "write", "--source", str(photo_folder), "--out", str(tmp_path)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_the_kit_is_copied_and_never_over_anything(tmp_path, capsys):
+    assert cli.main(["kit", str(tmp_path / "kit")]) == 0
+    for name in ("launch/cpu.yaml", "shards/demo.toml", "slurm/train.sbatch"):
+        assert (tmp_path / "kit" / name).read_bytes() == (ROOT / name).read_bytes()
+    assert cli.main(["kit", str(tmp_path / "kit")]) == 2
+    assert "exists; choose another folder" in capsys.readouterr().err
+
+
+def test_version():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert pyproject["tool"]["hatch"]["version"]["path"] == "koala/__init__.py"
+    assert koala("--version").stdout.startswith("koala 0.")

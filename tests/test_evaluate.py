@@ -1,0 +1,170 @@
+"""Evaluation and colouring, with a network that a short training left."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import lab2rgb, rgb2lab
+from skimage.metrics import peak_signal_noise_ratio
+
+import koala
+from koala import config, evaluate, photos, train
+from koala.color import rgb_to_lab
+from koala.errors import UserError
+from koala.shards import Shards
+from tests.conftest import jpeg, make_photo
+from tests.test_train import TWO_PROCESSES, finish, start
+
+
+@pytest.fixture(scope="module")
+def run(shard_folder, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train.train(
+        config.Train(
+            data=config.Data(shard_folder, size=16, threads=2),
+            extractor=config.Extractor("none"),
+            batch=4,
+            epochs=0.2,
+            run=folder,
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def evaluated(run, shard_folder, tmp_path):
+    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path, batch=3, threads=2))
+    return tmp_path
+
+
+def test_scores_are_recomputed_from_the_pictures(evaluated, run, shard_folder):
+    """PSNR with the input's lightness, from the PNGs that were written and scikit-image."""
+    report = json.loads((evaluated / "scores.json").read_text())
+    assert report["pictures"] == 8
+    assert report["input_lightness"] == "grey"
+    shards = Shards.open(shard_folder, "val")
+    for sample in range(8):
+        name = shards.describe(sample).source
+        with Image.open(evaluated / "pictures" / f"{name}.png") as picture:
+            assert max(picture.size) == 16, "the padding is cut off"
+            ratio = int(shards.width[sample]) / int(shards.height[sample])
+            assert picture.width / picture.height == pytest.approx(ratio, rel=0.07)
+
+
+def test_scores_against_scikit_image(run, shard_folder, tmp_path):
+    """Squashed pictures have no padding, so that the files hold all that was scored but the truth."""
+    settings = config.Evaluate(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
+    evaluation = evaluate.Evaluation(settings, evaluate.make_accelerator(settings))
+    (prediction,) = evaluation.predictions([evaluate.Places(np.arange(8), np.zeros(8, int))])
+    scores = evaluate.score(prediction)
+    ab = prediction.ab.numpy()
+    for index, true in enumerate(prediction.batch.rgb.permute(0, 2, 3, 1).numpy()):
+        true_lab = rgb2lab(true / 255)
+        joined = np.concatenate([true_lab[..., :1], ab[index].transpose(1, 2, 0) * 127], axis=-1)
+        colored = np.round(lab2rgb(joined) * 255).astype(np.uint8)
+        expected = peak_signal_noise_ratio(true, colored)
+        assert scores["psnr_true_lightness"][index].item() == pytest.approx(expected, abs=0.02)
+        error = np.square(ab[index] - true_lab[..., 1:].transpose(2, 0, 1) / 127).mean()
+        assert scores["mse"][index].item() == pytest.approx(error, rel=1e-4)
+        chroma = np.hypot(true_lab[..., 1], true_lab[..., 2]).mean() / 127
+        assert scores["chroma_true"][index].item() == pytest.approx(chroma, rel=1e-4)
+
+
+def test_scores_do_not_depend_on_the_batch(evaluated, run, shard_folder, tmp_path):
+    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "other", batch=8, threads=2, pictures=2))
+    first, second = (json.loads((path / "scores.json").read_text()) for path in (evaluated, tmp_path / "other"))
+    assert first["scores"] == pytest.approx(second["scores"], rel=1e-6)
+    assert len(list((tmp_path / "other/pictures").rglob("*.png"))) == 2
+    assert len(list((evaluated / "pictures").rglob("*.png"))) == 8
+
+
+def test_the_sheet_shows_grey_koala_original(evaluated):
+    with Image.open(evaluated / "sheet.png") as sheet:
+        assert sheet.size == (3 * 16 + 2 * 4, 20 + 8 * 16 + 7 * 4)
+        columns = np.asarray(sheet)[20:36]
+    spread = [np.ptp(columns[:, x : x + 16].astype(int), axis=-1).max() for x in (0, 20, 40)]
+    assert spread[0] == 0 < spread[2]
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(evaluated, run, shard_folder, tmp_path):
+    import subprocess
+    import sys
+
+    arguments = [str(run), "--shards", str(shard_folder), "--out", str(tmp_path / "two"), "--threads", "2"]
+    finish(
+        subprocess.Popen(
+            [sys.executable, "-m", *TWO_PROCESSES, "-m", "koala", "evaluate", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    )
+    one, two = (json.loads((path / "scores.json").read_text()) for path in (evaluated, tmp_path / "two"))
+    assert one["pictures"] == two["pictures"] == 8
+    assert one["scores"] == pytest.approx(two["scores"], rel=1e-6)
+    assert len(list((tmp_path / "two/pictures").rglob("*.png"))) == 8
+
+
+def test_names_cannot_leave_the_folder():
+    assert evaluate._safe_name("/etc/../../passwd.jpg") == Path("etc/passwd.jpg.png")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not json"])
+def test_what_is_no_checkpoint_is_said(tmp_path, shard_folder, content):
+    if content is not None:
+        (tmp_path / "checkpoint.json").write_text(content)
+    with pytest.raises(UserError, match="holds no checkpoint|not a whole checkpoint"):
+        evaluate.evaluate(config.Evaluate(tmp_path, shard_folder))
+
+
+# ---------------------------------------------------------------- photos
+
+
+@pytest.mark.parametrize("size", [(60, 40), (33, 71), (1, 1), (5, 300)])
+def test_photos_keep_their_size_and_lightness(run, size):
+    photo = np.asarray(make_photo(2, *size).convert("L"))
+    colored = koala.colorize(photo, koala.load_model(run))
+    assert colored.shape == (*photo.shape, 3) and colored.dtype == np.uint8
+    truth = rgb_to_lab(np.repeat(photo[..., None], 3, axis=-1))[..., 0]
+    assert np.median(np.abs(rgb_to_lab(colored)[..., 0] - truth)) < 0.5
+
+
+def test_a_color_photo_is_seen_in_grey(run):
+    """Two photos of the same greys get the same colours, whatever theirs were."""
+    model = koala.load_model(run)
+    red = np.full((16, 16, 3), (130, 0, 0), np.uint8)
+    green = np.full((16, 16, 3), (0, 66, 0), np.uint8)  # the same grey: 39
+    ab = [rgb_to_lab(koala.colorize(photo, model))[..., 1:].mean() for photo in (red, green)]
+    assert ab[0] == pytest.approx(ab[1], abs=1.0)
+
+
+def test_files_and_folders_are_colored_and_bad_ones_named(run, tmp_path, capsys):
+    album = tmp_path / "album"
+    (album / "inner").mkdir(parents=True)
+    (album / "one.jpg").write_bytes(jpeg(make_photo(1)))
+    make_photo(2).save(album / "inner/two.png")
+    (album / "bad.jpg").write_text("no picture")
+    (album / "empty.png").write_bytes(b"")
+    settings = config.Colorize((album, tmp_path / "missing.jpg"), run, tmp_path / "out")
+    assert photos.colorize_command(settings) == 1
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert made == ["inner/two.png", "one.jpg"]
+    captured = capsys.readouterr()
+    assert "2 coloured, 3 could not be read" in captured.out
+    for name in ("bad.jpg", "empty.png", "missing.jpg"):
+        assert sum(name in line for line in captured.err.splitlines()) == 1
+
+
+def test_all_good_is_zero(run, tmp_path):
+    (tmp_path / "one.jpg").write_bytes(jpeg(make_photo(1)))
+    assert photos.colorize_command(config.Colorize((tmp_path / "one.jpg",), run, tmp_path / "out")) == 0
+
+
+@pytest.mark.parametrize("photo", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
+def test_arrays_that_are_no_photo(run, photo):
+    with pytest.raises(ValueError, match="uint8"):
+        koala.colorize(photo, koala.load_model(run))

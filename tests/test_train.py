@@ -1,0 +1,315 @@
+"""Training: the clock, resuming to the bit, several processes, stopping, refusing."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from koala import checkpoint, config, shards, train
+from koala.errors import UserError
+from tests.conftest import jpeg, make_photo
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+
+
+@pytest.fixture
+def settings(shard_folder, tmp_path) -> config.Train:
+    """A training of a few seconds: 40 photos, steps of 4, no extractor."""
+    return config.Train(
+        data=config.Data(shard_folder, size=16, threads=2, geometry="random_crop"),
+        extractor=config.Extractor("none"),
+        batch=4,
+        epochs=1,
+        log_every=1,
+        pictures=2,
+        run=tmp_path / "run",
+    )
+
+
+def weights(run: Path, images_seen: int) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"{images_seen:012d}" / "model.safetensors")
+
+
+def same_weights(first: dict, second: dict) -> bool:
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def scalars(run: Path, name: str) -> dict[int, float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
+def flags(settings: config.Train) -> list[str]:
+    data = settings.data
+    return [
+        *("--data.shards", str(data.shards), "--data.size", str(data.size), "--data.threads", str(data.threads)),
+        *("--data.geometry", data.geometry, "--extractor.name", settings.extractor.name),
+        *("--batch", str(settings.batch), "--epochs", str(settings.epochs), "--run", str(settings.run)),
+        *("--log-every", str(settings.log_every), "--checkpoint-every", str(settings.checkpoint_every)),
+    ]
+
+
+def start(settings: config.Train, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, "-m", *(launcher or ()), *(("-m",) if launcher else ()), "koala", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *flags(settings), *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+TWO_PROCESSES = ("accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu.yaml"))
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == code, printed
+    return printed
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until, f"{path} did not come"
+        time.sleep(0.02)
+
+
+# ---------------------------------------------------------------- the clock
+
+
+@pytest.mark.parametrize(
+    ("images_seen", "expected"), [(0, 0.0), (50, 0.5), (100, 1.0), (600, 0.5), (1100, 0.0), (2000, 0.0)]
+)
+def test_learning_rate_with_warmup_and_cosine(images_seen, expected):
+    settings = config.Train(learning_rate=1.0, warmup=100, schedule="cosine")
+    assert train.learning_rate(images_seen, 1100, settings) == pytest.approx(expected, abs=1e-12)
+
+
+def test_learning_rate_is_constant_by_default():
+    assert {train.learning_rate(seen, 1000, config.Train()) for seen in range(0, 1000, 50)} == {1e-3}
+
+
+def test_is_time_once_a_period():
+    assert [seen for seen in range(30, 700, 30) if train.is_time(seen, 30, 100)] == [120, 210, 300, 420, 510, 600]
+    assert not train.is_time(30, 30, 0)
+
+
+# ---------------------------------------------------------------- one process
+
+
+def test_what_a_run_leaves(settings):
+    assert train.train(settings) == 0
+    run = settings.run
+    assert config.load(config.Train, run / "config.toml") == replace(settings, run=None)
+    losses = scalars(run, "train/loss")
+    assert list(losses) == list(range(4, 44, 4))
+    assert set(scalars(run, "val/loss")) == {40}
+    assert all(value == pytest.approx(1e-3) for value in scalars(run, "train/learning_rate").values())
+    assert all(0 <= value <= 1 for value in scalars(run, "speed/waiting_for_data").values())
+    assert all(value > 0 for value in scalars(run, "speed/images_per_second").values())
+    found = checkpoint.find(run)
+    assert (found.images_seen, found.settings.batch) == (40, 4)
+
+
+def test_colors_are_learnt(settings, tmp_path):
+    """Photographs that are all orange: the constant colour is learnt, to a tenth of the loss of grey."""
+    (tmp_path / "orange").mkdir()
+    for number in range(8):
+        grey = np.asarray(make_photo(number).convert("L"), float)[..., None]
+        orange = Image.fromarray((grey * [1.0, 0.6, 0.2]).astype(np.uint8))
+        (tmp_path / "orange" / f"{number}.jpg").write_bytes(jpeg(orange))
+    shards.write(config.WriteShards(tmp_path / "orange", tmp_path / "shards"))
+    data = replace(settings.data, shards=tmp_path / "shards", geometry="crop")
+    train.train(replace(settings, data=data, epochs=50, batch=8))
+    losses = list(scalars(settings.run, "train/loss").values())
+    assert losses[-1] < losses[0] / 10
+
+
+def test_a_complete_run_is_left_alone(settings, capsys):
+    train.train(settings)
+    before = weights(settings.run, 40)
+    assert train.train(settings) == 0
+    assert "is complete" in capsys.readouterr().err
+    assert same_weights(before, weights(settings.run, 40))
+
+
+def test_two_sittings_equal_one(settings, tmp_path):
+    whole = replace(settings, epochs=2, run=tmp_path / "whole")
+    train.train(whole)
+    train.train(settings)
+    train.train(replace(settings, epochs=2))
+    assert same_weights(weights(whole.run, 80), weights(settings.run, 80))
+    assert scalars(whole.run, "train/loss") == scalars(settings.run, "train/loss")
+
+
+def test_accumulation_changes_nothing_but_memory(settings, tmp_path):
+    train.train(settings)
+    pieces = replace(settings, accumulation=2, run=tmp_path / "pieces")
+    train.train(pieces)
+    first, second = scalars(settings.run, "train/loss"), scalars(pieces.run, "train/loss")
+    assert first.keys() == second.keys()
+    assert all(second[step] == pytest.approx(first[step], abs=1e-5) for step in first)
+
+
+def test_old_checkpoints_go_and_the_best_stays(settings):
+    train.train(replace(settings, epochs=3, checkpoint_every=2, keep=2))
+    kept = sorted(path.name for path in (settings.run / "checkpoints").iterdir())
+    assert kept[-3:] == ["000000000112", "000000000120", "best.json"]
+    losses = scalars(settings.run, "val/loss")
+    best = min(losses, key=losses.get)
+    assert checkpoint.find(settings.run).images_seen == best
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(settings, capsys):
+    train.train(replace(settings, epochs=2))
+    newest = settings.run / "checkpoints" / "000000000080" / "training.pt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert checkpoint.newest(settings.run / "checkpoints").images_seen == 40
+    assert "training.pt is damaged" in capsys.readouterr().out
+
+
+def test_runs_without_a_name_are_new_each_time_and_resume_takes_the_newest(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    unnamed = replace(settings, run=None, epochs=0.2)
+    train.train(unnamed)
+    (first,) = (tmp_path / "log/koala").iterdir()
+    time.sleep(1.1)  # runs are named by the second
+    train.train(unnamed)
+    second = max((tmp_path / "log/koala").iterdir())
+    train.train(replace(unnamed, resume=True, epochs=0.4))
+    assert checkpoint.newest(first / "checkpoints").images_seen == 8
+    assert checkpoint.newest(second / "checkpoints").images_seen == 16
+
+
+# ---------------------------------------------------------------- killed, stopped, shared
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_the_run_ends_with_the_same_bits(settings, tmp_path):
+    """SIGKILL twice, at different places; after 40 steps the weights are those of an uninterrupted run."""
+    long = replace(settings, epochs=4, checkpoint_every=7)
+    finish(start(replace(long, run=tmp_path / "whole")))
+    for images_seen in (28, 84):
+        process = start(long)
+        wait_for(long.run / "checkpoints" / f"{images_seen:012d}", process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(start(long))
+    assert same_weights(weights(tmp_path / "whole", 160), weights(long.run, 160))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(settings, number):
+    long = replace(settings, epochs=2000, checkpoint_every=5)
+    process = start(long)
+    wait_for(long.run / "checkpoints", process)
+    process.send_signal(number)
+    printed = finish(process, code=128 + number)
+    seen = int(re.search(r"stopped after (\d+) images", printed).group(1))
+    assert checkpoint.newest(long.run / "checkpoints").images_seen == seen
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(settings, tmp_path):
+    """20 steps, fp32, gloo: the same global batches, the same losses to 1e-5."""
+    both = replace(settings, epochs=2)
+    one = replace(both, run=tmp_path / "one")
+    finish(start(one))
+    finish(start(both, "--processes", "2", launcher=TWO_PROCESSES))
+    first, second = scalars(one.run, "train/loss"), scalars(both.run, "train/loss")
+    assert list(first) == list(second) == list(range(4, 84, 4))
+    assert max(abs(first[step] - second[step]) for step in first) < 1e-5
+    assert scalars(one.run, "val/loss")[80] == pytest.approx(scalars(both.run, "val/loss")[80], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_saved_by_two_processes_the_run_goes_on_with_one(settings, tmp_path):
+    """The same samples come, and the losses stay those of one process throughout."""
+    one = replace(settings, epochs=2, run=tmp_path / "one")
+    finish(start(one))
+    finish(start(replace(settings, epochs=0.9), launcher=TWO_PROCESSES))
+    finish(start(replace(settings, epochs=2)))
+    first, second = scalars(one.run, "train/loss"), scalars(settings.run, "train/loss")
+    assert first.keys() == second.keys()
+    assert max(abs(first[step] - second[step]) for step in first) < 1e-5
+
+
+@pytest.mark.slow
+def test_processes_that_train_alone_are_refused(settings, tmp_path):
+    """`accelerate launch --cpu` with two processes starts two worlds of one, and says nothing."""
+    launcher = ("accelerate.commands.launch", "--cpu", "--num_machines", "2", "--num_processes", "2")
+    alone = (*launcher, "--machine_rank", "0", "--main_process_ip", "127.0.0.1", "--main_process_port", "29511")
+    printed = start(settings, launcher=alone).communicate(timeout=120)[0]
+    assert "this one is in a world of 1; launch with one of the files in launch/" in printed
+    assert not (settings.run / "checkpoints").exists()
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "was begun with seed = 0, not 1; name another --run"),
+        ({"data.size": 24}, "was begun with data.size = 16, not 24"),
+        ({"data.lightness": "color"}, "was begun with data.lightness = grey, not color"),
+    ],
+)
+def test_a_run_that_would_become_another_is_refused(settings, change, message):
+    train.train(replace(settings, epochs=0.1))
+    for name, value in change.items():
+        section, _, field = name.rpartition(".")
+        if section:
+            settings = replace(settings, data=replace(settings.data, **{field: value}))
+        else:
+            settings = replace(settings, **{field: value})
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.train(settings)
+
+
+def test_other_shards_are_refused(settings, photo_folder, tmp_path):
+    train.train(replace(settings, epochs=0.1))
+    shards.write(config.WriteShards(photo_folder, tmp_path / "other", config.Recipe(seed=9)))
+    with pytest.raises(UserError, match="was begun on other shards"):
+        train.train(replace(settings, data=replace(settings.data, shards=tmp_path / "other")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"device": "cuda"}, "there is no GPU"),
+        ({"processes": 2}, "2 processes were asked for, but this one is in a world of 1"),
+        ({"batch": 5, "accumulation": 2}, "choose --batch a multiple of 2"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU refuses")
+def test_what_cannot_be_honoured_is_refused(settings, change, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        train.train(replace(settings, **change))
+
+
+def test_resume_without_a_run_is_refused(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="holds no run to resume"):
+        train.train(replace(settings, run=None, resume=True))
+
+
+def test_a_loss_that_is_not_finite_is_said(settings):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf).*lower --learning-rate"):
+        train.train(replace(settings, learning_rate=1e30))
