@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_model": "koala.checkpoint",
-    "colorize": "koala.colorize",
+    "colorize": "koala.photos",
     "rgb_to_lab": "koala.color",
     "lab_to_rgb": "koala.color",
 }

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -46,13 +47,16 @@ def dali_device(accelerator: Accelerator) -> str:
 class Stop:
     """Ctrl-C and SIGTERM, seen by every process in the same step.
 
-    The first signal asks the training to save and stop; a second one ends it at once.
+    The first signal asks the training to save and stop. Launchers pass signals on that their processes got already,
+    so only a Ctrl-C that comes some seconds later ends it at once.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    _PATIENCE_S = 3.0
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._number = 0
+        self._noted = 0.0
         self._before: dict[int, Any] = {}
         # the signals are compared on the CPU, so that no GPU is waited for
         self._group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
@@ -66,8 +70,11 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._number = number
-        signal.signal(number, signal.SIG_DFL)
+        now = time.monotonic()
+        if not self._number:
+            self._number, self._noted = number, now
+        elif number == signal.SIGINT and now - self._noted > self._PATIENCE_S:
+            raise KeyboardInterrupt
 
     def requested(self) -> int:
         """The number of the signal that any process got, or 0; called by all processes, once a step."""

@@ -62,11 +62,16 @@ def flags(settings: config.Train) -> list[str]:
     ]
 
 
-def start(settings: config.Train, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+def start(settings: config.Train, *more: str, launcher: tuple[str, ...] = (), **options) -> subprocess.Popen:
     command = [sys.executable, "-m", *(launcher or ()), *(("-m",) if launcher else ()), "koala", "train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, *flags(settings), *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        [*command, *flags(settings), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        **options,
     )
 
 
@@ -222,6 +227,18 @@ def test_a_signal_saves_and_stops(settings, number):
     seen = int(re.search(r"stopped after (\d+) images", printed).group(1))
     assert checkpoint.newest(long.run / "checkpoints").images_seen == seen
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_a_signal_to_launcher_and_processes_saves_in_both(settings):
+    """Ctrl-C on a terminal reaches the launcher and its processes, and the launcher passes it on to them again."""
+    long = replace(settings, epochs=2000, checkpoint_every=5)
+    process = start(long, launcher=TWO_PROCESSES, start_new_session=True)
+    wait_for(long.run / "checkpoints", process)
+    os.killpg(process.pid, signal.SIGINT)
+    printed = process.communicate(timeout=120)[0]
+    seen = int(re.search(r"stopped after (\d+) images", printed).group(1))
+    assert checkpoint.newest(long.run / "checkpoints").images_seen == seen
 
 
 @pytest.mark.slow
