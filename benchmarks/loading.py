@@ -2,10 +2,10 @@
 
     python benchmarks/loading.py PHOTOS [--size 224] [--threads 2] [--rounds 5]
 
-PHOTOS is a folder of full-size photographs. The report's way is Pillow, padding to a square, resizing and scikit-image's
-rgb2lab (of the colours for ab, of the grey-scaled picture for L*) in a DataLoader with as many workers as koala has
-threads. koala reads shards of the same photographs, made first and not counted. Both give batches of 50 tensors. The last
-line is the ratio of images per second.
+PHOTOS is a folder of full-size photographs. The report's way is Pillow, padding to a square, resizing and
+scikit-image's rgb2lab (of the colours for ab, of the grey-scaled picture for L*) in a DataLoader with as many workers
+as koala has threads. koala reads shards of the same photographs, made first and not counted. Both give batches of 50
+tensors. The last line is the ratio of images per second.
 """
 
 import argparse

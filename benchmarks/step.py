@@ -48,9 +48,7 @@ class ConcatenatingNetwork(Network):
         return self.decoder(fused.relu())
 
 
-def koalas_step(
-    device: torch.device, lightness: torch.Tensor, ab: torch.Tensor, cached: bool
-) -> Callable[[], int]:
+def koalas_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor, cached: bool) -> Callable[[], int]:
     """As koala trains with --mixed-precision bf16."""
     from koala.train import adam
 
@@ -95,7 +93,9 @@ def main() -> None:
         CACHED: koalas_step(device, lightness, ab, cached=True),
     }
     rates = measure(ways, arguments.rounds)
-    print(f"one training step, batch {arguments.batch}, {arguments.size} x {arguments.size}, on the {device.type.upper()}")
+    print(
+        f"one training step, batch {arguments.batch}, {arguments.size} x {arguments.size}, on the {device.type.upper()}"
+    )
     report(rates)
     print(f"step ratio {ratio(rates, KOALA, REPORT):.2f}")
     print(f"step cached ratio {ratio(rates, CACHED, REPORT):.2f}")

@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
+# what a person can mend: a full disk, a place that must not be written to, a file where a folder should be
+_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -38,18 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"koala {__version__}")
         return 0
+    message, code = "", 2
     try:
-        return _run(*_split_command(words))
+        code = _run(*_split_command(words))
     except UserError as error:
-        return _fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise
-        return _fail(f"{error.strerror}: {error.filename}; free or choose another place, and run the command again")
+        message = str(error)
     except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to go on", 130)
-    except BrokenPipeError:
-        return 0
+        message, code = "interrupted; run the same command again to go on", 130
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        message = f"{error.strerror}: {error.filename}; make room or choose another place, and run the command again"
+    if message:
+        print(f"koala: {message}", file=sys.stderr)
+    return code
 
 
 def _split_command(words: list[str]) -> tuple[str, list[str]]:
@@ -79,7 +85,6 @@ def _settings(command: str, name: str, toml_field: str, words: list[str]) -> Any
     cls = getattr(config, name)
     default: Any = tyro.MISSING_NONPROP
     program = f"koala {command}"
-    prepare: Any = cls
     if toml_field and words and not words[0].startswith("-"):
         path, *words = words
         program += f" {path}"
@@ -89,7 +94,12 @@ def _settings(command: str, name: str, toml_field: str, words: list[str]) -> Any
             part = next(f for f in config.fields(cls) if f.name == toml_field)
             default = _with_missing(cls, toml_field, config.load(part.type, Path(path)))
     settings = tyro.cli(
-        prepare, prog=program, description=cls.__doc__, default=default, args=words, config=(tyro.conf.FlagCreatePairsOff,)
+        prepare,
+        prog=program,
+        description=cls.__doc__,
+        default=default,
+        args=words,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     return config.validate(cls, config.dump(settings), program)
 
@@ -117,8 +127,3 @@ def _help() -> str:
             "koala COMMAND --help tells all of one command.",
         ]
     )
-
-
-def _fail(message: str, code: int = 2) -> int:
-    print(f"koala: {message}", file=sys.stderr)
-    return code

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-
 _XYZ_FROM_RGB = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
 )
@@ -248,9 +247,9 @@ class _Torch:
     def mix(array: Any, matrix: NDArray, offset: NDArray | float = 0.0) -> Any:
         import torch
 
-        matrix = torch.as_tensor(matrix, dtype=array.dtype, device=array.device)
+        weight = torch.as_tensor(matrix, dtype=array.dtype, device=array.device)
         shift = torch.as_tensor(offset, dtype=array.dtype, device=array.device).reshape(-1, 1, 1)
-        return torch.einsum("oc,...chw->...ohw", matrix, array) + shift
+        return torch.einsum("oc,...chw->...ohw", weight, array) + shift
 
     @staticmethod
     def curve(xyz: Any) -> Any:

@@ -18,6 +18,7 @@ Geometry = Literal["pad", "crop", "random_crop", "squash", "legacy"]
 LightnessSource = Literal["grey", "color"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
+SplitName = Literal["train", "val"]
 
 
 class _Strict:
@@ -174,7 +175,7 @@ class Evaluate(_Strict):
     """Folder of shards."""
     out: Path | None = None
     """Where scores and pictures go; by default "evaluation" in the run or checkpoint folder."""
-    split: Literal["val", "train"] = "val"
+    split: SplitName = "val"
     """Which part of the shards."""
     geometry: Geometry | None = None
     """By default the training's, with crop for random_crop."""

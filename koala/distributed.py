@@ -59,7 +59,7 @@ class Stop:
         self._noted = 0.0
         self._before: dict[int, Any] = {}
         # the signals are compared on the CPU, so that no GPU is waited for
-        self._group = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
+        self._group: Any = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
 
     def __enter__(self) -> "Stop":
         self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}

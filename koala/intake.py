@@ -15,7 +15,7 @@ from koala.config import Resize
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """A file that cannot enter a shard, and why."""
 
 
@@ -44,10 +44,10 @@ def admit(data: bytes, resize: Resize) -> Admitted:
     """Make of a file's bytes what a shard may hold.
 
     Raises:
-        Unusable: the bytes are no picture, or not a whole one.
+        UnusableError: the bytes are no picture, or not a whole one.
     """
     if not data:
-        raise Unusable("empty file")
+        raise UnusableError("empty file")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("Pillow is set to accept truncated images; shards must not hold them")
     with warnings.catch_warnings():
@@ -55,7 +55,7 @@ def admit(data: bytes, resize: Resize) -> Admitted:
         try:
             return _admit(data, resize)
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise Unusable(_reason(error)) from None
+            raise UnusableError(_reason(error)) from None
 
 
 def _admit(data: bytes, resize: Resize) -> Admitted:

@@ -85,14 +85,14 @@ def view(geometry: Geometry, height: int, width: int, rng: np.random.Generator) 
             return top, left, top + short, left + short
         case "random_crop":
             side = rng.uniform(_SMALLEST_CROP, 1) * short
-            top, left = rng.uniform(0, height - side), rng.uniform(0, width - side)
-            return top, left, top + side, left + side
+            y, x = rng.uniform(0, height - side), rng.uniform(0, width - side)
+            return y, x, y + side, x + side
         case "squash":
             return 0, 0, height, width
         case "legacy":  # the report padded the long axis where it meant the short one
             pad = (long - short) // 2
-            y, x = (0, pad) if width > height else (pad, 0)
-            return -y, -x, height + y, width + x
+            above, beside = (0, pad) if width > height else (pad, 0)
+            return -above, -beside, height + above, width + beside
 
 
 def window(geometry: Geometry, height: int, width: int, size: int, rng: np.random.Generator) -> Window:

@@ -31,9 +31,7 @@ class Progress:
     def _make_bar(self) -> Any:
         from tqdm import tqdm
 
-        return tqdm(
-            total=self._total, initial=self._start, desc=self._what, unit=f" {self._unit}", dynamic_ncols=True
-        )
+        return tqdm(total=self._total, initial=self._start, desc=self._what, unit=f" {self._unit}", dynamic_ncols=True)
 
     def advance(self, count: int, note: str = "") -> None:
         """Count on; `note` is shown beside the count."""

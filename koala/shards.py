@@ -20,14 +20,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from koala.config import Recipe, Split, VerifyShards, WriteShards, dump
+from koala.config import Recipe, Resize, Split, SplitName, VerifyShards, WriteShards, dump
 from koala.errors import UserError
-from koala.intake import Unusable, admit
+from koala.intake import UnusableError, admit
 from koala.order import shuffled
 from koala.progress import Progress
 
 FORMAT = "koala-shards/1"
-SPLITS = ("train", "val")
+SPLITS: tuple[SplitName, ...] = ("train", "val")
 _BLOCK = 512  # bytes; tar headers and data begin at multiples of it
 
 
@@ -179,58 +179,76 @@ def _committed(out: Path, shard: PlannedShard, recipe: Recipe) -> Record | None:
     return record
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Where a sample lies in its tar."""
+
+    key: str
+    offset: int
+    size: int
+    height: int
+    width: int
+    json_size: int
+
+    def index_line(self) -> str:
+        json_offset = self.offset + _blocks(self.size) + _BLOCK
+        return f"jpg {self.offset} {self.size} {self.key}.jpg json {json_offset} {self.json_size} {self.key}.json\n"
+
+
 def _write_shard(out: Path, root: Path, shard: PlannedShard, recipe: Recipe, progress: Progress) -> Record:
     """Write one shard: tar and index under other names first, the record last."""
     from webdataset.writer import TarWriter
 
-    columns: dict[str, list[int]] = {"offset": [], "size": [], "height": [], "width": []}
     quarantined: dict[str, str] = {}
-    index = []
     tar = out / f"{shard.name}.tar"
     part = tar.with_suffix(".tar.part")
     with part.open("wb") as file:
         stream = _Hashing(file)
         with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
-            for number, source in zip(shard.numbers, shard.sources, strict=True):
-                progress.advance(1)
-                try:
-                    image = admit((root / source).read_bytes(), recipe.resize)
-                except (Unusable, OSError) as reason:
-                    quarantined[source] = getattr(reason, "strerror", None) or str(reason)
-                    progress.say(f"set aside {source}: {quarantined[source]}")
-                    continue
-                key = f"{number:08d}"
-                description = {
-                    "source": source,
-                    "source_height": image.source_height,
-                    "source_width": image.source_width,
-                    "changes": image.changes,
-                }
-                header = writer.tarstream.offset
-                writer.write({"__key__": key, "jpg": image.jpeg, "json": _json(description)})
-                offset = header + _BLOCK
-                json_header = offset + _blocks(len(image.jpeg))
-                index.append(
-                    f"jpg {offset} {len(image.jpeg)} {key}.jpg "
-                    f"json {json_header + _BLOCK} {len(_json(description))} {key}.json\n"
-                )
-                for column, value in zip(
-                    columns.values(), (offset, len(image.jpeg), image.height, image.width), strict=True
-                ):
-                    column.append(value)
+            samples = list(_fill(writer, root, shard, recipe, progress, quarantined))
         _sync(file)
     part.replace(tar)
-    _put(tar.with_suffix(".idx"), f"v1.2 {len(index)}\n{''.join(index)}".encode())
+    index = "".join(sample.index_line() for sample in samples)
+    _put(tar.with_suffix(".idx"), f"v1.2 {len(samples)}\n{index}".encode())
     record = Record(
         shard=tar.name,
         plan=shard.digest(recipe),
         bytes=stream.count,
         sha256=stream.sha256.hexdigest(),
+        offset=[sample.offset for sample in samples],
+        size=[sample.size for sample in samples],
+        height=[sample.height for sample in samples],
+        width=[sample.width for sample in samples],
         quarantined=quarantined,
-        **columns,
     )
     _put(out / f"{shard.name}.json", _json(asdict(record)))
     return record
+
+
+def _fill(
+    writer: Any, root: Path, shard: PlannedShard, recipe: Recipe, progress: Progress, quarantined: dict[str, str]
+) -> Iterator[_Sample]:
+    """Write a shard's images to its tar; those that cannot be used go to `quarantined`, with the reason."""
+    for number, source in zip(shard.numbers, shard.sources, strict=True):
+        progress.advance(1)
+        try:
+            image = admit((root / source).read_bytes(), recipe.resize)
+        except (UnusableError, OSError) as reason:
+            quarantined[source] = getattr(reason, "strerror", None) or str(reason)
+            progress.say(f"set aside {source}: {quarantined[source]}")
+            continue
+        description = _json(
+            {
+                "source": source,
+                "source_height": image.source_height,
+                "source_width": image.source_width,
+                "changes": image.changes,
+            }
+        )
+        key = f"{number:08d}"
+        offset = writer.tarstream.offset + _BLOCK
+        writer.write({"__key__": key, "jpg": image.jpeg, "json": description})
+        yield _Sample(key, offset, len(image.jpeg), image.height, image.width, len(description))
 
 
 def _manifest(recipe: Recipe, plan: Sequence[PlannedShard], records: Sequence[Record]) -> dict[str, Any]:
@@ -384,9 +402,7 @@ class _OpenShard:
             raise UserError(f"{path}: {error.strerror}; check the folder with koala shards verify") from None
         found = os.fstat(self._descriptor).st_size
         if found != length:
-            raise UserError(
-                f"{path} is {found} bytes long, its record says {length}; check with koala shards verify"
-            )
+            raise UserError(f"{path} is {found} bytes long, its record says {length}; check with koala shards verify")
 
     def read(self, offset: int, length: int) -> bytes:
         data = os.pread(self._descriptor, length, offset)
@@ -476,15 +492,13 @@ def _verify_shard(folder: Path, entry: dict[str, Any]) -> list[str]:
 
 
 def _undecodable(shards: Shards, record: Record) -> Iterator[str]:
-    from koala.config import Resize
-
     for sample in range(len(shards)):
         try:
             image = admit(shards.read(sample).tobytes(), Resize())
         except UserError as error:
             yield str(error)
             return
-        except Unusable as reason:
+        except UnusableError as reason:
             yield f"{record.shard}: sample {sample} does not decode: {reason}"
             continue
         if image.changes or (image.height, image.width) != (shards.height[sample], shards.width[sample]):

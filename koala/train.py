@@ -152,7 +152,7 @@ class Trainer:
         if found is not None:
             self._check_same(found)
             network.load_state_dict(found.network().state_dict())
-        network = network.to(self.accelerator.device, memory_format=torch.channels_last)
+        network = network.to(self.accelerator.device).to(memory_format=torch.channels_last)
         optimizer = adam(network, self.settings.learning_rate)
         if found is None:
             return TrainState(network, optimizer), {}
@@ -169,7 +169,9 @@ class Trainer:
             if was != now:
                 raise UserError(f"{self.run} was begun with {name} = {was}, not {now}; name another --run for that")
         if found.state["data"] != self._data_fingerprint():
-            raise UserError(f"{self.run} was begun on other shards than {self.settings.data.shards}; name another --run")
+            raise UserError(
+                f"{self.run} was begun on other shards than {self.settings.data.shards}; name another --run"
+            )
         if found.extractor_sha256 != self.extractor_sha256:
             raise UserError(f"{self.run} was begun with other weights of the extractor; name another --run for these")
 
@@ -238,7 +240,12 @@ class Trainer:
         )
         size = self.settings.batch // (self.accelerator.num_processes * self.settings.accumulation)
         return batches(
-            self.shards, places, self.settings.data, dali_device(self.accelerator), batch=max(1, size), seed=self.settings.seed
+            self.shards,
+            places,
+            self.settings.data,
+            dali_device(self.accelerator),
+            batch=max(1, size),
+            seed=self.settings.seed,
         )
 
     def next_batch(self, parts: Iterator[Batch]) -> Batch:
@@ -263,7 +270,7 @@ class Trainer:
         seen, waited, self.waited_s = self.state.images_seen, self.waited_s, 0.0
         if not math.isfinite(loss):
             raise UserError(
-                f"the loss is {loss} after {seen} images; choose a lower --learning-rate, or --mixed-precision bf16 or no"
+                f"the loss is {loss} after {seen} images; choose a lower --learning-rate, or another --mixed-precision"
             )
         if self.board is None:
             return

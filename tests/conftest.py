@@ -1,28 +1,14 @@
-"""Fixtures: small photographs made here, shards of them, and the real ones where they are at hand."""
+"""Fixtures: small photographs, shards of them, and the real ones where they are at hand."""
 
-import io
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from koala import config, shards
+from tests.photographs import jpeg, make_photo
 
 REAL_PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-photos-600.tar"
-
-
-def make_photo(seed: int, width: int = 60, height: int = 40) -> Image.Image:
-    """A smooth, colourful picture: random colours on a coarse grid, enlarged."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def jpeg(image: Image.Image, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", **{"quality": 90, **options})
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

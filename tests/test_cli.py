@@ -30,7 +30,8 @@ def test_help_names_every_command_and_imports_nothing_heavy():
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_help_without_torch(command):
-    script = f"import sys, koala.cli\ntry: koala.cli.main({command.split()} + ['--help'])\nfinally: print('torch' in sys.modules)"
+    run = f"try: koala.cli.main({command.split()} + ['--help'])"
+    script = f"import sys, koala.cli\n{run}\nfinally: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert f"usage: koala {command}" in result.stdout
     assert result.stdout.strip().endswith("False")

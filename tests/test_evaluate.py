@@ -1,7 +1,6 @@
 """Evaluation and colouring, with a network that a short training left."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ from koala import config, evaluate, photos, train
 from koala.color import rgb_to_lab
 from koala.errors import UserError
 from koala.shards import Shards
-from tests.conftest import jpeg, make_photo
-from tests.test_train import TWO_PROCESSES, finish, start
+from tests.photographs import jpeg, make_photo
+from tests.processes import finish, start_two
 
 
 @pytest.fixture(scope="module")
@@ -91,22 +90,12 @@ def test_the_sheet_shows_grey_koala_original(evaluated):
 
 @pytest.mark.slow
 def test_two_processes_score_as_one(evaluated, run, shard_folder, tmp_path):
-    import subprocess
-    import sys
-
-    arguments = [str(run), "--shards", str(shard_folder), "--out", str(tmp_path / "two"), "--threads", "2"]
-    finish(
-        subprocess.Popen(
-            [sys.executable, "-m", *TWO_PROCESSES, "-m", "koala", "evaluate", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    )
-    one, two = (json.loads((path / "scores.json").read_text()) for path in (evaluated, tmp_path / "two"))
+    out = tmp_path / "two"
+    finish(start_two("evaluate", str(run), "--shards", str(shard_folder), "--out", str(out), "--threads", "2"))
+    one, two = (json.loads((path / "scores.json").read_text()) for path in (evaluated, out))
     assert one["pictures"] == two["pictures"] == 8
     assert one["scores"] == pytest.approx(two["scores"], rel=1e-6)
-    assert len(list((tmp_path / "two/pictures").rglob("*.png"))) == 8
+    assert len(list((out / "pictures").rglob("*.png"))) == 8
 
 
 def test_names_cannot_leave_the_folder():
@@ -117,7 +106,7 @@ def test_names_cannot_leave_the_folder():
 def test_what_is_no_checkpoint_is_said(tmp_path, shard_folder, content):
     if content is not None:
         (tmp_path / "checkpoint.json").write_text(content)
-    with pytest.raises(UserError, match="holds no checkpoint|not a whole checkpoint"):
+    with pytest.raises(UserError, match=r"holds no checkpoint|not a whole checkpoint"):
         evaluate.evaluate(config.Evaluate(tmp_path, shard_folder))
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from koala.config import Resize
-from koala.intake import Unusable, admit
-from tests.conftest import jpeg, make_photo
+from koala.intake import UnusableError, admit
+from tests.photographs import jpeg, make_photo
 
 AS_IS = Resize()
 
@@ -84,11 +84,11 @@ def test_resizing_never_enlarges(side, pixels, size):
 
 @pytest.mark.parametrize("cut", [1, 100, -200, -2000])
 def test_truncated_jpegs_are_refused(cut):
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableError):
         admit(jpeg(make_photo(0, 640, 480))[:cut], AS_IS)
 
 
 @pytest.mark.parametrize(("data", "reason"), [(b"", "empty file"), (b"text" * 100, "not an image")])
 def test_what_is_no_picture_is_refused(data, reason):
-    with pytest.raises(Unusable, match=reason):
+    with pytest.raises(UnusableError, match=reason):
         admit(data, AS_IS)

@@ -73,7 +73,7 @@ def test_evaluation_meets_every_sample_once(count, batch, world_size):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(UserError, match="global batch of 50 cannot be shared by 8 processes.*multiple of 8"):
+    with pytest.raises(UserError, match=r"global batch of 50 cannot be shared by 8 processes.*multiple of 8"):
         next(micro_batches(Order((100,), 0), 0, 50, rank=0, world_size=8))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from koala import config, shards
 from koala.errors import UserError
-from tests.conftest import jpeg, make_photo
+from tests.photographs import jpeg, make_photo
 
 
 def write(source, out, **recipe):

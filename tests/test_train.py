@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +15,8 @@ from safetensors.torch import load_file
 
 from koala import checkpoint, config, shards, train
 from koala.errors import UserError
-from tests.conftest import jpeg, make_photo
-
-LAUNCH = Path(__file__).parents[1] / "launch"
+from tests.photographs import jpeg, make_photo
+from tests.processes import finish, start, start_two, wait_for
 
 
 @pytest.fixture
@@ -52,44 +49,16 @@ def scalars(run: Path, name: str) -> dict[int, float]:
     return {event.step: event.value for event in events.Scalars(name)}
 
 
-def flags(settings: config.Train) -> list[str]:
+def command(settings: config.Train) -> list[str]:
+    """The command line of a training."""
     data = settings.data
     return [
+        "train",
         *("--data.shards", str(data.shards), "--data.size", str(data.size), "--data.threads", str(data.threads)),
         *("--data.geometry", data.geometry, "--extractor.name", settings.extractor.name),
         *("--batch", str(settings.batch), "--epochs", str(settings.epochs), "--run", str(settings.run)),
         *("--log-every", str(settings.log_every), "--checkpoint-every", str(settings.checkpoint_every)),
     ]
-
-
-def start(settings: config.Train, *more: str, launcher: tuple[str, ...] = (), **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", *(launcher or ()), *(("-m",) if launcher else ()), "koala", "train"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, *flags(settings), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        **options,
-    )
-
-
-TWO_PROCESSES = ("accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu.yaml"))
-
-
-def finish(process: subprocess.Popen, code: int = 0) -> str:
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == code, printed
-    return printed
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    until = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until, f"{path} did not come"
-        time.sleep(0.02)
 
 
 # ---------------------------------------------------------------- the clock
@@ -206,13 +175,13 @@ def test_runs_without_a_name_are_new_each_time_and_resume_takes_the_newest(setti
 def test_killed_in_mid_epoch_the_run_ends_with_the_same_bits(settings, tmp_path):
     """SIGKILL twice, at different places; after 40 steps the weights are those of an uninterrupted run."""
     long = replace(settings, epochs=4, checkpoint_every=7)
-    finish(start(replace(long, run=tmp_path / "whole")))
+    finish(start(*command(replace(long, run=tmp_path / "whole"))))
     for images_seen in (28, 84):
-        process = start(long)
+        process = start(*command(long))
         wait_for(long.run / "checkpoints" / f"{images_seen:012d}", process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    finish(start(long))
+    finish(start(*command(long)))
     assert same_weights(weights(tmp_path / "whole", 160), weights(long.run, 160))
 
 
@@ -220,7 +189,7 @@ def test_killed_in_mid_epoch_the_run_ends_with_the_same_bits(settings, tmp_path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops(settings, number):
     long = replace(settings, epochs=2000, checkpoint_every=5)
-    process = start(long)
+    process = start(*command(long))
     wait_for(long.run / "checkpoints", process)
     process.send_signal(number)
     printed = finish(process, code=128 + number)
@@ -233,7 +202,7 @@ def test_a_signal_saves_and_stops(settings, number):
 def test_a_signal_to_launcher_and_processes_saves_in_both(settings):
     """Ctrl-C on a terminal reaches the launcher and its processes, and the launcher passes it on to them again."""
     long = replace(settings, epochs=2000, checkpoint_every=5)
-    process = start(long, launcher=TWO_PROCESSES, start_new_session=True)
+    process = start_two(*command(long), start_new_session=True)
     wait_for(long.run / "checkpoints", process)
     os.killpg(process.pid, signal.SIGINT)
     printed = process.communicate(timeout=120)[0]
@@ -246,8 +215,8 @@ def test_two_processes_give_the_losses_of_one(settings, tmp_path):
     """20 steps, fp32, gloo: the same global batches, the same losses to 1e-5."""
     both = replace(settings, epochs=2)
     one = replace(both, run=tmp_path / "one")
-    finish(start(one))
-    finish(start(both, "--processes", "2", launcher=TWO_PROCESSES))
+    finish(start(*command(one)))
+    finish(start_two(*command(both), "--processes", "2"))
     first, second = scalars(one.run, "train/loss"), scalars(both.run, "train/loss")
     assert list(first) == list(second) == list(range(4, 84, 4))
     assert max(abs(first[step] - second[step]) for step in first) < 1e-5
@@ -258,9 +227,9 @@ def test_two_processes_give_the_losses_of_one(settings, tmp_path):
 def test_saved_by_two_processes_the_run_goes_on_with_one(settings, tmp_path):
     """The same samples come, and the losses stay those of one process throughout."""
     one = replace(settings, epochs=2, run=tmp_path / "one")
-    finish(start(one))
-    finish(start(replace(settings, epochs=0.9), launcher=TWO_PROCESSES))
-    finish(start(replace(settings, epochs=2)))
+    finish(start(*command(one)))
+    finish(start_two(*command(replace(settings, epochs=0.9))))
+    finish(start(*command(replace(settings, epochs=2))))
     first, second = scalars(one.run, "train/loss"), scalars(settings.run, "train/loss")
     assert first.keys() == second.keys()
     assert max(abs(first[step] - second[step]) for step in first) < 1e-5
@@ -271,7 +240,7 @@ def test_processes_that_train_alone_are_refused(settings, tmp_path):
     """`accelerate launch --cpu` with two processes starts two worlds of one, and says nothing."""
     launcher = ("accelerate.commands.launch", "--cpu", "--num_machines", "2", "--num_processes", "2")
     alone = (*launcher, "--machine_rank", "0", "--main_process_ip", "127.0.0.1", "--main_process_port", "29511")
-    printed = start(settings, launcher=alone).communicate(timeout=120)[0]
+    printed = start(*command(settings), launcher=alone).communicate(timeout=120)[0]
     assert "this one is in a world of 1; launch with one of the files in launch/" in printed
     assert not (settings.run / "checkpoints").exists()
 
