@@ -94,7 +94,7 @@ def _settings(command: str, name: str, toml_field: str, words: list[str]) -> Any
             part = next(f for f in config.fields(cls) if f.name == toml_field)
             default = _with_missing(cls, toml_field, config.load(part.type, Path(path)))
     settings = tyro.cli(
-        prepare,
+        cls,
         prog=program,
         description=cls.__doc__,
         default=default,

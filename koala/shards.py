@@ -205,7 +205,7 @@ def _write_shard(out: Path, root: Path, shard: PlannedShard, recipe: Recipe, pro
     with part.open("wb") as file:
         stream = _Hashing(file)
         with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
-            samples = list(_fill(writer, root, shard, recipe, progress, quarantined))
+            samples = list(_fill(writer, root, shard, recipe, progress=progress, quarantined=quarantined))
         _sync(file)
     part.replace(tar)
     index = "".join(sample.index_line() for sample in samples)
@@ -226,7 +226,7 @@ def _write_shard(out: Path, root: Path, shard: PlannedShard, recipe: Recipe, pro
 
 
 def _fill(
-    writer: Any, root: Path, shard: PlannedShard, recipe: Recipe, progress: Progress, quarantined: dict[str, str]
+    writer: Any, root: Path, shard: PlannedShard, recipe: Recipe, *, progress: Progress, quarantined: dict[str, str]
 ) -> Iterator[_Sample]:
     """Write a shard's images to its tar; those that cannot be used go to `quarantined`, with the reason."""
     for number, source in zip(shard.numbers, shard.sources, strict=True):
