@@ -3,19 +3,30 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from koala import config
 from koala.errors import UserError
 
 
-def make_accelerator(settings: config.Train | config.Evaluate, processes: int = 0) -> Accelerator:
-    """Set up devices and processes as the launcher asks.
+@contextmanager
+def accelerated(settings: config.Train | config.Evaluate, processes: int = 0) -> Iterator[Accelerator]:
+    """Set up devices and processes as the launcher asks, and leave them at the end.
+
+    Args:
+        settings: device and precision.
+        processes: how many there must be; 0 takes the launcher's word.
+
+    Yields:
+        The accelerator.
 
     Raises:
         UserError: there is no such device, the precision is not to be had on it, or the processes did not find
@@ -36,7 +47,11 @@ def make_accelerator(settings: config.Train | config.Evaluate, processes: int = 
             f"{asked if not alone else 'several'} processes were asked for, but this one is in a world of "
             f"{accelerator.num_processes}; launch with one of the files in launch/, which start torch's own launcher"
         )
-    return accelerator
+    try:
+        yield accelerator
+    finally:
+        accelerator.end_training()
+        AcceleratorState._reset_state(reset_partial_state=True)  # so that a program may set up another
 
 
 def dali_device(accelerator: Accelerator) -> str:

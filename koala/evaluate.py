@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from koala import checkpoint, color, config, metrics, pictures
-from koala.distributed import dali_device, make_accelerator
+from koala.distributed import accelerated, dali_device
 from koala.metrics import Means
 from koala.model import Colorizer
 from koala.order import Places, every_sample_once
@@ -153,16 +153,15 @@ def evaluate(settings: config.Evaluate) -> int:
     Raises:
         UserError: checkpoint or shards are not whole.
     """
-    accelerator = make_accelerator(settings)
-    evaluation = Evaluation(settings, accelerator)
-    means = sum(gather_object([evaluation.run()]), Means())
-    if accelerator.is_main_process:
-        evaluation.write_sheet()
-        report = evaluation.write_scores(means)
-        for name, value in report["scores"].items():
-            print(f"{name:22} {value:.5f}")
-        print(f"{evaluation.out}: scores.json, sheet.png, pictures/")
-    accelerator.end_training()
+    with accelerated(settings) as accelerator:
+        evaluation = Evaluation(settings, accelerator)
+        means = sum(gather_object([evaluation.run()]), Means())
+        if accelerator.is_main_process:
+            evaluation.write_sheet()
+            report = evaluation.write_scores(means)
+            for name, value in report["scores"].items():
+                print(f"{name:22} {value:.5f}")
+            print(f"{evaluation.out}: scores.json, sheet.png, pictures/")
     return 0
 
 

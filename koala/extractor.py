@@ -44,11 +44,11 @@ class Extractor(nn.Module):
         self.embedding_size = self._measure()
 
     def _measure(self) -> int:
-        """The embedding's size, from one grey picture."""
-        state = {key: value.clone() for key, value in self.model.state_dict().items() if "running_" in key}
+        """The embedding's size, from two grey pictures; what batch statistics they leave is undone."""
+        before = {name: value.clone() for name, value in self.model.named_buffers()}
         with torch.no_grad():
             size = self(torch.zeros(2, 1, 8, 8)).shape[1]
-        self.model.load_state_dict(state, strict=False)
+        self.model.load_state_dict(before, strict=False)
         return size
 
     def train(self, mode: bool = True) -> "Extractor":

@@ -158,6 +158,7 @@ def build_graph(source: Iterable[Any], data: Data, batch: int, device: str, with
         num_threads=data.threads,
         device_id=_device_id() if device == "gpu" else None,
         prefetch_queue_depth=2,
+        exec_dynamic=True,  # outputs belong to who holds them, and are handed over without a copy
     )
     with pipeline:
         jpeg, start, end, shape, position, mirror = fn.external_source(

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from koala import checkpoint, config, pictures
-from koala.distributed import Stop, dali_device, make_accelerator
+from koala.distributed import Stop, accelerated, dali_device
 from koala.errors import UserError
 from koala.extractor import Extractor, fingerprint
 from koala.model import Network
@@ -30,6 +30,7 @@ from koala.progress import Progress
 from koala.shards import Shards, read_manifest
 
 RUNS = Path("log/koala")
+_VALIDATION_BATCH = 50  # images at a time, in each process, at the most
 _MUST_STAY = ("seed", "data.geometry", "data.size", "data.lightness", "extractor", "objective")
 
 
@@ -107,14 +108,10 @@ def train(settings: config.Train) -> int:
     Raises:
         UserError: the settings cannot be honoured.
     """
-    accelerator = make_accelerator(settings, settings.processes)
-    run = run_folder(settings, accelerator)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop(accelerator))
-        trainer = Trainer(settings, accelerator, run)
-        stack.callback(trainer.close)
+    with accelerated(settings, settings.processes) as accelerator, Stop(accelerator) as stop:
+        trainer = Trainer(settings, accelerator, run_folder(settings, accelerator))
         if trainer.complete:
-            trainer.say(f"{run} is complete: {trainer.state.images_seen} images seen")
+            trainer.say(f"{trainer.run} is complete: {trainer.state.images_seen} images seen")
             return 0
         return trainer.loop(stop)
 
@@ -125,8 +122,9 @@ class Trainer:
     def __init__(self, settings: config.Train, accelerator: Accelerator, run: Path) -> None:
         self.settings, self.accelerator, self.run = settings, accelerator, run
         self.shards = Shards.open(settings.data.shards, "train")
+        self.val_shards = Shards.open(settings.data.shards, "val") if self._has_validation() else None
         self.order = Order(self.shards.shard_sizes, settings.seed)
-        self.total = round(settings.epochs * len(self.shards))
+        self.total = math.ceil(settings.epochs * len(self.shards) / settings.batch) * settings.batch
         with accelerator.main_process_first():  # the first fetches the extractor's weights, the others find them
             extractor = checkpoint.build_extractor(settings)
         self.extractor_sha256 = fingerprint(extractor) if extractor is not None else ""
@@ -139,8 +137,6 @@ class Trainer:
             accelerator.scaler.load_state_dict(saved["scaler"])
         self.waited_s = 0.0
         self.board: Any = None
-        if accelerator.is_main_process:
-            self._begin_writing()
 
     # ------------------------------------------------------------ beginning
 
@@ -176,21 +172,23 @@ class Trainer:
             raise UserError(f"{self.run} was begun with other weights of the extractor; name another --run for these")
 
     def _data_fingerprint(self) -> list[str]:
-        splits = read_manifest(self.settings.data.shards)["splits"]
-        return [entry["sha256"] for entry in splits["train"]]
+        return [entry["sha256"] for entry in read_manifest(self.settings.data.shards)["splits"]["train"]]
 
-    def _begin_writing(self) -> None:
+    def _has_validation(self) -> bool:
+        return "val" in read_manifest(self.settings.data.shards)["splits"]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The first process writes down the settings, and opens TensorBoard's file for as long as the run goes."""
+        if not self.accelerator.is_main_process:
+            yield
+            return
         from torch.utils.tensorboard.writer import SummaryWriter
 
         config.save(replace(self.settings, run=None, resume=False), self.run / "config.toml")
         # entries after the checkpoint, which will be made again, are taken out of sight
-        self.board = SummaryWriter(str(self.run), purge_step=self.state.images_seen + 1)
-
-    def close(self) -> None:
-        """Close TensorBoard's file and leave the process group."""
-        if self.board is not None:
-            self.board.close()
-        self.accelerator.end_training()
+        with SummaryWriter(str(self.run), purge_step=self.state.images_seen + 1) as self.board:
+            yield
 
     @property
     def complete(self) -> bool:
@@ -206,23 +204,23 @@ class Trainer:
 
     def loop(self, stop: "Stop") -> int:
         """Take steps, and between them log, validate and save when it is time."""
-        settings, state = self.settings, self.state
-        validation_period = settings.validate_every * len(self.shards)
+        settings, state, step = self.settings, self.state, self.settings.batch
         parts = self._batches()
         window = LogWindow()
-        with Progress(self.total, "training", start=state.images_seen, show=self.accelerator.is_main_process) as bar:
+        show = self.accelerator.is_main_process
+        with self._writing(), Progress(self.total, "training", start=state.images_seen, show=show) as bar:
             while not self.complete:
                 loss, batch, predicted = train_step(self, parts)
-                window.add(loss, settings.batch)
-                bar.advance(min(settings.batch, self.total - state.images_seen + settings.batch), window.note())
-                if is_time(state.images_seen, settings.batch, settings.log_every * settings.batch):
+                window.add(loss, step)
+                bar.advance(step, window.note())
+                if is_time(state.images_seen, step, settings.log_every * step):
                     self._log(window, batch, predicted)
                     window = LogWindow()
-                if is_time(state.images_seen, settings.batch, validation_period) or self.complete:
-                    self._validate(bar)
-                    self._save()
-                elif is_time(state.images_seen, settings.batch, settings.checkpoint_every * settings.batch):
-                    self._save()
+                with window.paused():
+                    if is_time(state.images_seen, step, settings.validate_every * len(self.shards)) or self.complete:
+                        self._save(best=self._validate(bar))
+                    elif is_time(state.images_seen, step, settings.checkpoint_every * step):
+                        self._save()
                 if (number := stop.requested()) and not self.complete:
                     self._save()
                     bar.say(f"stopped after {state.images_seen} images; the same command with --run {self.run} goes on")
@@ -288,48 +286,44 @@ class Trainer:
             columns = pictures.triptychs(batch.lightness[:count], predicted[:count], batch.ab[:count])
             self.board.add_image(name, pictures.grid(columns), self.state.images_seen, dataformats="HWC")
 
-    def _validate(self, bar: Progress) -> None:
-        """The loss over the whole validation set, and pictures of it; remembers the lowest."""
-        loss = self.validation_loss()
-        if loss is None:
-            return
+    def _validate(self, bar: Progress) -> bool:
+        """The loss over the whole validation set, and pictures of it; whether it is the lowest so far."""
+        if self.val_shards is None:
+            return False
+        loss = self._validation_loss(self.val_shards)
         if self.board is not None:
             self.board.add_scalar("val/loss", loss, self.state.images_seen)
             self.board.flush()
         bar.say(f"validation loss {loss:.5f} after {self.state.images_seen} images")
-        self._is_best = loss < self.state.best_loss
+        best = loss < self.state.best_loss
         self.state.best_loss = min(loss, self.state.best_loss)
-
-    _is_best = False
+        return best
 
     @torch.no_grad()
-    def validation_loss(self) -> float | None:
-        """Mean of the objective over all validation images, each once; none where there are none."""
-        if "val" not in read_manifest(self.settings.data.shards)["splits"]:
-            return None
-        shards = Shards.open(self.settings.data.shards, "val")
-        data = config.for_evaluation(self.settings.data)
+    def _validation_loss(self, shards: Shards) -> float:
+        """Mean of the objective over all validation images, each once, on any number of processes."""
+        data, device = config.for_evaluation(self.settings.data), dali_device(self.accelerator)
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        size = min(self.settings.batch, 50)
+        size = min(self.settings.batch, _VALIDATION_BATCH)
         places = every_sample_once(len(shards), size, rank=rank, world_size=world_size)
         network = self.state.network.eval()
         total = torch.zeros(2, dtype=torch.float64)
-        for index, batch in enumerate(batches(shards, places, data, dali_device(self.accelerator), batch=size)):
+        for index, batch in enumerate(batches(shards, places, data, device, batch=size)):
             predicted = self.predict(network, batch.lightness).float()
             loss = OBJECTIVES[self.settings.objective](predicted, batch.ab)
             total += torch.tensor([loss.item() * len(batch.ab), len(batch.ab)], dtype=torch.float64)
             if index == 0:
                 self._show("val/pictures", batch, predicted)
         network.train()
-        total = self._sum(total)
-        return float(total[0] / total[1])
+        summed, count = self._sum(total)
+        return float(summed / count)
 
-    def _save(self) -> None:
+    def _save(self, best: bool = False) -> None:
         """Write a checkpoint; the first process does, the others wait."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            best = self.state.best_loss
+            lowest = self.state.best_loss
             checkpoint.save(
                 self.run / "checkpoints",
                 images_seen=self.state.images_seen,
@@ -340,11 +334,13 @@ class Trainer:
                     "optimizer": self.state.optimizer.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 },
-                state={"best_loss": best if math.isfinite(best) else None, "data": self._data_fingerprint()},
-                best=self._is_best,
+                state={
+                    "best_loss": lowest if math.isfinite(lowest) else None,
+                    "data": self._data_fingerprint(),
+                },
+                best=best,
                 keep=self.settings.keep,
             )
-        self._is_best = False
         self.accelerator.wait_for_everyone()
 
     def _mean(self, value: float) -> float:
@@ -360,6 +356,7 @@ class LogWindow:
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
+        self._paused_s = 0.0
         self._losses: list[Tensor] = []
         self.images = 0
         self._note, self._noted = "", self._began
@@ -369,13 +366,20 @@ class LogWindow:
         self._losses.append(loss)
         self.images += images
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what is no training."""
+        began = time.perf_counter()
+        yield
+        self._paused_s += time.perf_counter() - began
+
     def loss(self) -> float:
         """Mean loss of the window."""
         return float(torch.stack(self._losses).mean())
 
     def seconds(self) -> float:
-        """Since the window began."""
-        return time.perf_counter() - self._began
+        """Of training, since the window began."""
+        return time.perf_counter() - self._began - self._paused_s
 
     def note(self) -> str:
         """The newest loss in words, looked at twice a second so that the device is rarely waited for."""

@@ -10,9 +10,10 @@ from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 import koala
-from koala import config, evaluate, photos, train
+from koala import config, distributed, evaluate, photos, train
 from koala.color import rgb_to_lab
 from koala.errors import UserError
+from koala.order import Places
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start_two
@@ -56,8 +57,9 @@ def test_scores_are_recomputed_from_the_pictures(evaluated, run, shard_folder):
 def test_scores_against_scikit_image(run, shard_folder, tmp_path):
     """Squashed pictures have no padding, so that the files hold all that was scored but the truth."""
     settings = config.Evaluate(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
-    evaluation = evaluate.Evaluation(settings, evaluate.make_accelerator(settings))
-    (prediction,) = evaluation.predictions([evaluate.Places(np.arange(8), np.zeros(8, int))])
+    with distributed.accelerated(settings) as accelerator:
+        evaluation = evaluate.Evaluation(settings, accelerator)
+        (prediction,) = evaluation.predictions([Places(np.arange(8), np.zeros(8, int))])
     scores = evaluate.score(prediction)
     ab = prediction.ab.numpy()
     for index, true in enumerate(prediction.batch.rgb.permute(0, 2, 3, 1).numpy()):
