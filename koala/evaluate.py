@@ -40,6 +40,13 @@ class Prediction:
     batch: Batch
     ab: Tensor
 
+    @property
+    def photos(self) -> Tensor:
+        """The photos themselves, `(B, 3, H, W)` uint8."""
+        if self.batch.rgb is None:
+            raise ValueError("scores need the photos themselves: batches(..., with_rgb=True)")
+        return self.batch.rgb
+
 
 class Evaluation:
     """What is scored, on what.
@@ -102,7 +109,7 @@ class Evaluation:
         if not rows:
             return
         parts = [
-            pictures.triptychs(prediction.batch.lightness, prediction.ab, prediction.batch.ab)
+            pictures.triptychs(prediction.batch.lightness, prediction.ab, prediction.photos)
             for prediction in self.predictions(every_sample_once(rows, self.settings.batch, rank=0, world_size=1))
         ]
         sheet = pictures.contact_sheet(np.concatenate(parts, axis=1), COLUMNS)
@@ -132,13 +139,11 @@ class Evaluation:
 def score(prediction: Prediction) -> dict[str, Tensor]:
     """The metrics of each picture of a batch, each `(B,)`."""
     batch, ab = prediction.batch, prediction.ab
-    if batch.rgb is None:
-        raise ValueError("scores need the photos themselves: batches(..., with_rgb=True)")
-    true_lightness = color.to_lightness(batch.rgb, "color")
+    true_lightness = color.to_lightness(prediction.photos, "color")
     return {
         "mse": metrics.mse(ab, batch.ab),
-        "psnr_true_lightness": metrics.psnr(pictures.colored(true_lightness, ab), batch.rgb),
-        "psnr_input_lightness": metrics.psnr(pictures.colored(batch.lightness, ab), batch.rgb),
+        "psnr_true_lightness": metrics.psnr(pictures.colored(true_lightness, ab), prediction.photos),
+        "psnr_input_lightness": metrics.psnr(pictures.colored(batch.lightness, ab), prediction.photos),
         "chroma_predicted": metrics.chroma(ab),
         "chroma_true": metrics.chroma(batch.ab),
     }

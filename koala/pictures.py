@@ -33,8 +33,18 @@ def grey(lightness: Tensor) -> Tensor:
 
 
 def triptychs(lightness: Tensor, predicted: Tensor, true: Tensor) -> NDArray[np.uint8]:
-    """Grey, predicted and true colours: `(3, B, H, W, 3)`."""
-    columns = torch.stack([grey(lightness), colored(lightness, predicted), colored(lightness, true)])
+    """Grey, predicted and true colours side by side, for `grid`.
+
+    Args:
+        lightness: `(B, 1, H, W)` on the network's scale.
+        predicted: `(B, 2, H, W)` ab on the network's scale.
+        true: likewise, or the photos themselves, `(B, 3, H, W)` uint8.
+
+    Returns:
+        `(3, B, H, W, 3)`.
+    """
+    original = true if true.shape[1] == 3 else colored(lightness, true)
+    columns = torch.stack([grey(lightness), colored(lightness, predicted), original])
     return columns.permute(0, 1, 3, 4, 2).cpu().numpy()
 
 

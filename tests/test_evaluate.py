@@ -40,8 +40,8 @@ def evaluated(run, shard_folder, tmp_path):
     return tmp_path
 
 
-def test_scores_are_recomputed_from_the_pictures(evaluated, run, shard_folder):
-    """PSNR with the input's lightness, from the PNGs that were written and scikit-image."""
+def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_folder):
+
     report = json.loads((evaluated / "scores.json").read_text())
     assert report["pictures"] == 8
     assert report["input_lightness"] == "grey"
