@@ -22,7 +22,7 @@ from skimage.color import rgb2lab
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as transforms
 
-from koala import config, pipeline, shards
+from koala import config, pipeline, shards, writing
 from koala.order import Order, micro_batches
 
 BATCH = 50
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        shards.write(config.WriteShards(arguments.photos, Path(folder)))
+        writing.write(config.WriteShards(arguments.photos, Path(folder)))
         ways = {
             REPORT: reports_way(arguments.photos, arguments.size, arguments.threads),
             KOALA: koalas_way(Path(folder), arguments.size, arguments.threads),

@@ -4,21 +4,24 @@
         model.safetensors           the network's weights, fp32
         training.pt                 optimizer and loss scaler
         checkpoint.json             the clock, the settings, the extractor's fingerprint, the files' sha256
-    RUN/checkpoints/best.json       which one has the lowest validation loss
+    RUN/checkpoints/validation.json when it was last validated, and which checkpoint has the lowest loss
 
-A folder is written under another name and renamed when it is whole.
+Folders and files are written under another name and renamed when they are whole.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter, ValidationError
+from safetensors import torch as safetensors
 
 from koala import config, extractor
 from koala.errors import UserError
@@ -50,7 +53,7 @@ class Checkpoint:
     def network(self) -> Network:
         """The trained network, in evaluation mode on the CPU."""
         network = Network(self.embedding_size)
-        network.load_state_dict(load_file(self.path / "model.safetensors"))
+        network.load_state_dict(safetensors.load_file(self.path / "model.safetensors"))
         return network.eval()
 
     def training(self) -> dict[str, Any]:
@@ -67,7 +70,6 @@ def save(
     extractor_sha256: str,
     training: dict[str, Any],
     state: dict[str, Any],
-    best: bool,
     keep: int,
 ) -> Path:
     """Write a checkpoint below `folder`, whole or not at all, and remove those that are too old.
@@ -80,37 +82,69 @@ def save(
         extractor_sha256: fingerprint of the extractor.
         training: states of optimizer and loss scaler.
         state: plain values that the training keeps.
-        best: whether its validation loss is the lowest so far; it then becomes the best.
         keep: newest checkpoints that stay, besides the best.
 
     Returns:
         The checkpoint's folder.
     """
-    path = folder / f"{images_seen:012d}"
+    path = _path(folder, images_seen)
     part = folder / f"{_PART}{path.name}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, part / "model.safetensors")
-    torch.save(training, part / "training.pt")
-    files = sorted(part.iterdir())
-    description = {
-        "images_seen": images_seen,
-        "settings": config.dump(settings),
-        "embedding_size": network.fusion.embedding_size,
-        "extractor_sha256": extractor_sha256,
-        "state": state,
-        "sha256": {file.name: _sha256(file) for file in files},
+    files = {
+        "model.safetensors": safetensors.save({name: w.contiguous() for name, w in network.state_dict().items()}),
+        "training.pt": _pickled(training),
     }
-    (part / "checkpoint.json").write_text(json.dumps(description, indent=1), "utf-8")
-    for file in (*files, part / "checkpoint.json"):
-        _sync(file)
-    shutil.rmtree(path, ignore_errors=True)
+    description = _Description(
+        images_seen=images_seen,
+        settings=config.dump(settings),
+        embedding_size=network.fusion.embedding_size,
+        extractor_sha256=extractor_sha256,
+        state=state,
+        sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    )
+    files["checkpoint.json"] = json.dumps(asdict(description), indent=1).encode()
+    for name, data in files.items():
+        (part / name).write_bytes(data)
+        _sync(part / name)
+    _sync(part)
+    if path.exists():  # damaged, or it would have been gone on from
+        path.rename(folder / f"{_PART}old-{path.name}")
     part.rename(path)
     _sync(folder)
-    if best:
-        _mark_best(path)
-    _prune(folder, keep)
+    _prune(folder, images_seen, keep)
     return path
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is known of a run's validations.
+
+    Attributes:
+        images_seen: the clock at the last one.
+        best_images_seen: the clock at the one with the lowest loss, which names its checkpoint.
+        best_loss: the lowest loss.
+    """
+
+    images_seen: int
+    best_images_seen: int
+    best_loss: float
+
+
+def save_validation(folder: Path, validation: Validation) -> None:
+    """Remember when a run was last validated, and its best checkpoint."""
+    part = folder / "validation.json.part"
+    part.write_text(json.dumps(asdict(validation)), "utf-8")
+    _sync(part)
+    part.replace(folder / "validation.json")
+
+
+def read_validation(folder: Path) -> Validation | None:
+    """What is known of a run's validations; none before the first."""
+    try:
+        return TypeAdapter(Validation).validate_json((folder / "validation.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -119,7 +153,7 @@ def newest(folder: Path) -> Checkpoint | None:
         try:
             return read(path)
         except UserError as error:
-            print(f"{error}; the one before is taken")
+            print(f"{error}; the one before is taken", file=sys.stderr)
     return None
 
 
@@ -132,7 +166,8 @@ def find(path: Path) -> Checkpoint:
     if (path / "checkpoint.json").exists():
         return read(path)
     folder = path / "checkpoints"
-    if (best := _best(folder)) is not None:
+    validation = read_validation(folder)
+    if validation is not None and (best := _path(folder, validation.best_images_seen)).exists():
         return read(best)
     found = newest(folder)
     if found is None:
@@ -147,59 +182,67 @@ def read(path: Path) -> Checkpoint:
         UserError: it is not whole.
     """
     try:
-        description = json.loads((path / "checkpoint.json").read_bytes())
-        for name, sha256 in description["sha256"].items():
-            if _sha256(path / name) != sha256:
-                raise UserError(f"{path / name} is damaged: its sha256 differs from checkpoint.json")
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is not a whole checkpoint ({error})") from None
+        description = TypeAdapter(_Description).validate_json((path / "checkpoint.json").read_bytes())
+        damaged = [name for name, sha256 in description.sha256.items() if _sha256(path / name) != sha256]
+    except OSError as error:
+        raise UserError(f"{path} is not a whole checkpoint: {error.strerror}: {error.filename}") from None
+    except ValidationError:
+        raise UserError(f"{path / 'checkpoint.json'} is damaged; name another checkpoint") from None
+    if damaged:
+        raise UserError(f"{path / damaged[0]} is damaged: its sha256 differs from checkpoint.json")
     return Checkpoint(
         path=path,
-        images_seen=description["images_seen"],
-        settings=config.validate(config.Train, description["settings"], f"{path}/checkpoint.json"),
-        embedding_size=description["embedding_size"],
-        extractor_sha256=description["extractor_sha256"],
-        state=description["state"],
+        images_seen=description.images_seen,
+        settings=config.validate(config.Train, description.settings, f"{path}/checkpoint.json"),
+        embedding_size=description.embedding_size,
+        extractor_sha256=description.extractor_sha256,
+        state=description.state,
     )
 
 
-def build_extractor(settings: config.Train, expected_sha256: str | None = None) -> extractor.Extractor | None:
-    """The extractor that a training was made with.
+@dataclass(frozen=True)
+class _Description:
+    """checkpoint.json."""
 
-    Raises:
-        UserError: its weights are not to be had, or are not those of the training.
-    """
-    built = extractor.build(settings.extractor, settings.seed)
-    if expected_sha256 is not None and built is not None and extractor.fingerprint(built) != expected_sha256:
-        raise UserError(
-            f"the weights of the extractor {settings.extractor.name} are not those that the network was trained with; "
-            "name the file of then with --extractor.weights FILE"
-        )
-    return built
+    images_seen: int
+    settings: dict[str, Any]
+    embedding_size: int
+    extractor_sha256: str
+    state: dict[str, Any]
+    sha256: dict[str, str]
 
 
-def load_model(path: str | Path) -> Colorizer:
+def load_model(path: str | Path, weights: str = "") -> Colorizer:
     """Load a trained network with its extractor, ready to colour.
 
     Args:
         path: run folder (its best checkpoint) or checkpoint folder.
+        weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
         A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab, on the CPU; move it with `.to(device)`.
 
     Raises:
-        UserError: there is no whole checkpoint, or the extractor's weights are not to be had.
+        UserError: there is no whole checkpoint, or the extractor's weights are not to be had, or are others.
     """
-    return colorizer(find(Path(path)))
+    return colorizer(find(Path(path)), weights)
 
 
-def colorizer(found: Checkpoint) -> Colorizer:
-    """A checkpoint's network joined with its extractor."""
-    built = build_extractor(found.settings, found.extractor_sha256)
+def colorizer(found: Checkpoint, weights: str = "") -> Colorizer:
+    """A checkpoint's network joined with its extractor; see `load_model`."""
+    settings = found.settings.extractor
+    built = extractor.build(replace(settings, weights=weights or settings.weights), found.settings.seed)
+    if built is not None and extractor.fingerprint(built) != found.extractor_sha256:
+        raise UserError(
+            f"the weights of {settings.name} are not those that {found.path} was trained with; "
+            "name their file with --extractor.weights FILE"
+        )
     model = Colorizer(found.network(), built, found.settings.data.size)
     return model.eval().to(memory_format=torch.channels_last)
+
+
+def _path(folder: Path, images_seen: int) -> Path:
+    return folder / f"{images_seen:012d}"
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -207,26 +250,23 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.name.isdigit())
 
 
-def _best(folder: Path) -> Path | None:
-    try:
-        return folder / json.loads((folder / "best.json").read_bytes())["checkpoint"]
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _mark_best(path: Path) -> None:
-    part = path.parent / "best.json.part"
-    part.write_text(json.dumps({"checkpoint": path.name}), "utf-8")
-    part.replace(path.parent / "best.json")
-
-
-def _prune(folder: Path, keep: int) -> None:
-    best = _best(folder)
-    for path in _checkpoints(folder)[:-keep]:
-        if path != best:
+def _prune(folder: Path, images_seen: int, keep: int) -> None:
+    """Remove old checkpoints, but the best, and newer ones: those were not gone on from, for they are damaged."""
+    validation = read_validation(folder)
+    best = _path(folder, validation.best_images_seen) if validation is not None else None
+    current = _path(folder, images_seen)
+    kept = [path for path in _checkpoints(folder) if path <= current][-keep:]
+    for path in _checkpoints(folder):
+        if path not in kept and path != best:
             shutil.rmtree(path)
     for part in folder.glob(f"{_PART}*"):
         shutil.rmtree(part)
+
+
+def _pickled(states: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(states, buffer)
+    return buffer.getvalue()
 
 
 def _sha256(path: Path) -> str:

@@ -4,7 +4,9 @@ Both are imported when the command is chosen, so that `koala --help` starts at o
 """
 
 import errno
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +18,7 @@ from koala.errors import UserError
 # command: (settings class in koala.config, "module:function", the field that a TOML file fills or "", in a word)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "demo": ("Demo", "koala.demo:demo", "", "the main job on photographs that installed packages carry"),
-    "shards write": ("WriteShards", "koala.shards:write_command", "recipe", "a folder of images -> tar shards"),
+    "shards write": ("WriteShards", "koala.writing:write_command", "recipe", "a folder of images -> tar shards"),
     "shards verify": ("VerifyShards", "koala.shards:verify_command", "", "check shards, byte by byte"),
     "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
@@ -25,8 +27,12 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-# what a person can mend: a full disk, a place that must not be written to, a file where a folder should be
-_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+# what a person can mend: a full disk, a place that is absent or not to be written to, a file for a folder or a folder
+# for a file
+_MENDABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,10 +58,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _MENDABLE:
             raise
-        message = f"{error.strerror}: {error.filename}; make room or choose another place, and run the command again"
+        place = f": {error.filename}" if error.filename else ""
+        message = f"{error.strerror}{place}; make room or choose another place, and run the command again"
+    except SystemExit:  # help, and flags that do not fit
+        raise
+    except BaseException:
+        if not _in_company():
+            raise
+        traceback.print_exc()
+        code = 1
     if message:
         print(f"koala: {message}", file=sys.stderr)
+    if code and _in_company():
+        # a process that fails alone must not wait in the others' barriers; the launcher then ends these
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return code
+
+
+def _in_company() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _split_command(words: list[str]) -> tuple[str, list[str]]:

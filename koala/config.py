@@ -29,9 +29,9 @@ class _Strict:
 
 @dataclass(frozen=True)
 class Split(_Strict):
-    """How the images are divided between training and validation.
+    """How the images are divided between training and validation: by sub-folder, by number or by share.
 
-    A sub-folder that is named takes all images below it; the others are divided by number or share.
+    Where one sub-folder is named, all other images are the other set; where both are, what lies in neither is left out.
     """
 
     train_folder: str = ""
@@ -122,6 +122,14 @@ class Extractor(_Strict):
 
 
 @dataclass(frozen=True)
+class Weights(_Strict):
+    """Where the extractor's weights lie now."""
+
+    weights: str = ""
+    """File of its weights; by default where the training found them."""
+
+
+@dataclass(frozen=True)
 class Train(_Strict):
     """Train the fusion network: `koala train RUN.toml [--section.field VALUE]`."""
 
@@ -187,6 +195,7 @@ class Evaluate(_Strict):
     """Pictures that are written; by default all."""
     sheet_rows: Annotated[int, Field(ge=0)] = 12
     """Rows of the contact sheet."""
+    extractor: Weights = field(default_factory=Weights)
     mixed_precision: MixedPrecision = "no"
     """Precision of the computation."""
     device: Device = "auto"
@@ -205,6 +214,7 @@ class Colorize(_Strict):
     """Folder for the coloured photos; names are kept."""
     size: Annotated[int, Field(ge=0)] = 0
     """Short side at which the network works; 0 takes the size it was trained at."""
+    extractor: Weights = field(default_factory=Weights)
     device: Device = "auto"
     """cuda where there is a GPU."""
 

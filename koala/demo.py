@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import checkpoint, config, evaluate, photos, pictures, shards, train
+from koala import checkpoint, config, evaluate, photos, pictures, shards, train, writing
 from koala.errors import UserError
 from koala.kit import path as kit_path
 
@@ -60,7 +60,7 @@ def demo(settings: config.Demo) -> int:
     count = gather_photographs(folder / "photos")
     print(f"{count} photographs from {'; '.join(licence for *_, licence in PHOTOGRAPHS)}")
     recipe = config.load(config.Recipe, kit_path("shards/demo.toml"))
-    shards.write_command(config.WriteShards(folder / "photos", folder / "shards", recipe))
+    writing.write_command(config.WriteShards(folder / "photos", folder / "shards", recipe))
     run = _run(folder)
     if code := train.train(run):
         return code

@@ -3,18 +3,21 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
 from koala import config
 from koala.errors import UserError
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -38,6 +41,8 @@ def accelerated(settings: config.Train | config.Evaluate, processes: int = 0) ->
     on_cpu = settings.device == "cpu" or not gpu
     if on_cpu and settings.mixed_precision == "fp16":
         raise UserError("fp16 needs a GPU; on the CPU choose --mixed-precision bf16 or no")
+    if not on_cpu and settings.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UserError("this GPU has no bf16; choose --mixed-precision fp16 or no")
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
     asked = processes or int(os.environ.get("WORLD_SIZE", "1"))
     # a launcher that names a meeting place but no world size has started processes that do not know each other
@@ -47,11 +52,31 @@ def accelerated(settings: config.Train | config.Evaluate, processes: int = 0) ->
             f"{asked if not alone else 'several'} processes were asked for, but this one is in a world of "
             f"{accelerator.num_processes}; launch with one of the files in launch/, which start torch's own launcher"
         )
-    try:
-        yield accelerator
-    finally:
-        accelerator.end_training()
-        AcceleratorState._reset_state(reset_partial_state=True)  # so that a program may set up another
+    yield accelerator
+    # only when all went well: a process that leaves the group in the middle may wait for the others for ever
+    accelerator.end_training()
+    AcceleratorState._reset_state(reset_partial_state=True)  # so that a program may set up another
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+    """Let the first process do something, and give its result to all; an error is raised in all of them."""
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = work()
+        except (UserError, OSError) as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def main_first(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+    """Let the first process do something and then the others; an error in the first is raised in all of them."""
+    done: list[Result] = []
+    on_main(accelerator, lambda: done.append(work()))
+    return done[0] if done else work()
 
 
 def dali_device(accelerator: Accelerator) -> str:

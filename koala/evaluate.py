@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from koala import checkpoint, color, config, metrics, pictures
-from koala.distributed import accelerated, dali_device
+from koala.distributed import accelerated, dali_device, main_first
 from koala.metrics import Means
 from koala.model import Colorizer
 from koala.order import Places, every_sample_once
@@ -60,8 +60,9 @@ class Evaluation:
         self.settings, self.accelerator = settings, accelerator
         self.found = checkpoint.find(settings.model)
         self.shards = Shards.open(settings.shards, settings.split)
-        with accelerator.main_process_first():  # the first fetches the extractor's weights, the others find them
-            self.model: Colorizer = checkpoint.colorizer(self.found).to(accelerator.device)
+        # the first process fetches the extractor's weights, the others find them
+        model: Colorizer = main_first(accelerator, lambda: checkpoint.colorizer(self.found, settings.extractor.weights))
+        self.model = model.to(accelerator.device)
         data = replace(self.found.settings.data, threads=settings.threads)
         self.data = replace(data, geometry=settings.geometry) if settings.geometry else config.for_evaluation(data)
         self.out = settings.out or settings.model / "evaluation"
@@ -71,7 +72,8 @@ class Evaluation:
         device = dali_device(self.accelerator)
         for batch in batches(self.shards, places, self.data, device, batch=self.settings.batch, with_rgb=True):
             with self.accelerator.autocast():
-                yield Prediction(batch, self.model(batch.lightness))
+                ab = self.model(batch.lightness)
+            yield Prediction(batch, ab)
 
     def run(self) -> Means:
         """Score this process's share of the samples and write their pictures."""

@@ -56,6 +56,13 @@ class Extractor(nn.Module):
         super().train(self.batch_statistics)
         return self
 
+    def in_precision(self, dtype: torch.dtype) -> "Extractor":
+        """Keep the weights of convolutions and linear layers as autocast would make them anew in each step."""
+        for module in self.model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.to(dtype)
+        return self
+
     @torch.no_grad()
     def forward(self, lightness: Tensor) -> Tensor:
         """`(B, 1, H, W)` lightness in -1..1 to `(B, E)`."""
@@ -82,14 +89,40 @@ def build(settings: Settings, seed: int = 0) -> Extractor | None:
         near = timm.list_models(f"*{settings.name}*")[:3]
         hint = f"did you mean {', '.join(near)}?" if near else 'choose one of timm.list_models(), or "none"'
         raise UserError(f"timm has no model {settings.name}; {hint}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = timm.create_model(settings.name, pretrained=False)
-    if settings.weights != "random":
-        _load(model, settings)
+    model = _random(settings.name, seed) if settings.weights == "random" else _with_weights(settings)
     if settings.features == "pooled":
         model.reset_classifier(0)
     return Extractor(model, settings.batch_statistics)
+
+
+def _random(name: str, seed: int) -> Any:
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return timm.create_model(name, pretrained=False)
+
+
+def _with_weights(settings: Settings) -> Any:
+    """The model with weights from a file, through timm, which knows how each of its models names them."""
+    import timm
+
+    if settings.weights != "pretrained":
+        state = _read(Path(settings.weights))
+    elif settings.name in _PACKAGED:
+        # the package names the same layers otherwise, in the same order
+        names = timm.create_model(settings.name, pretrained=False).state_dict()
+        state = dict(zip(names, _read(_packaged_weights(settings.name)).values(), strict=True))
+    else:
+        state = _read(_fetch(settings.name))
+    try:
+        model = timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+    except (RuntimeError, KeyError, ValueError, AttributeError, TypeError):
+        raise UserError(
+            f"the weights are not those of {settings.name}; name its own file with --extractor.weights FILE"
+        ) from None
+    model.pretrained_cfg.pop("state_dict")
+    return model
 
 
 def fingerprint(extractor: Extractor) -> str:
@@ -99,22 +132,6 @@ def fingerprint(extractor: Extractor) -> str:
         digest.update(name.encode())
         digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _load(model: nn.Module, settings: Settings) -> None:
-    if settings.weights != "pretrained":
-        state = _read(Path(settings.weights))
-    elif settings.name in _PACKAGED:
-        # the package names the same layers otherwise, in the same order
-        state = dict(zip(model.state_dict(), _read(_packaged_weights(settings.name)).values(), strict=True))
-    else:
-        state = _read(_fetch(model, settings.name))
-    try:
-        model.load_state_dict(state)
-    except RuntimeError:
-        raise UserError(
-            f"the weights are not those of {settings.name}; name its own file with --extractor.weights FILE"
-        ) from None
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -141,13 +158,14 @@ def _packaged_weights(name: str) -> Path:
     return next(Path(spec.origin).parent.glob("models/*.pth"))
 
 
-def _fetch(model: nn.Module, name: str) -> Path:
+def _fetch(name: str) -> Path:
     """The weights from timm's place on the Hugging Face hub, or from the cache of an earlier fetch."""
+    import timm
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging
 
-    config: Any = model.pretrained_cfg
-    repository, file = config.get("hf_hub_id"), config.get("hf_hub_filename") or "model.safetensors"
+    config: Any = timm.get_pretrained_cfg(name)
+    repository, file = (config.hf_hub_id, config.hf_hub_filename or "model.safetensors") if config else (None, "")
     if not repository:
         raise UserError(f"timm has no weights of {name} on the hub; name a file with --extractor.weights FILE")
     verbosity = logging.get_verbosity()

@@ -8,6 +8,7 @@ import io
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from koala.config import Resize
@@ -46,6 +47,27 @@ def admit(data: bytes, resize: Resize) -> Admitted:
     Raises:
         UnusableError: the bytes are no picture, or not a whole one.
     """
+    image = _open(data)
+    changes = list(_needed_changes(image))
+    upright = _upright(image)
+    size = _target_size(upright.size, resize)
+    if size != upright.size:
+        changes.append(f"resized from {upright.width}x{upright.height}")
+    stored = _encode(upright, size, resize.quality) if changes else data
+    return Admitted(stored, size[1], size[0], upright.height, upright.width, tuple(changes))
+
+
+def decode(data: bytes) -> Image.Image:
+    """A file's picture, upright, 8 bits deep, in RGB or grey; what is transparent shows white paper.
+
+    Raises:
+        UnusableError: the bytes are no picture, or not a whole one.
+    """
+    return _to_8_bits(_upright(_open(data)))
+
+
+def _open(data: bytes) -> Image.Image:
+    """Decode to the end."""
     if not data:
         raise UnusableError("empty file")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -53,21 +75,17 @@ def admit(data: bytes, resize: Resize) -> Admitted:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupt EXIF: the pixels are fine
         try:
-            return _admit(data, resize)
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                return image
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
             raise UnusableError(_reason(error)) from None
 
 
-def _admit(data: bytes, resize: Resize) -> Admitted:
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        changes = list(_needed_changes(image))
-        upright = ImageOps.exif_transpose(image)
-    size = _target_size(upright.size, resize)
-    if size != upright.size:
-        changes.append(f"resized from {upright.width}x{upright.height}")
-    stored = _encode(upright, size, resize.quality) if changes else data
-    return Admitted(stored, size[1], size[0], upright.height, upright.width, tuple(changes))
+def _upright(image: Image.Image) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ImageOps.exif_transpose(image)
 
 
 def _needed_changes(image: Image.Image) -> list[str]:
@@ -92,7 +110,7 @@ def _target_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
 
 
 def _encode(image: Image.Image, size: tuple[int, int], quality: int) -> bytes:
-    picture = image if image.mode == "L" else _on_white(image)
+    picture = _to_8_bits(image)
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -100,13 +118,18 @@ def _encode(image: Image.Image, size: tuple[int, int], quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent shows white paper."""
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """RGB or grey."""
+    if image.mode in ("RGB", "L"):
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):  # no agreement on what is white
+        raise UnusableError(f"pixels of mode {image.mode}, whose range is not known")
     if not image.has_transparency_data:
         return image.convert("RGB")
     picture = image.convert("RGBA")
-    paper = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(paper, picture).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """Photos -> colour photos, at their own size and with their own lightness."""
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from koala import color, config, pictures
 from koala.checkpoint import load_model
 from koala.errors import UserError
+from koala.intake import UnusableError, decode
 from koala.model import STRIDE, Colorizer
 from koala.progress import Progress
 
@@ -64,14 +64,10 @@ def _resize(picture: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def _read(path: Path) -> NDArray[np.uint8]:
     """A file's picture, upright, in sRGB."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # corrupt EXIF: the pixels are fine
-        try:
-            with Image.open(path) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "not a picture that can be read"
-            raise UserError(f"{path}: {reason}") from None
+    try:
+        return np.asarray(decode(path.read_bytes()).convert("RGB"))
+    except (UnusableError, OSError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def colorize_command(settings: config.Colorize) -> int:
@@ -81,9 +77,8 @@ def colorize_command(settings: config.Colorize) -> int:
         0 when all were coloured, 1 when some could not be read: each of these is named.
     """
     jobs = list(_jobs(settings.photos, settings.out))
-    if not jobs:
-        raise UserError("there is no photo to colour; name photos or folders of photos")
-    model = load_model(settings.model).to(_device(settings.device))
+    _check(jobs)
+    model = load_model(settings.model, settings.extractor.weights).to(_device(settings.device))
     failed = 0
     with Progress(len(jobs), "colouring", unit="photos") as progress:
         for source, target in jobs:
@@ -107,6 +102,20 @@ def _jobs(photos: tuple[Path, ...], out: Path) -> Iterator[tuple[Path, Path]]:
             yield from ((path, out / target_name(path.relative_to(photo))) for path in files)
         else:
             yield photo, out / target_name(Path(photo.name))
+
+
+def _check(jobs: list[tuple[Path, Path]]) -> None:
+    """Refuse to write over a photo, or two photos to one place."""
+    if not jobs:
+        raise UserError("there is no photo to colour; name photos or folders of photos")
+    sources = {source.resolve() for source, _ in jobs}
+    seen: dict[Path, Path] = {}
+    for source, target in jobs:
+        if target.resolve() in sources:
+            raise UserError(f"{source} would be written over {target}; choose another --out")
+        if target in seen:
+            raise UserError(f"{seen[target]} and {source} would both become {target}; colour them one after the other")
+        seen[target] = source
 
 
 def target_name(name: Path) -> Path:

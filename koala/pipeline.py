@@ -5,7 +5,6 @@ Python from (seed, epoch, sample) and enters the graph as arguments, so that the
 number of processes. The same graph runs on the GPU and on the CPU: each operator in it has both.
 """
 
-import io
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala import color
-from koala.config import Data, Geometry
+from koala.config import Data, Geometry, Resize
 from koala.errors import UserError
+from koala.intake import UnusableError, admit
 from koala.order import Places
 from koala.shards import Shards
 
@@ -309,18 +309,19 @@ def _batch(outputs: Any, request: _Request) -> Batch:
     return Batch(lightness, ab, request.samples, rgb[0] if rgb else None)
 
 
-def _undecodable(shards: Shards, under_way: Iterable[_Request], error: RuntimeError) -> Exception:
-    """Find the sample that stopped the pipeline; DALI does not say which, so Pillow looks at each."""
-    from PIL import Image
-
-    for request in under_way:
+def _undecodable(shards: Shards, under_way: Iterable[_Request], error: RuntimeError) -> UserError:
+    """Say which sample stopped the pipeline; DALI does not, so each is looked at."""
+    requests = list(under_way)
+    for request in requests:
         for sample, jpeg in zip(request.samples, request.jpegs, strict=True):
             try:
-                Image.open(io.BytesIO(jpeg.tobytes())).load()
-            except OSError as reason:
+                admit(jpeg.tobytes(), Resize())
+            except UnusableError as reason:
                 found = shards.describe(int(sample))
                 return UserError(
                     f"{found.shard}: sample {found.key} ({found.source}) does not decode: {reason}; "
                     "check the shards with koala shards verify"
                 )
-    return error
+    names = sorted({shards.describe(int(sample)).shard for request in requests for sample in request.samples})
+    first_line = str(error).strip().partition("\n")[0]
+    return UserError(f"DALI stopped in one of {', '.join(names)}: {first_line}; check them with koala shards verify")

@@ -2,11 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
-
-Item = TypeVar("Item")
+from typing import Any
 
 _LOG_INTERVAL_S = 20.0
 
@@ -46,6 +43,7 @@ class Progress:
         """Say a line without disturbing the bar."""
         if not self._show:
             return
+        line = line.encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:
@@ -71,14 +69,6 @@ class Progress:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def track(items: Iterable[Item], total: int, what: str, unit: str = "images") -> Iterator[Item]:
-    """Pass items through and count them."""
-    with Progress(total, what, unit) as progress:
-        for item in items:
-            yield item
-            progress.advance(1)
 
 
 def _duration(seconds: float) -> str:

@@ -18,10 +18,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import checkpoint, config, pictures
-from koala.distributed import Stop, accelerated, dali_device
+from koala import checkpoint, config, extractor, pictures
+from koala.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.errors import UserError
-from koala.extractor import Extractor, fingerprint
 from koala.model import Network
 from koala.objectives import OBJECTIVES
 from koala.order import Order, every_sample_once, micro_batches
@@ -31,7 +30,10 @@ from koala.shards import Shards, read_manifest
 
 RUNS = Path("log/koala")
 _VALIDATION_BATCH = 50  # images at a time, in each process, at the most
-_MUST_STAY = ("seed", "data.geometry", "data.size", "data.lightness", "extractor", "objective")
+_MUST_STAY = (  # in a run that is gone on with
+    *("seed", "objective", "data.geometry", "data.size", "data.lightness"),
+    *("extractor.name", "extractor.features", "extractor.batch_statistics"),
+)
 
 
 @dataclass
@@ -42,13 +44,11 @@ class TrainState:
         network: the trained weights.
         optimizer: its state.
         images_seen: the clock, over all processes.
-        best_loss: lowest validation loss so far.
     """
 
     network: Network
     optimizer: torch.optim.Optimizer
     images_seen: int = 0
-    best_loss: float = math.inf
 
 
 def learning_rate(images_seen: int, total: int, settings: config.Train) -> float:
@@ -108,43 +108,47 @@ def train(settings: config.Train) -> int:
     Raises:
         UserError: the settings cannot be honoured.
     """
-    with accelerated(settings, settings.processes) as accelerator, Stop(accelerator) as stop:
-        trainer = Trainer(settings, accelerator, run_folder(settings, accelerator))
-        if trainer.complete:
-            trainer.say(f"{trainer.run} is complete: {trainer.state.images_seen} images seen")
-            return 0
-        return trainer.loop(stop)
+    with accelerated(settings, settings.processes) as accelerator:
+        trainer = Trainer(settings, accelerator)
+        with Stop(accelerator) as stop:
+            return trainer.loop(stop)
 
 
 class Trainer:
     """A run: what is trained, on what, and where it is written."""
 
-    def __init__(self, settings: config.Train, accelerator: Accelerator, run: Path) -> None:
-        self.settings, self.accelerator, self.run = settings, accelerator, run
+    def __init__(self, settings: config.Train, accelerator: Accelerator) -> None:
+        self.settings, self.accelerator = settings, accelerator
         self.shards = Shards.open(settings.data.shards, "train")
         self.val_shards = Shards.open(settings.data.shards, "val") if self._has_validation() else None
         self.order = Order(self.shards.shard_sizes, settings.seed)
         self.total = math.ceil(settings.epochs * len(self.shards) / settings.batch) * settings.batch
-        with accelerator.main_process_first():  # the first fetches the extractor's weights, the others find them
-            extractor = checkpoint.build_extractor(settings)
-        self.extractor_sha256 = fingerprint(extractor) if extractor is not None else ""
-        self.extractor = extractor.to(accelerator.device) if extractor is not None else None
-        self.state, saved = self._start(extractor)
+        # the first process fetches the extractor's weights, the others find them
+        self.extractor = main_first(accelerator, lambda: extractor.build(settings.extractor, settings.seed))
+        self.extractor_sha256 = extractor.fingerprint(self.extractor) if self.extractor is not None else ""
+        self.run = on_main(accelerator, lambda: _choose_folder(settings))
+        self.checkpoints = self.run / "checkpoints"
+        self.state, saved = self._start()
         prepared = accelerator.prepare(self.state.network, self.state.optimizer)
         self.model: nn.Module = prepared[0]
         self.optimizer: Any = prepared[1]
-        if saved and accelerator.scaler is not None and saved["scaler"]:
+        if accelerator.scaler is not None and saved.get("scaler"):
             accelerator.scaler.load_state_dict(saved["scaler"])
+        if self.extractor is not None:
+            self.extractor.to(accelerator.device)
+            if settings.mixed_precision != "no":
+                self.extractor.in_precision(torch.float16 if settings.mixed_precision == "fp16" else torch.bfloat16)
         self.waited_s = 0.0
         self.board: Any = None
 
     # ------------------------------------------------------------ beginning
 
-    def _start(self, extractor: Extractor | None) -> tuple[TrainState, dict[str, Any]]:
+    def _start(self) -> tuple[TrainState, dict[str, Any]]:
         """A new state, or that of the newest checkpoint with what else it holds."""
         torch.manual_seed(self.settings.seed)
-        network = Network(extractor.embedding_size if extractor is not None else 0)
-        found = checkpoint.newest(self.run / "checkpoints")
+        network = Network(self.extractor.embedding_size if self.extractor is not None else 0)
+        # one process looks, so that all go on from the same checkpoint whatever their file systems show them
+        found = on_main(self.accelerator, lambda: checkpoint.newest(self.checkpoints))
         if found is not None:
             self._check_same(found)
             network.load_state_dict(found.network().state_dict())
@@ -154,9 +158,7 @@ class Trainer:
             return TrainState(network, optimizer), {}
         saved = found.training()
         optimizer.load_state_dict(saved["optimizer"])
-        best = found.state["best_loss"]
-        self.say(f"{self.run}: going on after {found.images_seen} images")
-        return TrainState(network, optimizer, found.images_seen, math.inf if best is None else best), saved
+        return TrainState(network, optimizer, found.images_seen), saved
 
     def _check_same(self, found: checkpoint.Checkpoint) -> None:
         """Refuse to go on with what would make another run of it."""
@@ -172,10 +174,10 @@ class Trainer:
             raise UserError(f"{self.run} was begun with other weights of the extractor; name another --run for these")
 
     def _data_fingerprint(self) -> list[str]:
-        return [entry["sha256"] for entry in read_manifest(self.settings.data.shards)["splits"]["train"]]
+        return [entry.sha256 for entry in read_manifest(self.settings.data.shards).splits["train"]]
 
     def _has_validation(self) -> bool:
-        return "val" in read_manifest(self.settings.data.shards)["splits"]
+        return bool(read_manifest(self.settings.data.shards).samples("val"))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -203,12 +205,18 @@ class Trainer:
     # ------------------------------------------------------------ the loop
 
     def loop(self, stop: "Stop") -> int:
-        """Take steps, and between them log, validate and save when it is time."""
+        """Take steps, and between them log, save and validate when it is time."""
         settings, state, step = self.settings, self.state, self.settings.batch
-        parts = self._batches()
-        window = LogWindow()
+        if self.complete and not self._validation_is_due():
+            self.say(f"{self.run} is complete: {state.images_seen} images seen")
+            return 0
+        self.say(f"{self.run}: going on after {state.images_seen} images" if state.images_seen else f"run {self.run}")
         show = self.accelerator.is_main_process
         with self._writing(), Progress(self.total, "training", start=state.images_seen, show=show) as bar:
+            if self._validation_is_due():  # it was interrupted
+                self._validate(bar)
+            parts = self._batches()
+            window = LogWindow()
             while not self.complete:
                 loss, batch, predicted = train_step(self, parts)
                 window.add(loss, step)
@@ -216,16 +224,28 @@ class Trainer:
                 if is_time(state.images_seen, step, settings.log_every * step):
                     self._log(window, batch, predicted)
                     window = LogWindow()
+                number = 0 if self.complete else stop.requested()
+                due = self._is_validation_time()
                 with window.paused():
-                    if is_time(state.images_seen, step, settings.validate_every * len(self.shards)) or self.complete:
-                        self._save(best=self._validate(bar))
-                    elif is_time(state.images_seen, step, settings.checkpoint_every * step):
+                    if due or number or is_time(state.images_seen, step, settings.checkpoint_every * step):
                         self._save()
-                if (number := stop.requested()) and not self.complete:
-                    self._save()
+                    if due and not number:
+                        self._validate(bar)
+                if number:
                     bar.say(f"stopped after {state.images_seen} images; the same command with --run {self.run} goes on")
                     return 128 + number
         return 0
+
+    def _is_validation_time(self) -> bool:
+        period = self.settings.validate_every * len(self.shards)
+        return is_time(self.state.images_seen, self.settings.batch, period) or self.complete
+
+    def _validation_is_due(self) -> bool:
+        """Whether the checkpoint that is gone on from was to be validated, and was not."""
+        if self.val_shards is None or not self.state.images_seen or not self._is_validation_time():
+            return False
+        known = on_main(self.accelerator, lambda: checkpoint.read_validation(self.checkpoints))
+        return known is None or known.images_seen < self.state.images_seen
 
     def _batches(self) -> Iterator[Batch]:
         places = micro_batches(
@@ -286,18 +306,22 @@ class Trainer:
             columns = pictures.triptychs(batch.lightness[:count], predicted[:count], batch.ab[:count])
             self.board.add_image(name, pictures.grid(columns), self.state.images_seen, dataformats="HWC")
 
-    def _validate(self, bar: Progress) -> bool:
-        """The loss over the whole validation set, and pictures of it; whether it is the lowest so far."""
+    def _validate(self, bar: Progress) -> None:
+        """The loss over the whole validation set, and pictures of it; the best checkpoint is remembered."""
         if self.val_shards is None:
-            return False
-        loss = self._validation_loss(self.val_shards)
-        if self.board is not None:
-            self.board.add_scalar("val/loss", loss, self.state.images_seen)
-            self.board.flush()
-        bar.say(f"validation loss {loss:.5f} after {self.state.images_seen} images")
-        best = loss < self.state.best_loss
-        self.state.best_loss = min(loss, self.state.best_loss)
-        return best
+            return
+        seen, loss = self.state.images_seen, self._validation_loss(self.val_shards)
+        bar.say(f"validation loss {loss:.5f} after {seen} images")
+        if self.board is None:
+            return
+        self.board.add_scalar("val/loss", loss, seen)
+        self.board.flush()
+        before = checkpoint.read_validation(self.checkpoints)
+        if before is None or loss < before.best_loss:
+            best = checkpoint.Validation(seen, best_images_seen=seen, best_loss=loss)
+        else:
+            best = replace(before, images_seen=seen)
+        checkpoint.save_validation(self.checkpoints, best)
 
     @torch.no_grad()
     def _validation_loss(self, shards: Shards) -> float:
@@ -318,14 +342,13 @@ class Trainer:
         summed, count = self._sum(total)
         return float(summed / count)
 
-    def _save(self, best: bool = False) -> None:
+    def _save(self) -> None:
         """Write a checkpoint; the first process does, the others wait."""
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            lowest = self.state.best_loss
+        scaler = self.accelerator.scaler
+
+        def write() -> None:
             checkpoint.save(
-                self.run / "checkpoints",
+                self.checkpoints,
                 images_seen=self.state.images_seen,
                 settings=self.settings,
                 network=self.state.network,
@@ -334,14 +357,11 @@ class Trainer:
                     "optimizer": self.state.optimizer.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 },
-                state={
-                    "best_loss": lowest if math.isfinite(lowest) else None,
-                    "data": self._data_fingerprint(),
-                },
-                best=best,
+                state={"data": self._data_fingerprint()},
                 keep=self.settings.keep,
             )
-        self.accelerator.wait_for_everyone()
+
+        on_main(self.accelerator, write)
 
     def _mean(self, value: float) -> float:
         return float(self._sum(torch.tensor([value], dtype=torch.float64)) / self.accelerator.num_processes)
@@ -388,38 +408,26 @@ class LogWindow:
         return self._note
 
 
-def run_folder(settings: config.Train, accelerator: Accelerator) -> Path:
-    """The run's folder, the same for all processes: named, the newest with --resume, or a new one by date.
+def _choose_folder(settings: config.Train) -> Path:
+    """The run's folder: named, the newest with --resume, or a new one by date.
 
     Raises:
         UserError: --resume finds nothing.
     """
-    from accelerate.utils import broadcast_object_list
-
-    choice: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            choice = [_choose_folder(settings)]
-        except (UserError, OSError) as error:  # tell the others, who would wait for ever
-            choice = [error]
-    broadcast_object_list(choice)
-    if isinstance(choice[0], Exception):
-        raise choice[0]
-    return choice[0]
-
-
-def _choose_folder(settings: config.Train) -> Path:
     if settings.run is not None:
-        run = settings.run
-    elif settings.resume:
+        settings.run.mkdir(parents=True, exist_ok=True)
+        return settings.run
+    if settings.resume:
         runs = sorted(path for path in RUNS.glob("*") if (path / "config.toml").exists())
         if not runs:
             raise UserError(f"{RUNS} holds no run to resume; leave out --resume")
-        run = runs[-1]
-    else:
-        run = RUNS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    run.mkdir(parents=True, exist_ok=True)
-    return run
+        return runs[-1]
+    date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for name in (date, *(f"{date}_{number}" for number in range(2, 100))):
+        with contextlib.suppress(FileExistsError):
+            (RUNS / name).mkdir(parents=True)
+            return RUNS / name
+    raise UserError(f"{RUNS} holds a hundred runs of this second; name one with --run")
 
 
 def _setting(settings: Any, name: str) -> Any:

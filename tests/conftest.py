@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from koala import config, shards
+from koala import config, writing
 from tests.photographs import jpeg, make_photo
 
 REAL_PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-photos-600.tar"
@@ -28,7 +28,7 @@ def shard_folder(photo_folder, tmp_path_factory) -> Path:
     """The same as shards: 40 to train on in 4 shards, 8 to validate on."""
     out = tmp_path_factory.mktemp("shards")
     recipe = config.Recipe(samples_per_shard=10, split=config.Split(val_count=8))
-    shards.write(config.WriteShards(photo_folder, out, recipe))
+    writing.write(config.WriteShards(photo_folder, out, recipe))
     return out
 
 

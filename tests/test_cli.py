@@ -53,6 +53,7 @@ def test_every_command_has_its_function(command):
         (["fly"], "there is no command fly; known: demo"),
         (["shards"], "koala shards needs a second word; known: shards write, shards verify"),
         (["train", "nowhere.toml"], "nowhere.toml does not exist"),
+        (["train", "/"], "Is a directory: /"),
         (["train", "--batch", "0"], "batch = 0: input should be greater than 0"),
         (["train", "--data.size", "100"], "data.size = 100: input should be a multiple of 8"),
         (["shards", "verify", "/nowhere"], "/nowhere holds no manifest.json"),
@@ -70,7 +71,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(words, message, tmp_path, mon
 
 def test_nothing_is_left_where_a_run_could_not_begin(tmp_path):
     assert cli.main(["train", "--data.shards", "/nowhere", "--run", str(tmp_path / "run")]) == 2
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -139,14 +140,14 @@ def test_the_replication_is_the_reports():
 def test_a_full_disk_is_one_sentence(photo_folder, tmp_path, monkeypatch, capsys):
     import errno
 
-    from koala import shards
+    from koala import writing
 
     def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "train-000000.tar.part"))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # write(2) names no file
 
-    monkeypatch.setattr(shards, "_sync", full)
+    monkeypatch.setattr(writing, "_sync", full)
     assert cli.main(["shards", "write", "--source", str(photo_folder), "--out", str(tmp_path)]) == 2
-    assert "No space left on device" in capsys.readouterr().err
+    assert "No space left on device; make room" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.tar"))
 
 

@@ -10,7 +10,7 @@ from skimage.color import lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 import koala
-from koala import config, distributed, evaluate, photos, train
+from koala import config, distributed, evaluate, photos, pipeline, train
 from koala.color import rgb_to_lab
 from koala.errors import UserError
 from koala.order import Places
@@ -41,7 +41,6 @@ def evaluated(run, shard_folder, tmp_path):
 
 
 def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_folder):
-
     report = json.loads((evaluated / "scores.json").read_text())
     assert report["pictures"] == 8
     assert report["input_lightness"] == "grey"
@@ -72,6 +71,33 @@ def test_scores_against_scikit_image(run, shard_folder, tmp_path):
         assert scores["mse"][index].item() == pytest.approx(error, rel=1e-4)
         chroma = np.hypot(true_lab[..., 1], true_lab[..., 2]).mean() / 127
         assert scores["chroma_true"][index].item() == pytest.approx(chroma, rel=1e-4)
+
+
+def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_path):
+    """With the input's lightness: recomputed from the PNGs by scikit-image."""
+    settings = config.Evaluate(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
+    evaluate.evaluate(settings)
+    reported = json.loads((tmp_path / "scores.json").read_text())["scores"]["psnr_input_lightness"]
+    shards = Shards.open(shard_folder, "val")
+    data = config.Data(shard_folder, geometry="squash", size=16, threads=2)
+    places = [Places(np.arange(8), np.zeros(8, int))]
+    (batch,) = pipeline.batches(shards, places, data, "cpu", batch=8, with_rgb=True)
+    ratios = []
+    for sample, true in zip(batch.samples, batch.rgb.permute(0, 2, 3, 1).numpy(), strict=True):
+        with Image.open(tmp_path / "pictures" / f"{shards.describe(sample).source}.png") as picture:
+            ratios.append(peak_signal_noise_ratio(true, np.asarray(picture)))
+    assert reported == pytest.approx(np.mean(ratios), abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_scores_are_computed_in_full_precision(run, shard_folder, precision):
+    """A network that knows the truth gets a PSNR that only rounding to 8 bits limits."""
+    settings = config.Evaluate(run, shard_folder, mixed_precision=precision, threads=2)
+    with distributed.accelerated(settings) as accelerator:
+        evaluation = evaluate.Evaluation(settings, accelerator)
+        for prediction in evaluation.predictions([Places(np.arange(8), np.zeros(8, int))]):
+            truth = evaluate.Prediction(prediction.batch, prediction.batch.ab)
+            assert evaluate.score(truth)["psnr_true_lightness"].min() > 60
 
 
 def test_scores_do_not_depend_on_the_batch(evaluated, run, shard_folder, tmp_path):
@@ -108,7 +134,7 @@ def test_names_cannot_leave_the_folder():
 def test_what_is_no_checkpoint_is_said(tmp_path, shard_folder, content):
     if content is not None:
         (tmp_path / "checkpoint.json").write_text(content)
-    with pytest.raises(UserError, match=r"holds no checkpoint|not a whole checkpoint"):
+    with pytest.raises(UserError, match=r"holds no checkpoint|checkpoint.json is damaged"):
         evaluate.evaluate(config.Evaluate(tmp_path, shard_folder))
 
 
@@ -148,6 +174,51 @@ def test_files_and_folders_are_colored_and_bad_ones_named(run, tmp_path, capsys)
     assert "2 coloured, 3 could not be read" in captured.out
     for name in ("bad.jpg", "empty.png", "missing.jpg"):
         assert sum(name in line for line in captured.err.splitlines()) == 1
+
+
+def test_no_photo_is_written_over(run, tmp_path):
+    album = tmp_path / "album"
+    album.mkdir()
+    (album / "one.jpg").write_bytes(jpeg(make_photo(1)))
+    before = (album / "one.jpg").read_bytes()
+    with pytest.raises(UserError, match=r"would be written over .*one.jpg; choose another --out"):
+        photos.colorize_command(config.Colorize((album,), run, album))
+    assert (album / "one.jpg").read_bytes() == before
+
+
+def test_two_photos_do_not_become_one(run, tmp_path):
+    for name in ("one.jpg", "one.jpeg"):
+        (tmp_path / name).write_bytes(jpeg(make_photo(1)))
+    with pytest.raises(UserError, match=r"one.jpeg and .*one.jpg would both become"):
+        photos.colorize_command(config.Colorize((tmp_path,), run, tmp_path / "out"))
+
+
+def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
+    """Trained with a file that has moved since; another file is refused."""
+    from safetensors.torch import save_file
+
+    from koala import extractor
+
+    for seed, name in ((1, "first"), (2, "other")):
+        model = extractor.build(config.Extractor("tf_efficientnet_lite0", weights="random"), seed).model
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors"
+        )
+    train.train(
+        config.Train(
+            data=config.Data(shard_folder, size=16, threads=2),
+            extractor=config.Extractor("tf_efficientnet_lite0", weights=str(tmp_path / "first.safetensors")),
+            batch=8,
+            epochs=0.2,
+            run=tmp_path / "run",
+        )
+    )
+    (tmp_path / "first.safetensors").rename(tmp_path / "moved.safetensors")
+    with pytest.raises(UserError, match=r"first.safetensors does not exist; --extractor.weights names"):
+        koala.load_model(tmp_path / "run")
+    with pytest.raises(UserError, match=r"not those that .* was trained with; name their file with --extractor"):
+        koala.load_model(tmp_path / "run", tmp_path / "other.safetensors")
+    assert koala.load_model(tmp_path / "run", tmp_path / "moved.safetensors").size == 16
 
 
 def test_all_good_is_zero(run, tmp_path):

@@ -61,6 +61,19 @@ def test_transparency_shows_white():
     assert np.asarray(decoded(admit(encoded(photo, "PNG"), AS_IS).jpeg)).min() > 250
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_greys_keep_their_greys(kind):
+    ramp = (np.arange(64 * 64, dtype=np.uint16) * 16).reshape(64, 64)
+    image = decoded(admit(encoded(Image.fromarray(ramp), kind), AS_IS).jpeg)
+    assert image.mode == "L"
+    assert np.abs(np.asarray(image, int) - (ramp >> 8)).max() <= 4
+
+
+def test_floats_are_refused():
+    with pytest.raises(UnusableError, match="mode F, whose range is not known"):
+        admit(encoded(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"), AS_IS)
+
+
 def test_turned_photos_become_upright():
     photo = make_photo(4, width=80, height=40)
     exif = Image.Exif()

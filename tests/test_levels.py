@@ -10,7 +10,7 @@ LEVELS = [
     {"config", "color", "metrics", "objectives"},
     {"order", "intake", "model", "extractor", "kit"},
     {"shards", "pictures"},
-    {"checkpoint", "pipeline", "distributed"},
+    {"writing", "checkpoint", "pipeline", "distributed"},
     {"train", "evaluate", "photos"},
     {"demo"},
     {"cli"},

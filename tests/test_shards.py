@@ -4,6 +4,7 @@ import gc
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import warnings
@@ -12,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import config, shards
+from koala import config, shards, writing
 from koala.errors import UserError
 from tests.photographs import jpeg, make_photo
 
 
 def write(source, out, **recipe):
-    return shards.write(config.WriteShards(source, out, config.Recipe(**recipe)))
+    return writing.write(config.WriteShards(source, out, config.Recipe(**recipe)))
 
 
 def contents(folder):
@@ -111,7 +112,7 @@ def test_bad_images_are_set_aside_counted_and_named(photo_folder, tmp_path, caps
     (source / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (source / "empty.jpg").write_bytes(b"")
     (source / "text.jpg").write_text("not a picture at all")
-    assert shards.write_command(config.WriteShards(source, tmp_path / "out")) == 0
+    assert writing.write_command(config.WriteShards(source, tmp_path / "out")) == 0
     captured = capsys.readouterr()
     assert "4 read = 1 written + 3 set aside" in captured.out
     for name, reason in (("truncated", "truncated"), ("empty", "empty file"), ("text", "not an image")):
@@ -127,6 +128,8 @@ def test_splits_by_sub_folder(photo_folder, tmp_path):
         opened = shards.Shards.open(tmp_path, name)
         assert {opened.describe(i).source.split("/")[0] for i in range(len(opened))} == {folder}
         assert len(opened) == 24
+    write(photo_folder, tmp_path / "rest", split=config.Split(val_folder="second"))
+    assert len(shards.Shards.open(tmp_path / "rest", "train")) == 24, "all others are the other set"
     with pytest.raises(UserError, match='no image lies below "third"'):
         write(photo_folder, tmp_path / "no", split=config.Split(train_folder="third"))
 
@@ -140,7 +143,7 @@ def test_a_list_of_images_and_a_limit(photo_folder, tmp_path):
     finally:
         listing.unlink()
     assert [len(shards.Shards.open(tmp_path, split)) for split in ("train", "val")] == [6, 3]
-    assert manifest["written"] == 9
+    assert manifest.written == 9
 
 
 def test_an_interrupted_write_goes_on_and_ends_the_same(photo_folder, shard_folder, tmp_path, monkeypatch):
@@ -179,6 +182,21 @@ def test_verify_finds_a_flipped_bit_anywhere(copied):
         data[place] ^= 1
 
 
+def test_verify_finds_an_index_that_would_mislead(copied):
+    (copied / "train-000000.idx").write_text("v1.2 0\n")
+    (copied / "train-000001.idx").unlink()
+    faults = shards.verify(copied)
+    assert [fault.partition(":")[0] for fault in faults] == ["train-000000.idx", "train-000001.idx"]
+
+
+def test_verify_names_the_key_of_a_bad_sample(copied):
+    opened = shards.Shards.open(copied, "train")
+    found, jpeg_bytes = opened.describe(12), opened.read(12).tobytes()
+    tar = copied / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes().replace(jpeg_bytes, b"x" * len(jpeg_bytes)))
+    assert any(f"{found.key} ({found.source}) does not decode" in fault for fault in shards.verify(copied))
+
+
 def test_verify_names_what_is_missing_or_short(copied, capsys):
     (copied / "train-000000.tar").unlink()
     (copied / "train-000001.json").unlink()
@@ -198,19 +216,42 @@ def test_reading_a_shortened_shard_names_it(copied):
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"),
-    [("nothing", "holds no manifest.json"), ("damaged", "manifest.json is damaged"), ("old", "has format 'other'")],
+    ("manifest", "message"),
+    [
+        (None, "holds no manifest.json"),
+        ("{", "manifest.json is damaged"),
+        ("[]", "manifest.json is damaged"),
+        ('{"format": "koala-shards/1"}', "manifest.json is damaged"),
+        ('{"format": "other"}', "has format 'other'"),
+    ],
 )
-def test_what_is_no_shard_folder_is_said(tmp_path, folder, message):
-    if folder == "damaged":
-        (tmp_path / "manifest.json").write_text("{")
-    if folder == "old":
-        (tmp_path / "manifest.json").write_text('{"format": "other"}')
+def test_what_is_no_shard_folder_is_said(tmp_path, manifest, message):
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
     with pytest.raises(UserError, match=message):
         shards.Shards.open(tmp_path, "train")
 
 
+def test_a_split_without_samples_is_said(photo_folder, tmp_path):
+    write(photo_folder, tmp_path)
+    with pytest.raises(UserError, match='holds no "val" samples'):
+        shards.Shards.open(tmp_path, "val")
+
+
+def test_names_that_are_no_text_are_kept(tmp_path):
+    name = os.fsdecode(b"gr\xfcn.jpg")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / name).write_bytes(jpeg(make_photo(1)))
+    (tmp_path / "source" / os.fsdecode(b"\xff.jpg")).write_text("no picture")
+    assert writing.write_command(config.WriteShards(tmp_path / "source", tmp_path / "out")) == 0
+    assert shards.Shards.open(tmp_path / "out", "train").describe(0).source == name
+    assert shards.verify(tmp_path / "out") == []
+
+
 def test_missing_source_is_said(tmp_path):
+    with pytest.raises(UserError, match="is no text"):
+        (tmp_path / "photo.jpg").write_bytes(jpeg(make_photo(1)))
+        write(tmp_path / "photo.jpg", tmp_path / "out")
     with pytest.raises(UserError, match="does not exist"):
         write(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -221,5 +262,5 @@ def test_missing_source_is_said(tmp_path):
 @pytest.mark.slow
 def test_real_photographs(real_photos, tmp_path):
     manifest = write(real_photos, tmp_path, samples_per_shard=128)
-    assert (manifest["read"], manifest["written"], manifest["quarantined"]) == (600, 600, 0)
+    assert (manifest.read, manifest.written, manifest.quarantined) == (600, 600, 0)
     assert shards.verify(tmp_path) == []

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from koala import checkpoint, config, shards, train
+from koala import checkpoint, config, train, writing
 from koala.errors import UserError
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
@@ -105,7 +104,7 @@ def test_colors_are_learnt(settings, tmp_path):
         grey = np.asarray(make_photo(number).convert("L"), float)[..., None]
         orange = Image.fromarray((grey * [1.0, 0.6, 0.2]).astype(np.uint8))
         (tmp_path / "orange" / f"{number}.jpg").write_bytes(jpeg(orange))
-    shards.write(config.WriteShards(tmp_path / "orange", tmp_path / "shards"))
+    writing.write(config.WriteShards(tmp_path / "orange", tmp_path / "shards"))
     data = replace(settings.data, shards=tmp_path / "shards", geometry="crop")
     train.train(replace(settings, data=data, epochs=50, batch=8))
     losses = list(scalars(settings.run, "train/loss").values())
@@ -141,18 +140,53 @@ def test_accumulation_changes_nothing_but_memory(settings, tmp_path):
 def test_old_checkpoints_go_and_the_best_stays(settings):
     train.train(replace(settings, epochs=3, checkpoint_every=2, keep=2))
     kept = sorted(path.name for path in (settings.run / "checkpoints").iterdir())
-    assert kept[-3:] == ["000000000112", "000000000120", "best.json"]
+    assert kept[-3:] == ["000000000112", "000000000120", "validation.json"]
     losses = scalars(settings.run, "val/loss")
     best = min(losses, key=losses.get)
     assert checkpoint.find(settings.run).images_seen == best
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(settings, capsys):
+def test_a_damaged_newest_checkpoint_is_passed_over(settings, tmp_path, capsys):
+    """The run goes on from the one before, and ends as if nothing had happened, however few are kept."""
+    whole = replace(settings, epochs=3, run=tmp_path / "whole")
+    train.train(whole)
     train.train(replace(settings, epochs=2))
-    newest = settings.run / "checkpoints" / "000000000080" / "training.pt"
-    newest.write_bytes(newest.read_bytes()[:-1])
-    assert checkpoint.newest(settings.run / "checkpoints").images_seen == 40
-    assert "training.pt is damaged" in capsys.readouterr().out
+    damaged = settings.run / "checkpoints" / "000000000080" / "training.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    capsys.readouterr()
+    train.train(replace(settings, epochs=1.5, keep=1))
+    assert "training.pt is damaged" in capsys.readouterr().err
+    assert checkpoint.newest(settings.run / "checkpoints").images_seen == 60
+    train.train(replace(settings, epochs=3, keep=1))
+    assert same_weights(weights(whole.run, 120), weights(settings.run, 120))
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for(settings):
+    train.train(settings)
+    (settings.run / "checkpoints" / "validation.json").unlink()
+    train.train(settings)
+    known = checkpoint.read_validation(settings.run / "checkpoints")
+    assert (known.images_seen, known.best_images_seen) == (40, 40)
+    assert known.best_loss == pytest.approx(scalars(settings.run, "val/loss")[40])
+
+
+def test_resuming_with_an_extractor(settings, tmp_path):
+    with_extractor = replace(settings, extractor=config.Extractor("tf_efficientnet_lite0", weights="random"), batch=8)
+    train.train(replace(with_extractor, run=tmp_path / "whole"))
+    train.train(replace(with_extractor, epochs=0.4))
+    train.train(with_extractor)
+    assert same_weights(weights(tmp_path / "whole", 40), weights(settings.run, 40))
+
+
+def test_bf16_trains_weights_of_fp32(settings, tmp_path):
+    extractor = config.Extractor("tf_efficientnet_lite0", weights="random")
+    half = replace(settings, extractor=extractor, batch=8, mixed_precision="bf16")
+    train.train(half)
+    train.train(replace(half, mixed_precision="no", run=tmp_path / "full"))
+    assert all(value.dtype == torch.float32 for value in weights(half.run, 40).values())
+    first, second = scalars(half.run, "train/loss"), scalars(tmp_path / "full", "train/loss")
+    assert first != second
+    assert all(first[step] == pytest.approx(second[step], rel=0.02) for step in first)
 
 
 def test_runs_without_a_name_are_new_each_time_and_resume_takes_the_newest(settings, tmp_path, monkeypatch):
@@ -160,9 +194,8 @@ def test_runs_without_a_name_are_new_each_time_and_resume_takes_the_newest(setti
     unnamed = replace(settings, run=None, epochs=0.2)
     train.train(unnamed)
     (first,) = (tmp_path / "log/koala").iterdir()
-    time.sleep(1.1)  # runs are named by the second
     train.train(unnamed)
-    second = max((tmp_path / "log/koala").iterdir())
+    (second,) = set((tmp_path / "log/koala").iterdir()) - {first}
     train.train(replace(unnamed, resume=True, epochs=0.4))
     assert checkpoint.newest(first / "checkpoints").images_seen == 8
     assert checkpoint.newest(second / "checkpoints").images_seen == 16
@@ -212,11 +245,11 @@ def test_a_signal_to_launcher_and_processes_saves_in_both(settings):
 
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(settings, tmp_path):
-    """20 steps, fp32, gloo: the same global batches, the same losses to 1e-5."""
+    """20 steps, fp32, gloo, in two pieces each: the same global batches, the same losses to 1e-5."""
     both = replace(settings, epochs=2)
     one = replace(both, run=tmp_path / "one")
     finish(start(*command(one)))
-    finish(start_two(*command(both), "--processes", "2"))
+    finish(start_two(*command(both), "--processes", "2", "--accumulation", "2"))
     first, second = scalars(one.run, "train/loss"), scalars(both.run, "train/loss")
     assert list(first) == list(second) == list(range(4, 84, 4))
     assert max(abs(first[step] - second[step]) for step in first) < 1e-5
@@ -245,6 +278,16 @@ def test_processes_that_train_alone_are_refused(settings, tmp_path):
     assert not (settings.run / "checkpoints").exists()
 
 
+@pytest.mark.slow
+def test_what_the_first_process_cannot_do_is_said_by_all(settings):
+    printed = start_two(
+        *command(settings), "--extractor.name", "resnet18", "--extractor.weights", "/no/file"
+    ).communicate(timeout=120)[0]
+    assert printed.count("koala: /no/file does not exist") == 2
+    assert "gloo" not in printed
+    assert not settings.run.exists()
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -270,7 +313,7 @@ def test_a_run_that_would_become_another_is_refused(settings, change, message):
 
 def test_other_shards_are_refused(settings, photo_folder, tmp_path):
     train.train(replace(settings, epochs=0.1))
-    shards.write(config.WriteShards(photo_folder, tmp_path / "other", config.Recipe(seed=9)))
+    writing.write(config.WriteShards(photo_folder, tmp_path / "other", config.Recipe(seed=9)))
     with pytest.raises(UserError, match="was begun on other shards"):
         train.train(replace(settings, data=replace(settings.data, shards=tmp_path / "other")))
 
