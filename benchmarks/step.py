@@ -53,7 +53,7 @@ def koalas_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor,
     from koala.train import adam
 
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
-    frozen = extractor.build(config.Extractor(weights="random")).to(device)
+    frozen = extractor.build(config.Extractor(weights="random")).to(device).in_precision(torch.bfloat16)
     network = Network(1000).to(device, memory_format=torch.channels_last)
     network, optimizer = accelerator.prepare(network, adam(network, 1e-3))
     with accelerator.autocast():
