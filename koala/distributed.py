@@ -44,6 +44,20 @@ def accelerated(settings: config.Train | config.Evaluate, processes: int = 0) ->
     if not on_cpu and settings.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
         raise UserError("this GPU has no bf16; choose --mixed-precision fp16 or no")
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
+    done = False
+    try:
+        _check_world(accelerator, processes)
+        yield accelerator
+        done = True
+    finally:
+        # a process that fails must not leave the group: it might wait for the others for ever
+        if done or accelerator.num_processes == 1:
+            accelerator.end_training()
+            AcceleratorState._reset_state(reset_partial_state=True)  # so that a program may set up another
+
+
+def _check_world(accelerator: Accelerator, processes: int) -> None:
+    """Refuse to train in a world that is not the one that was asked for."""
     asked = processes or int(os.environ.get("WORLD_SIZE", "1"))
     # a launcher that names a meeting place but no world size has started processes that do not know each other
     alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
@@ -52,10 +66,6 @@ def accelerated(settings: config.Train | config.Evaluate, processes: int = 0) ->
             f"{asked if not alone else 'several'} processes were asked for, but this one is in a world of "
             f"{accelerator.num_processes}; launch with one of the files in launch/, which start torch's own launcher"
         )
-    yield accelerator
-    # only when all went well: a process that leaves the group in the middle may wait for the others for ever
-    accelerator.end_training()
-    AcceleratorState._reset_state(reset_partial_state=True)  # so that a program may set up another
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
