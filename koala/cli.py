@@ -18,8 +18,12 @@ from koala.errors import UserError
 # command: (settings class in koala.config, "module:function", the field that a TOML file fills or "", in a word)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "demo": ("Demo", "koala.demo:demo", "", "the main job on photographs that installed packages carry"),
-    "shards write": ("WriteShards", "koala.writing:write_command", "recipe", "a folder of images -> tar shards"),
+    "shards write": ("WriteShards", "koala.writing:write_command", "recipe", "images -> tar shards"),
+    "shards finish": ("FinishShards", "koala.writing:finish_command", "", "put parts together that were written apart"),
     "shards verify": ("VerifyShards", "koala.shards:verify_command", "", "check shards, byte by byte"),
+    "shards repair": ("RepairShards", "koala.writing:repair_command", "", "write bad shards again from the source"),
+    "shards embed": ("Embed", "koala.embeddings:embed", "", "keep the extractor's embeddings beside the shards"),
+    "shards audit": ("AuditShards", "koala.audit:audit_command", "", "what is in a data set: chroma, greys, sepia"),
     "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
     "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
@@ -129,12 +133,17 @@ def _settings(command: str, name: str, toml_field: str, words: list[str]) -> Any
 
 
 def _with_missing(cls: Any, field: str, value: Any) -> Any:
-    """Settings of which only one field has a value; the others are asked for as flags."""
+    """Settings of which one field has a value; others have their defaults, or are asked for as flags."""
+    import dataclasses
+
     import tyro
 
-    config = import_module("koala.config")
-    others = {f.name: tyro.MISSING for f in config.fields(cls) if f.name != field}
-    return cls(**others, **{field: value})
+    required = {
+        f.name: tyro.MISSING
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    return cls(**required, **{field: value})
 
 
 def _help() -> str:

@@ -77,10 +77,33 @@ class WriteShards(_Strict):
     """Write shards: `koala shards write RECIPE.toml --source DIR --out DIR`."""
 
     source: Path
-    """Folder of images, or a text file that names one image a line."""
+    """Folder of images, list of files (text or CSV), tar, zip, or folder of webdataset tars."""
     out: Path
     """Folder for the shards."""
     recipe: Recipe = field(default_factory=Recipe)
+    workers: Count = 1
+    """Processes that write."""
+    part: str = "1/1"
+    """I/N writes every N-th shard, beginning with the I-th; koala shards finish puts the parts together."""
+
+    def part_numbers(self) -> tuple[int, int]:
+        """I and N.
+
+        Raises:
+            UserError: `part` is nothing of the kind.
+        """
+        part, _, parts = self.part.partition("/")
+        if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+            raise UserError(f"--part {self.part} is not I/N with I from 1 to N, as in 1/4")
+        return int(part), int(parts)
+
+
+@dataclass(frozen=True)
+class FinishShards(_Strict):
+    """Check that all parts of a folder of shards are written, and write its manifest."""
+
+    shards: Positional[Path]
+    """Folder of shards."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,34 @@ class VerifyShards(_Strict):
 
     shards: Positional[Path]
     """Folder of shards."""
+    quick: bool = False
+    """Look at records and sizes only."""
+    workers: Count = 1
+    """Processes that check."""
+
+
+@dataclass(frozen=True)
+class RepairShards(_Strict):
+    """Verify shards, and write those with faults again from the source."""
+
+    shards: Positional[Path]
+    """Folder of shards."""
+    source: Path
+    """What they were written from."""
+    workers: Count = 1
+    """Processes that check."""
+
+
+@dataclass(frozen=True)
+class AuditShards(_Strict):
+    """Measure every image: size, colour model, chroma, what is grey or toned."""
+
+    shards: Positional[Path]
+    """Folder of shards; those that are whole and not audited yet are looked at."""
+    split: SplitName | None = None
+    """Which part of the shards; by default both."""
+    workers: Count = 1
+    """Processes that measure."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +156,24 @@ class Data(_Strict):
     """L* of the grey-scaled picture, or (the original paper's way) of the colour picture."""
     threads: Count = 4
     """Threads that decode, in each process."""
+    mirror: bool = False
+    """Mirror at random in training; random_crop always does, and evaluation never."""
+    where: str = ""
+    """Leave out samples that do not meet this condition on the audit's columns: "chroma >= 5 and not sepia"."""
+
+
+@dataclass(frozen=True)
+class View(_Strict):
+    """How a photo becomes a square, as in `Data`."""
+
+    geometry: Geometry = "pad"
+    """pad to a square with black; crop the middle; squash; legacy pads the wrong axes."""
+    size: Annotated[int, Field(gt=0, multiple_of=8)] = 224
+    """Height and width of the square."""
+    lightness: LightnessSource = "grey"
+    """L* of the grey-scaled picture, or of the colour picture."""
+    threads: Count = 4
+    """Threads that decode, in each process."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +188,8 @@ class Extractor(_Strict):
     """"pretrained", "random", or a file of the model's weights."""
     batch_statistics: bool = False
     """The report's mistake: batch normalisation in training mode, so that colours depend on the rest of the batch."""
+    cache: bool = False
+    """Train with the embeddings that koala shards embed made, rather than run the extractor in every step."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +256,8 @@ class Evaluate(_Strict):
     """Where scores and pictures go; by default "evaluation" in the run or checkpoint folder."""
     split: SplitName = "val"
     """Which part of the shards."""
+    where: str = ""
+    """Leave out samples that do not meet this condition on the audit's columns."""
     geometry: Geometry | None = None
     """By default the training's, with crop for random_crop."""
     batch: Count = 50
@@ -198,6 +271,27 @@ class Evaluate(_Strict):
     extractor: Weights = field(default_factory=Weights)
     mixed_precision: MixedPrecision = "no"
     """Precision of the computation."""
+    device: Device = "auto"
+    """cuda where there is a GPU."""
+
+
+@dataclass(frozen=True)
+class Embed(_Strict):
+    """Keep the extractor's embeddings of all samples, and of their mirror images, beside the shards.
+
+    Training then takes them with --extractor.cache. What is there already is kept.
+    """
+
+    shards: Positional[Path]
+    """Folder of shards."""
+    extractor: Extractor = field(default_factory=Extractor)
+    data: View = field(default_factory=View)
+    batch: Count = 50
+    """Images at a time, in each process."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of random weights: the training's."""
+    mixed_precision: MixedPrecision = "no"
+    """Precision of the computation; embeddings are kept in fp16."""
     device: Device = "auto"
     """cuda where there is a GPU."""
 
@@ -236,8 +330,8 @@ class Kit(_Strict):
 
 
 def for_evaluation(data: Data) -> Data:
-    """The same view of every photo each time: the middle where training cuts at random."""
-    return replace(data, geometry="crop") if data.geometry == "random_crop" else data
+    """The same view of every photo each time: the middle where training cuts at random, and nothing mirrored."""
+    return replace(data, geometry="crop" if data.geometry == "random_crop" else data.geometry, mirror=False)
 
 
 Settings = TypeVar("Settings")

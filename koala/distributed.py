@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def accelerated(settings: config.Train | config.Evaluate, processes: int = 0) -> Iterator[Accelerator]:
+def accelerated(settings: config.Train | config.Evaluate | config.Embed, processes: int = 0) -> Iterator[Accelerator]:
     """Set up devices and processes as the launcher asks, and leave them at the end.
 
     Args:

@@ -16,14 +16,13 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
 
-from koala import checkpoint, color, config, metrics, pictures
+from koala import audit, checkpoint, color, config, metrics, pictures
 from koala.distributed import accelerated, dali_device, main_first
 from koala.metrics import Means
 from koala.model import Colorizer
 from koala.order import Places, every_sample_once
 from koala.pipeline import Batch, batches, window
 from koala.progress import Progress
-from koala.shards import Shards
 
 COLUMNS = ("grey", "koala", "original")
 
@@ -59,12 +58,12 @@ class Evaluation:
     def __init__(self, settings: config.Evaluate, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
         self.found = checkpoint.find(settings.model)
-        self.shards = Shards.open(settings.shards, settings.split)
+        self.shards = audit.open_selected(settings.shards, settings.split, settings.where)
         # the first process fetches the extractor's weights, the others find them
         model: Colorizer = main_first(accelerator, lambda: checkpoint.colorizer(self.found, settings.extractor.weights))
         self.model = model.to(accelerator.device)
-        data = replace(self.found.settings.data, threads=settings.threads)
-        self.data = replace(data, geometry=settings.geometry) if settings.geometry else config.for_evaluation(data)
+        data = replace(config.for_evaluation(self.found.settings.data), threads=settings.threads)
+        self.data = replace(data, geometry=settings.geometry or data.geometry)
         self.out = settings.out or settings.model / "evaluation"
 
     def predictions(self, places: Iterable[Places]) -> Iterator[Prediction]:

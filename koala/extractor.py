@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from koala.config import Extractor as Settings
+from koala.config import MixedPrecision
 from koala.errors import UserError
 
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
@@ -62,6 +63,12 @@ class Extractor(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(dtype)
         return self
+
+    def in_place(self, device: torch.device, mixed_precision: MixedPrecision) -> "Extractor":
+        """Move to the device, in the precision of the computation."""
+        if mixed_precision != "no":
+            self.in_precision(torch.float16 if mixed_precision == "fp16" else torch.bfloat16)
+        return self.to(device)
 
     @torch.no_grad()
     def forward(self, lightness: Tensor) -> Tensor:

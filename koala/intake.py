@@ -6,14 +6,20 @@ chroma is what the network learns, and what was done is said. What cannot be dec
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+import simplejpeg
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from koala.config import Resize
 
+_JPEG_COLORS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's names and libjpeg's
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
+_MIRRORED, _TURNED = {2, 3, 4}, {5, 6, 7, 8}  # its values that keep or change the sides
+_MOST_PIXELS = 178_956_970  # beyond these Pillow, too, speaks of a decompression bomb
 
 
 class UnusableError(Exception):
@@ -47,45 +53,67 @@ def admit(data: bytes, resize: Resize) -> Admitted:
     Raises:
         UnusableError: the bytes are no picture, or not a whole one.
     """
-    image = _open(data)
-    changes = list(_needed_changes(image))
-    upright = _upright(image)
-    size = _target_size(upright.size, resize)
-    if size != upright.size:
-        changes.append(f"resized from {upright.width}x{upright.height}")
-    stored = _encode(upright, size, resize.quality) if changes else data
-    return Admitted(stored, size[1], size[0], upright.height, upright.width, tuple(changes))
+    with _unusable_is_said():
+        image = _open(data)
+        changes = list(_needed_changes(image))
+        upright = image.size[::-1] if image.getexif().get(_ORIENTATION, 1) in _TURNED else image.size
+        size = _target_size(upright, resize)
+        if size != upright:
+            changes.append(f"resized from {upright[0]}x{upright[1]}")
+        if changes:
+            stored = _encode(_decode(image, data), size, resize.quality)
+        else:
+            stored = data
+            _check(data)
+        return Admitted(stored, size[1], size[0], upright[1], upright[0], tuple(changes))
 
 
 def decode(data: bytes) -> Image.Image:
-    """A file's picture, upright, 8 bits deep, in RGB or grey; what is transparent shows white paper.
+    """A file's picture, upright, 8 bits deep, in sRGB or grey; what is transparent shows white paper.
 
     Raises:
         UnusableError: the bytes are no picture, or not a whole one.
     """
-    return _to_8_bits(_upright(_open(data)))
+    with _unusable_is_said():
+        return _decode(_open(data), data)
 
 
 def _open(data: bytes) -> Image.Image:
-    """Decode to the end."""
+    """Look at a picture's header; pixels are decoded when they are needed."""
     if not data:
         raise UnusableError("empty file")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("Pillow is set to accept truncated images; shards must not hold them")
+    image = Image.open(io.BytesIO(data))
+    if image.width * image.height > _MOST_PIXELS:
+        raise UnusableError(f"{image.width}x{image.height} pixels are more than {_MOST_PIXELS}")
+    return image
+
+
+def _check(data: bytes) -> None:
+    """Let libjpeg read all of a JPEG, at an eighth of its size for less arithmetic; what it warns of is damaged."""
+    simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+
+
+def _decode(image: Image.Image, data: bytes) -> Image.Image:
+    """The picture to the end, upright, as RGB in sRGB or grey."""
+    if image.format == "JPEG" and image.mode in _JPEG_COLORS:  # the only kind whose damage Pillow passes over
+        pixels = simplejpeg.decode_jpeg(data, _JPEG_COLORS[image.mode], strict=True)
+        decoded = Image.fromarray(pixels.squeeze(-1) if image.mode == "L" else pixels)
+        decoded.info = image.info
+        image = decoded
+    return _to_8_bits(_to_srgb(ImageOps.exif_transpose(image)))
+
+
+@contextmanager
+def _unusable_is_said() -> Iterator[None]:
+    """What Pillow and libjpeg say of a file that cannot be used, as one kind of error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupt EXIF: the pixels are fine
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                return image
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            yield
+        except (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError) as error:
             raise UnusableError(_reason(error)) from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ImageOps.exif_transpose(image)
 
 
 def _needed_changes(image: Image.Image) -> list[str]:
@@ -95,9 +123,39 @@ def _needed_changes(image: Image.Image) -> list[str]:
         changes.append(f"encoded from {image.format}")
     if image.mode not in ("RGB", "L"):
         changes.append(f"converted from {image.mode}")
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if image.getexif().get(_ORIENTATION, 1) in _TURNED | _MIRRORED:
         changes.append("turned upright")
+    if _foreign_profile(image) is not None:
+        changes.append("converted to sRGB")
     return changes
+
+
+def _foreign_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """The colour profile, where there is one of other colours than sRGB; one that cannot be read counts as none."""
+    data = image.info.get("icc_profile")
+    if not data or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        described = ImageCms.getProfileDescription(profile)
+    except (OSError, ImageCms.PyCMSError):
+        return None
+    space = profile.profile.xcolor_space.strip()
+    fits = space == ("CMYK" if image.mode == "CMYK" else "RGB")
+    return profile if fits and "sRGB" not in described else None
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Colours as sRGB has them; those without a profile are so already."""
+    profile = _foreign_profile(image)
+    if profile is None:
+        return image
+    mode = "RGB" if image.mode == "CMYK" else image.mode
+    try:
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except ImageCms.PyCMSError:
+        return image
+    return image if converted is None else converted
 
 
 def _target_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 # DALI takes memory above this size anew from the system for each batch, which costs the CPU backend a fifth of
 # its time in page faults; it reads the variable when it first allocates.
@@ -42,12 +42,14 @@ class Batch:
         lightness: `(B, 1, H, W)` float32 in -1..1.
         ab: `(B, 2, H, W)` float32 in -1..1.
         samples: `(B,)` sample numbers.
+        embedding: `(B, E)` float32, of what is seen in lightness, where embeddings are kept.
         rgb: `(B, 3, H, W)` uint8, the photos themselves, where they were asked for.
     """
 
     lightness: "torch.Tensor"
     ab: "torch.Tensor"
     samples: NDArray[np.int64]
+    embedding: "torch.Tensor | None" = None
     rgb: "torch.Tensor | None" = None
 
 
@@ -95,7 +97,9 @@ def view(geometry: Geometry, height: int, width: int, rng: np.random.Generator) 
             return -above, -beside, height + above, width + beside
 
 
-def window(geometry: Geometry, height: int, width: int, size: int, rng: np.random.Generator) -> Window:
+def window(
+    geometry: Geometry, height: int, width: int, size: int, rng: np.random.Generator, *, mirror: bool = False
+) -> Window:
     """What is cut out of a photo and where it lands: pure, but for the generator.
 
     Args:
@@ -103,13 +107,14 @@ def window(geometry: Geometry, height: int, width: int, size: int, rng: np.rando
         height: of the photo.
         width: of the photo.
         size: of the square.
-        rng: of random crops; other geometries draw nothing.
+        rng: of random crops and mirroring; else nothing is drawn.
+        mirror: whether to mirror at random, as random_crop always does.
     """
     top, left, bottom, right = view(geometry, height, width, rng)
     y0, y1, start_y, end_y = _along(top, bottom, height, size)
     x0, x1, start_x, end_x = _along(left, right, width, size)
-    mirror = geometry == "random_crop" and bool(rng.integers(2))
-    return Window((start_y, start_x), (end_y, end_x), (y1 - y0, x1 - x0), (y0, x0), mirror)
+    mirrored = (mirror or geometry == "random_crop") and bool(rng.integers(2))
+    return Window((start_y, start_x), (end_y, end_x), (y1 - y0, x1 - x0), (y0, x0), mirrored)
 
 
 def _along(start: float, end: float, length: int, size: int) -> tuple[int, int, float, float]:
@@ -194,6 +199,13 @@ def _device_id() -> int | None:
 # ---------------------------------------------------------------- batches
 
 
+class Embeddings(Protocol):
+    """Where embeddings are kept."""
+
+    def read(self, sample: int, mirror: bool) -> NDArray[np.float32]:
+        """The embedding of a sample, or of its mirror image, `(E,)`."""
+
+
 def batches(
     shards: Shards,
     places: Iterable[Places],
@@ -203,17 +215,19 @@ def batches(
     batch: int,
     seed: int = 0,
     with_rgb: bool = False,
+    embeddings: Embeddings | None = None,
 ) -> Iterator[Batch]:
     """Read, decode and convert: one `Batch` for each item of `places`.
 
     Args:
         shards: where the samples are.
         places: which samples, in which epoch; `batch` of them at the most.
-        data: geometry, size, source of lightness, threads.
+        data: geometry, size, source of lightness, mirroring, threads.
         device: "cpu" or "gpu".
         batch: pictures at the most.
-        seed: of random crops.
+        seed: of random crops and mirroring.
         with_rgb: give the photos themselves, too.
+        embeddings: where embeddings are kept that are to be given, too.
 
     Yields:
         Batches on the device, in the order of `places`.
@@ -222,7 +236,7 @@ def batches(
         UserError: a sample does not decode; shard and key are named.
     """
     under_way: deque[_Request] = deque()
-    with _Reader(shards, places, data, seed) as reader:
+    with _Reader(shards, places, data, seed, embeddings) as reader:
         pipeline = build_graph(_fed(reader, under_way, data.size), data, batch, device, with_rgb)
         pipeline.build()
         while True:
@@ -237,20 +251,27 @@ def batches(
 
 @dataclass(frozen=True)
 class _Request:
-    """A batch on its way in: which samples, their bytes, their windows."""
+    """A batch on its way in: which samples, their bytes, their windows, and their embeddings where they are kept."""
 
     samples: NDArray[np.int64]
     jpegs: list[NDArray[np.uint8]]
     windows: list[Window]
+    embeddings: list[NDArray[np.float32]]
+
+
+_Read = tuple[NDArray[np.uint8], NDArray[np.float32] | None]
 
 
 class _Reader:
     """Reads the bytes of coming batches in threads, in order, a few batches ahead."""
 
-    def __init__(self, shards: Shards, places: Iterable[Places], data: Data, seed: int) -> None:
+    def __init__(
+        self, shards: Shards, places: Iterable[Places], data: Data, seed: int, embeddings: Embeddings | None
+    ) -> None:
         self._shards, self._places, self._data, self._seed = shards, iter(places), data, seed
+        self._embeddings = embeddings
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="koala-reader")
-        self._ahead: deque[tuple[Places, list[Future[NDArray[np.uint8]]]]] = deque()
+        self._ahead: deque[tuple[Places, list[Window], list[Future[_Read]]]] = deque()
 
     def __enter__(self) -> "_Reader":
         return self
@@ -263,18 +284,26 @@ class _Reader:
             self._read_ahead()
             if not self._ahead:
                 return
-            places, futures = self._ahead.popleft()
-            windows = [self._window(*place) for place in zip(places.samples, places.epochs, strict=True)]
-            yield _Request(places.samples, [future.result() for future in futures], windows)
+            places, windows, futures = self._ahead.popleft()
+            read = [future.result() for future in futures]
+            embeddings = [embedding for _, embedding in read if embedding is not None]
+            yield _Request(places.samples, [jpeg for jpeg, _ in read], windows, embeddings)
 
     def _read_ahead(self) -> None:
         while len(self._ahead) < _READ_AHEAD and (places := next(self._places, None)) is not None:
-            self._ahead.append((places, [self._pool.submit(self._shards.read, int(s)) for s in places.samples]))
+            windows = [self._window(*place) for place in zip(places.samples, places.epochs, strict=True)]
+            under_way = zip(places.samples, windows, strict=True)
+            futures = [self._pool.submit(self._read, int(sample), window.mirror) for sample, window in under_way]
+            self._ahead.append((places, windows, futures))
+
+    def _read(self, sample: int, mirror: bool) -> _Read:
+        embedding = self._embeddings.read(sample, mirror) if self._embeddings is not None else None
+        return self._shards.read(sample), embedding
 
     def _window(self, sample: int, epoch: int) -> Window:
         height, width = int(self._shards.height[sample]), int(self._shards.width[sample])
         rng = np.random.default_rng([self._seed, int(epoch), int(sample)])
-        return window(self._data.geometry, height, width, self._data.size, rng)
+        return window(self._data.geometry, height, width, self._data.size, rng, mirror=self._data.mirror)
 
 
 def _fed(requests: Iterable[_Request], under_way: deque[_Request], size: int) -> Iterator[tuple[Any, ...]]:
@@ -306,7 +335,8 @@ def _batch(outputs: Any, request: _Request) -> Batch:
     import torch
 
     lightness, ab, *rgb = (torch.from_dlpack(output.as_tensor()) for output in outputs)
-    return Batch(lightness, ab, request.samples, rgb[0] if rgb else None)
+    embedding = torch.from_numpy(np.stack(request.embeddings)).to(ab.device) if request.embeddings else None
+    return Batch(lightness, ab, request.samples, embedding, rgb[0] if rgb else None)
 
 
 def _undecodable(shards: Shards, under_way: Iterable[_Request], error: RuntimeError) -> UserError:

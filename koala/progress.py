@@ -71,6 +71,27 @@ class Progress:
         self.close()
 
 
+class Counter:
+    """Counts what has no known total, in a line now and then once it takes long."""
+
+    def __init__(self, what: str, unit: str) -> None:
+        self._what, self._unit, self._count = what, unit, 0
+        self._said = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count on."""
+        self._count += count
+        if time.monotonic() - self._said > _LOG_INTERVAL_S / 4:
+            self._said = time.monotonic()
+            print(f"{self._what}: {self._count} {self._unit} so far", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Counter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to say."""
+
+
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

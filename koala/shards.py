@@ -11,8 +11,11 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import SkipValidation, TypeAdapter, ValidationError
 
-from koala.config import Resize, SplitName, VerifyShards
+from koala.config import Recipe, Resize, SplitName, VerifyShards, validate
 from koala.errors import UserError
 from koala.intake import UnusableError, admit
 from koala.progress import Progress
@@ -49,7 +52,7 @@ class Record:
         size: each JPEG's length in bytes.
         height: in pixels.
         width: in pixels.
-        quarantined: names that were set aside, with the reason.
+        quarantined: names that were set aside, each with the reason.
     """
 
     shard: str
@@ -61,7 +64,7 @@ class Record:
     size: list[int]
     height: list[int]
     width: list[int]
-    quarantined: dict[SkipValidation[str], str]  # a file's name may be no text
+    quarantined: list[tuple[SkipValidation[str], str]]  # a file's name may be no text
 
 
 @dataclass(frozen=True)
@@ -121,22 +124,38 @@ class Shards:
     """One split of a folder of shards, read by sample number.
 
     Reading is safe from several threads and costs one `pread`: the records say where each JPEG lies.
+
+    Attributes:
+        shard_sizes: samples in each shard.
+        numbers: `(N,)` int64, what number each sample has when none is left out.
+        height: `(N,)` int64 in pixels.
+        width: `(N,)` int64 in pixels.
     """
 
-    def __init__(self, folder: Path, records: Sequence[Record]) -> None:
+    def __init__(self, folder: Path, records: Sequence[Record], keep: NDArray[np.bool_] | None = None) -> None:
         self._folder = folder
         self._records = records
-        self.shard_sizes = tuple(len(record.size) for record in records)
+        ends = np.cumsum([len(record.size) for record in records])
+        if keep is None:
+            keep = np.ones(ends[-1] if len(ends) else 0, np.bool_)
+        self.numbers = np.flatnonzero(keep)
+        self._starts_of_all = np.concatenate([[0], ends])
+        self.shard_sizes = tuple(int(part.sum()) for part in np.split(keep, ends)[:-1])
         self._ends = np.cumsum(self.shard_sizes)
-        self._offset = _column(record.offset for record in records)
-        self._size = _column(record.size for record in records)
-        self.height = _column(record.height for record in records)
-        self.width = _column(record.width for record in records)
+        self._offset = _column(record.offset for record in records)[keep]
+        self._size = _column(record.size for record in records)[keep]
+        self.height = _column(record.height for record in records)[keep]
+        self.width = _column(record.width for record in records)[keep]
         self._open = lru_cache(maxsize=64)(self._open_shard)
 
     @classmethod
-    def open(cls, folder: Path, split: str) -> "Shards":
+    def open(cls, folder: Path, split: str, keep: NDArray[np.bool_] | None = None) -> "Shards":
         """Read the manifest and the records.
+
+        Args:
+            folder: of shards.
+            split: "train" or "val".
+            keep: `(N,)` bool, which of the split's N samples there are, numbered anew; None keeps all.
 
         Raises:
             UserError: there is no manifest, another format, or no sample in the split.
@@ -144,7 +163,7 @@ class Shards:
         manifest = read_manifest(folder)
         if not manifest.samples(split):
             raise UserError(f'{folder} holds no "{split}" samples; write it with a recipe whose split makes some')
-        return cls(folder, [read_record(record_path(folder, entry.shard)) for entry in manifest.splits[split]])
+        return cls(folder, [read_record(record_path(folder, entry.shard)) for entry in manifest.splits[split]], keep)
 
     def __len__(self) -> int:
         return len(self._size)
@@ -167,6 +186,16 @@ class Shards:
         length = _tar_header(shard.read(json_header, BLOCK)).size
         description = json.loads(shard.read(json_header + BLOCK, length))
         return Description(shard.path.name, key, description["source"])
+
+    @property
+    def selection(self) -> str:
+        """sha256 of which samples there are."""
+        return hashlib.sha256(self.numbers.astype("<i8").tobytes()).hexdigest()
+
+    def place(self, sample: int) -> tuple[int, int]:
+        """Where a sample lies: the number of its shard in the split, and its number within the tar."""
+        shard = self._shard_of(sample)
+        return shard, int(self.numbers[sample] - self._starts_of_all[shard])
 
     def _shard_of(self, sample: int) -> int:
         return int(np.searchsorted(self._ends, sample, side="right"))
@@ -229,6 +258,40 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is damaged; run the koala shards write command again") from None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a folder of shards is to hold, before it does.
+
+    Attributes:
+        format: `FORMAT`.
+        recipe: the settings.
+        shards: for each shard's name, the hash that its record will have as `plan`, and how many images go in.
+    """
+
+    format: str
+    recipe: dict[str, Any]
+    shards: dict[str, tuple[str, int]]
+
+    def as_recipe(self) -> Recipe:
+        """The recipe as settings."""
+        return validate(Recipe, self.recipe, "plan.json")
+
+
+def read_plan(folder: Path) -> Plan:
+    """Read a folder's plan.
+
+    Raises:
+        UserError: it is absent or damaged.
+    """
+    path = folder / "plan.json"
+    try:
+        return TypeAdapter(Plan).validate_json(path.read_bytes())
+    except OSError:
+        raise UserError(f"{folder} holds no plan.json; begin with koala shards write") from None
+    except ValidationError:
+        raise UserError(f"{path} is damaged; delete it and run the koala shards write command again") from None
+
+
 def read_record(path: Path) -> Record:
     """Read a shard's record.
 
@@ -251,31 +314,56 @@ def record_path(folder: Path, shard: str) -> Path:
 # ---------------------------------------------------------------- verifying
 
 
-def verify(folder: Path) -> list[str]:
+def verify(folder: Path, quick: bool = False, workers: int = 1) -> list[str]:
     """Check every byte against the manifest and decode every image.
+
+    Args:
+        folder: of shards.
+        quick: look at records and sizes only.
+        workers: processes.
 
     Returns:
         The faults, each naming its shard, and where it is one image's, its key; empty when all is well.
     """
-    entries = [entry for split in read_manifest(folder).splits.values() for entry in split]
-    faults = []
-    with Progress(sum(entry.samples for entry in entries), "verifying") as progress:
-        for entry in entries:
-            faults += _verify_shard(folder, entry)
+    faults = _verify_all(folder, read_manifest(folder), quick, workers)
+    return [fault for shard in faults.values() for fault in shard]
+
+
+def faulty_shards(folder: Path, manifest: Manifest, workers: int = 1) -> set[str]:
+    """The shards in which `verify` finds a fault."""
+    return {shard for shard, faults in _verify_all(folder, manifest, False, workers).items() if faults}
+
+
+def _verify_all(folder: Path, manifest: Manifest, quick: bool, workers: int) -> dict[str, list[str]]:
+    """The faults of each shard."""
+    entries = [entry for split in manifest.splits.values() for entry in split]
+    check = partial(_verify_shard, folder, quick=quick)
+    with (
+        Progress(sum(entry.samples for entry in entries), "verifying") as progress,
+        ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool,
+    ):
+        found = {}
+        for entry, faults in zip(entries, (pool.map if pool else map)(check, entries), strict=True):
+            found[entry.shard] = faults
             progress.advance(entry.samples)
-    return faults
+    return found
 
 
-def _verify_shard(folder: Path, entry: Entry) -> list[str]:
+def _verify_shard(folder: Path, entry: Entry, quick: bool) -> list[str]:
     tar = folder / entry.shard
     try:
         record = read_record(record_path(folder, entry.shard))
+        if (record.sha256, record.bytes, record.samples) != (entry.sha256, entry.bytes, entry.samples):
+            return [f"{entry.shard}: its record differs from manifest.json"]
+        if quick:
+            found = tar.stat().st_size
+            return [f"{entry.shard} is {found} bytes long, its record says {entry.bytes}"] * (found != entry.bytes)
         with tar.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except (UserError, OSError) as error:
+    except UserError as error:
         return [str(error)]
-    if (record.sha256, record.bytes, record.samples) != (entry.sha256, entry.bytes, entry.samples):
-        return [f"{entry.shard}: its record differs from manifest.json"]
+    except OSError as error:
+        return [f"{entry.shard}: {error.strerror}"]
     if sha256 != entry.sha256:
         return [f"{entry.shard}: sha256 differs from manifest.json", *_faulty_samples(folder, record)]
     return [*_faulty_samples(folder, record), *_faulty_index(tar, record)]
@@ -315,13 +403,13 @@ def _faulty_index(tar: Path, record: Record) -> list[str]:
         lines.append(" ".join(parts) + "\n")
     index = tar.with_suffix(".idx")
     if not index.exists() or index.read_text("utf-8") != "".join(lines):
-        return [f"{index.name}: does not describe {tar.name}; delete {record.shard}'s record and write it again"]
+        return [f"{index.name}: does not describe {tar.name}; run koala shards repair"]
     return []
 
 
 def verify_command(settings: VerifyShards) -> int:
     """`koala shards verify`: 0 when all is well, 1 with a line for each fault."""
-    faults = verify(settings.shards)
+    faults = verify(settings.shards, settings.quick, settings.workers)
     for fault in faults:
         print(fault)
     print(f"{settings.shards}: {len(faults)} faults" if faults else f"{settings.shards}: all is well")

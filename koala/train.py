@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import checkpoint, config, extractor, pictures
+from koala import audit, checkpoint, config, embeddings, extractor, pictures
 from koala.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.errors import UserError
 from koala.model import Network
@@ -31,7 +31,7 @@ from koala.shards import Shards, read_manifest
 RUNS = Path("log/koala")
 _VALIDATION_BATCH = 50  # images at a time, in each process, at the most
 _MUST_STAY = (  # in a run that is gone on with
-    *("seed", "objective", "data.geometry", "data.size", "data.lightness"),
+    *("seed", "objective", "data.geometry", "data.size", "data.lightness", "data.where", "data.mirror"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
 )
 
@@ -89,7 +89,7 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> tuple[Tensor, Batc
         batch = trainer.next_batch(parts)
         last = piece == settings.accumulation - 1
         with contextlib.nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
-            predicted = trainer.predict(trainer.model, batch.lightness)
+            predicted = trainer.predict(trainer.model, batch)
             loss = OBJECTIVES[settings.objective](predicted, batch.ab) / settings.accumulation
             trainer.accelerator.backward(loss)
         losses.append(loss.detach())
@@ -119,13 +119,14 @@ class Trainer:
 
     def __init__(self, settings: config.Train, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
-        self.shards = Shards.open(settings.data.shards, "train")
-        self.val_shards = Shards.open(settings.data.shards, "val") if self._has_validation() else None
+        self.shards = audit.open_selected(settings.data.shards, "train", settings.data.where)
+        self.val_shards = self._open_validation()
         self.order = Order(self.shards.shard_sizes, settings.seed)
         self.total = math.ceil(settings.epochs * len(self.shards) / settings.batch) * settings.batch
-        # the first process fetches the extractor's weights, the others find them
-        self.extractor = main_first(accelerator, lambda: extractor.build(settings.extractor, settings.seed))
-        self.extractor_sha256 = extractor.fingerprint(self.extractor) if self.extractor is not None else ""
+        self.extractor: extractor.Extractor | None = None
+        self.cache: embeddings.Cache | None = None
+        self.embedding_size, self.extractor_sha256 = 0, ""
+        self._see_the_whole()
         self.run = on_main(accelerator, lambda: _choose_folder(settings))
         self.checkpoints = self.run / "checkpoints"
         self.state, saved = self._start()
@@ -134,19 +135,34 @@ class Trainer:
         self.optimizer: Any = prepared[1]
         if accelerator.scaler is not None and saved.get("scaler"):
             accelerator.scaler.load_state_dict(saved["scaler"])
-        if self.extractor is not None:
-            self.extractor.to(accelerator.device)
-            if settings.mixed_precision != "no":
-                self.extractor.in_precision(torch.float16 if settings.mixed_precision == "fp16" else torch.bfloat16)
         self.waited_s = 0.0
         self.board: Any = None
 
     # ------------------------------------------------------------ beginning
 
+    def _see_the_whole(self) -> None:
+        """Find the cached embeddings, or build the extractor that computes them in each step."""
+        settings, accelerator = self.settings, self.accelerator
+        if settings.extractor.cache:
+            self.cache = on_main(accelerator, lambda: embeddings.find(settings))
+            self.embedding_size, self.extractor_sha256 = self.cache.key.embedding_size, self.cache.key.extractor_sha256
+            return
+        # the first process fetches the extractor's weights, the others find them
+        built = main_first(accelerator, lambda: extractor.build(settings.extractor, settings.seed))
+        if built is not None:
+            self.embedding_size, self.extractor_sha256 = built.embedding_size, extractor.fingerprint(built)
+            self.extractor = built.in_place(accelerator.device, settings.mixed_precision)
+
+    def _cached(self, shards: Shards, split: config.SplitName) -> embeddings.Embeddings | None:
+        """Where the batches of a split find their embeddings."""
+        if self.cache is None:
+            return None
+        return embeddings.Embeddings(self.cache, read_manifest(self.settings.data.shards).splits[split], shards)
+
     def _start(self) -> tuple[TrainState, dict[str, Any]]:
         """A new state, or that of the newest checkpoint with what else it holds."""
         torch.manual_seed(self.settings.seed)
-        network = Network(self.extractor.embedding_size if self.extractor is not None else 0)
+        network = Network(self.embedding_size)
         # one process looks, so that all go on from the same checkpoint whatever their file systems show them
         found = on_main(self.accelerator, lambda: checkpoint.newest(self.checkpoints))
         if found is not None:
@@ -174,10 +190,14 @@ class Trainer:
             raise UserError(f"{self.run} was begun with other weights of the extractor; name another --run for these")
 
     def _data_fingerprint(self) -> list[str]:
-        return [entry.sha256 for entry in read_manifest(self.settings.data.shards).splits["train"]]
+        shards = [entry.sha256 for entry in read_manifest(self.settings.data.shards).splits["train"]]
+        return [*shards, self.shards.selection] if self.settings.data.where else shards
 
-    def _has_validation(self) -> bool:
-        return bool(read_manifest(self.settings.data.shards).samples("val"))
+    def _open_validation(self) -> Shards | None:
+        data = self.settings.data
+        if not read_manifest(data.shards).samples("val"):
+            return None
+        return audit.open_selected(data.shards, "val", data.where)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -264,6 +284,7 @@ class Trainer:
             dali_device(self.accelerator),
             batch=max(1, size),
             seed=self.settings.seed,
+            embeddings=self._cached(self.shards, "train"),
         )
 
     def next_batch(self, parts: Iterator[Batch]) -> Batch:
@@ -273,11 +294,11 @@ class Trainer:
         self.waited_s += time.perf_counter() - began
         return batch
 
-    def predict(self, model: nn.Module, lightness: Tensor) -> Tensor:
-        """`(B, 1, H, W)` lightness to `(B, 2, H, W)` ab."""
-        lightness = lightness.contiguous(memory_format=torch.channels_last)
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
+        """`(B, 2, H, W)` ab, from a batch's lightness and its embedding, cached or computed now."""
+        lightness = batch.lightness.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
-            embedding = self.extractor(lightness) if self.extractor is not None else None
+            embedding = self.extractor(lightness) if self.extractor is not None else batch.embedding
             return model(lightness, embedding)
 
     # ------------------------------------------------------------ what is written
@@ -332,8 +353,9 @@ class Trainer:
         places = every_sample_once(len(shards), size, rank=rank, world_size=world_size)
         network = self.state.network.eval()
         total = torch.zeros(2, dtype=torch.float64)
-        for index, batch in enumerate(batches(shards, places, data, device, batch=size)):
-            predicted = self.predict(network, batch.lightness).float()
+        kept = self._cached(shards, "val")
+        for index, batch in enumerate(batches(shards, places, data, device, batch=size, embeddings=kept)):
+            predicted = self.predict(network, batch).float()
             loss = OBJECTIVES[self.settings.objective](predicted, batch.ab)
             total += torch.tensor([loss.item() * len(batch.ab), len(batch.ab)], dtype=torch.float64)
             if index == 0:

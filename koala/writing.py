@@ -1,89 +1,89 @@
-"""A folder of images -> tar shards, their records and a manifest (see `koala.shards` for what these are)."""
+"""A source of images -> tar shards, their records and a manifest (see `koala.shards` for what these are).
+
+Which image goes into which shard follows from the source's names and the recipe alone. So shards can be written by any
+number of processes and nodes, in any order, killed and written again: the bytes are the same.
+"""
 
 import hashlib
 import io
 import json
 import os
+import select
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from koala.config import Recipe, Split, WriteShards, dump
+from koala.config import FinishShards, Recipe, RepairShards, Split, WriteShards, dump
 from koala.errors import UserError
-from koala.intake import UnusableError, admit
+from koala.files import put, sync
+from koala.intake import Admitted, UnusableError, admit
 from koala.order import shuffled
 from koala.progress import Progress
-from koala.shards import BLOCK, FORMAT, SPLITS, Entry, Manifest, Record, padded, read_record
+from koala.shards import (
+    BLOCK,
+    FORMAT,
+    SPLITS,
+    Entry,
+    Manifest,
+    Plan,
+    Record,
+    faulty_shards,
+    padded,
+    read_manifest,
+    read_plan,
+    read_record,
+    record_path,
+)
+from koala.sources import Item, Labels, Source, find_labels, list_items, open_source
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """Which images a shard is to hold: their numbers in the shuffled data set, and their names."""
+    """Which images a shard is to hold: their numbers in the shuffled data set, and themselves."""
 
     split: str
     name: str
     numbers: tuple[int, ...]
-    sources: tuple[str, ...]
+    items: tuple[Item, ...]
 
     def digest(self, recipe: Recipe) -> str:
         """sha256 of all that decides the shard's content, but the images' own bytes."""
-        plan = [FORMAT, dump(recipe), self.split, self.numbers, self.sources]
+        plan = [FORMAT, dump(recipe), self.split, self.numbers, [item.name for item in self.items]]
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to write shards."""
+
+    out: Path
+    source: Source
+    labels: Labels
+    recipe: Recipe
 
 
 # ---------------------------------------------------------------- which images go where
 
 
-def list_sources(source: Path) -> tuple[Path, list[str]]:
-    """Find the images: a folder and the sorted names of the files in it.
-
-    Args:
-        source: a folder, searched to any depth, or a text file with one name a line, relative to its own folder.
-
-    Raises:
-        UserError: there is nothing of the kind, or it is empty.
-    """
-    if source.is_dir():
-        root, names = source, sorted(_walk(source))
-    elif source.is_file():
-        root = source.parent
-        names = _lines(source)
-    else:
-        raise UserError(f"{source} does not exist; name a folder of images or a text file that lists them")
-    if not names:
-        raise UserError(f"{source} holds no file; name a folder of images")
-    return root, names
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text; name a folder of images or a text file that lists them") from None
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    for path, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                yield (Path(path) / name).relative_to(folder).as_posix()
-
-
-def plan_shards(names: Sequence[str], recipe: Recipe) -> list[PlannedShard]:
-    """Shuffle the names over the whole set, split them and cut them into shards: pure."""
-    drawn = [names[i] for i in shuffled(len(names), recipe.seed)]
+def plan_shards(items: Sequence[Item], recipe: Recipe) -> list[PlannedShard]:
+    """Shuffle the images over the whole set, split them and cut them into shards: pure."""
+    drawn = [items[i] for i in shuffled(len(items), recipe.seed)]
     numbered = list(enumerate(drawn[: recipe.limit or None]))
     plan = []
     for split, members in zip(SPLITS, _divide(numbered, recipe.split), strict=True):
         for index, start in enumerate(range(0, len(members), recipe.samples_per_shard)):
-            numbers, sources = zip(*members[start : start + recipe.samples_per_shard], strict=True)
-            plan.append(PlannedShard(split, f"{split}-{index:06d}", numbers, sources))
+            numbers, images = zip(*members[start : start + recipe.samples_per_shard], strict=True)
+            plan.append(PlannedShard(split, f"{split}-{index:06d}", numbers, images))
     return plan
 
 
-_Numbered = list[tuple[int, str]]
+_Numbered = list[tuple[int, Item]]
 
 
 def _divide(numbered: _Numbered, split: Split) -> tuple[_Numbered, _Numbered]:
@@ -98,57 +98,186 @@ def _divide(numbered: _Numbered, split: Split) -> tuple[_Numbered, _Numbered]:
 
 
 def _without(numbered: _Numbered, others: _Numbered) -> _Numbered:
-    taken = set(others)
-    return [image for image in numbered if image not in taken]
+    taken = {number for number, _ in others}
+    return [image for image in numbered if image[0] not in taken]
 
 
 def _below(numbered: _Numbered, folder: str) -> _Numbered:
     if not folder:
         return []
-    found = [(number, name) for number, name in numbered if name.startswith(folder.rstrip("/") + "/")]
+    found = [image for image in numbered if image[1].name.startswith(folder.rstrip("/") + "/")]
     if not found:
         raise UserError(f'no image lies below "{folder}"; correct the split of the recipe, or --source')
     return found
 
 
-# ---------------------------------------------------------------- writing
+# ---------------------------------------------------------------- all of it
 
 
-def write(settings: WriteShards) -> Manifest:
-    """Write the shards that are not there yet, then the manifest.
+def write(settings: WriteShards) -> Manifest | None:
+    """Write the shards of this part that are not there yet and, when there is but one part, the manifest.
 
     Returns:
-        The manifest.
+        The manifest, or none where other parts are still to come.
 
     Raises:
         UserError: the source is absent or empty, or `out` holds shards of another recipe or source.
     """
-    root, names = list_sources(settings.source)
-    plan = plan_shards(names, settings.recipe)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    records = []
-    with Progress(sum(len(shard.sources) for shard in plan), "writing shards") as progress:
+    job, plan = _prepare(settings.source, settings.out, settings.recipe)
+    part, parts = settings.part_numbers()
+    _write_missing(job, plan[part - 1 :: parts], settings.workers)
+    return finish(settings.out) if parts == 1 else None
+
+
+def _prepare(path: Path, out: Path, recipe: Recipe) -> tuple[Job, list[PlannedShard]]:
+    """List the source and plan; the plan is left in `out` for `finish`, and must be the one that is there."""
+    source = open_source(path)
+    items = list_items(source)
+    plan = plan_shards(items, recipe)
+    written = Plan(FORMAT, dump(recipe), {shard.name: (shard.digest(recipe), len(shard.items)) for shard in plan})
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "plan.json").exists():
+        if read_plan(out) != written:
+            raise UserError(f"{out} holds shards of another recipe or source; choose another --out, or empty this one")
+    else:
+        put(out / "plan.json", _json(asdict(written), indent=1))
+    return Job(out, source, find_labels(source, items), recipe), plan
+
+
+def _write_missing(job: Job, plan: Sequence[PlannedShard], workers: int) -> None:
+    """Write what is not committed, in `workers` processes."""
+    with Progress(sum(len(shard.items) for shard in plan), "writing shards") as progress:
+        missing = []
         for shard in plan:
-            record = _committed(settings.out, shard, settings.recipe)
-            if record is None:
-                record = _write_shard(settings.out, root, shard, settings.recipe, progress)
+            if _committed(job, shard):
+                progress.advance(len(shard.items))
             else:
-                progress.advance(len(shard.sources))
-            records.append(record)
-    manifest = _manifest(settings.recipe, plan, records)
-    _put(settings.out / "manifest.json", _json(asdict(manifest), indent=1))
+                missing.append(shard)
+        for record in _write_all(job, missing, workers, progress):
+            for name, reason in record.quarantined:
+                progress.say(f"set aside {name}: {reason}")
+
+
+def _write_all(job: Job, plan: Sequence[PlannedShard], workers: int, progress: Progress) -> Iterator[Record]:
+    """Write shards and give their records as they are done."""
+    if workers == 1 or len(plan) < 2:
+        for shard in plan:
+            yield write_shard(job, shard, progress)
+        return
+    context = get_context("forkserver")  # DALI does not survive a plain fork
+    context.set_forkserver_preload(["koala.writing", "webdataset.writer"])
+    with ProcessPoolExecutor(min(workers, len(plan)), context, _begin_worker, (job, os.getpid())) as pool:
+        try:
+            running = [pool.submit(_write_in_worker, shard) for shard in plan]
+            sizes = dict(zip(running, (len(shard.items) for shard in plan), strict=True))
+            for done in as_completed(running):
+                record = done.result()
+                progress.advance(sizes[done])
+                yield record
+        except BrokenProcessPool:
+            raise UserError("a worker process was killed, for lack of memory perhaps; run the command again") from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those under way end with their shard
+            raise
+
+
+_worker_job: Job
+
+
+def _begin_worker(job: Job, writer: int) -> None:
+    """Leave Ctrl-C to the process that writes, and end with it however it ends."""
+    global _worker_job  # noqa: PLW0603  (sent once to each process, not with each shard)
+    _worker_job = job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_of_writer = os.pidfd_open(writer)
+
+    def watch() -> None:
+        select.select([end_of_writer], [], [])
+        os.kill(os.getppid(), signal.SIGTERM)  # the fork server, which does not look
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _write_in_worker(shard: PlannedShard) -> Record:
+    return write_shard(_worker_job, shard)
+
+
+def _committed(job: Job, shard: PlannedShard) -> bool:
+    """Whether an earlier run finished a shard."""
+    path = record_path(job.out, f"{shard.name}.tar")
+    return path.exists() and read_record(path).plan == shard.digest(job.recipe)
+
+
+def finish(out: Path) -> Manifest:
+    """Check that all planned shards are there, and write the manifest and the list of what was set aside.
+
+    Raises:
+        UserError: shards are missing, or belong to another plan.
+    """
+    plan = read_plan(out)
+    records, missing = {}, []
+    for name, (digest, _) in plan.shards.items():
+        path = record_path(out, f"{name}.tar")
+        record = read_record(path) if path.exists() else None
+        if record is None or record.plan != digest:
+            missing.append(name)
+        else:
+            records[name] = record
+    if missing:
+        some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise UserError(f"{out} lacks {some} of {len(plan.shards)} shards; run the koala shards write commands again")
+    splits: dict[str, list[Entry]] = {}
+    quarantine = []
+    for name, record in records.items():
+        split = name.partition("-")[0]
+        splits.setdefault(split, []).append(Entry(record.shard, record.samples, record.bytes, record.sha256))
+        quarantine += [
+            {"source": source, "reason": reason, "split": split, "shard": record.shard}
+            for source, reason in record.quarantined
+        ]
+    manifest = Manifest(
+        format=FORMAT,
+        recipe=plan.recipe,
+        read=sum(count for _, count in plan.shards.values()),
+        written=sum(record.samples for record in records.values()),
+        quarantined=len(quarantine),
+        splits=splits,
+    )
+    assert manifest.read == manifest.written + manifest.quarantined
+    _remove_parts(out)
+    put(out / "quarantine.jsonl", b"".join(_json(line) + b"\n" for line in quarantine))
+    put(out / "manifest.json", _json(asdict(manifest), indent=1))
     return manifest
 
 
-def _committed(out: Path, shard: PlannedShard, recipe: Recipe) -> Record | None:
-    """The record of a shard that an earlier run finished."""
-    path = out / f"{shard.name}.json"
-    if not path.exists():
-        return None
-    record = read_record(path)
-    if record.plan != shard.digest(recipe):
-        raise UserError(f"{path} belongs to another recipe or source; choose another --out, or empty this one")
-    return record
+def repair(settings: RepairShards) -> list[str]:
+    """Write the shards that are not what the manifest says once more, from the source.
+
+    Returns:
+        The shards that were written again.
+
+    Raises:
+        UserError: the source or the recipe is another, or the images have changed since.
+    """
+    manifest = read_manifest(settings.shards)
+    bad = faulty_shards(settings.shards, manifest, settings.workers)
+    recipe = read_plan(settings.shards).as_recipe()
+    job, plan = _prepare(settings.source, settings.shards, recipe)
+    entries = {entry.shard: entry for split in manifest.splits.values() for entry in split}
+    with Progress(len(bad), "repairing", unit="shards") as progress:
+        for shard in (shard for shard in plan if f"{shard.name}.tar" in bad):
+            record = write_shard(job, shard)
+            if record.sha256 != entries[record.shard].sha256:
+                raise UserError(
+                    f"{record.shard} was written again with other bytes than manifest.json says: images in "
+                    f"{settings.source} have changed; write all shards to another --out"
+                )
+            progress.advance(1)
+    return sorted(bad)
+
+
+# ---------------------------------------------------------------- one shard
 
 
 @dataclass(frozen=True)
@@ -167,25 +296,30 @@ class _Sample:
         return f"jpg {self.offset} {self.size} {self.key}.jpg json {json_offset} {self.json_size} {self.key}.json\n"
 
 
-def _write_shard(out: Path, root: Path, shard: PlannedShard, recipe: Recipe, progress: Progress) -> Record:
+def write_shard(job: Job, shard: PlannedShard, progress: Progress | None = None) -> Record:
     """Write one shard: tar and index under other names first, the record last."""
     from webdataset.writer import TarWriter
 
-    quarantined: dict[str, str] = {}
-    tar = out / f"{shard.name}.tar"
-    part = tar.with_suffix(".tar.part")
-    with part.open("wb") as file:
-        stream = _Hashing(file)
-        with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
-            samples = list(_fill(writer, root, shard, recipe, progress=progress, quarantined=quarantined))
-        _sync(file)
+    quarantined: list[tuple[str, str]] = []
+    tar = job.out / f"{shard.name}.tar"
+    _remove_parts(job.out, shard.name)
+    part = tar.with_suffix(f".tar.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            stream = _Hashing(file)
+            with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
+                samples = list(_fill(writer, job, shard, quarantined, progress))
+            sync(file)
+    except OSError:
+        part.unlink(missing_ok=True)  # on a full disk, half a shard is in the way
+        raise
     part.replace(tar)
     index = "".join(sample.index_line() for sample in samples)
-    _put(tar.with_suffix(".idx"), f"v1.2 {len(samples)}\n{index}".encode())
+    put(tar.with_suffix(".idx"), f"v1.2 {len(samples)}\n{index}".encode())
     record = Record(
         shard=tar.name,
         samples=len(samples),
-        plan=shard.digest(recipe),
+        plan=shard.digest(job.recipe),
         bytes=stream.count,
         sha256=stream.sha256.hexdigest(),
         offset=[sample.offset for sample in samples],
@@ -194,49 +328,47 @@ def _write_shard(out: Path, root: Path, shard: PlannedShard, recipe: Recipe, pro
         width=[sample.width for sample in samples],
         quarantined=quarantined,
     )
-    _put(out / f"{shard.name}.json", _json(asdict(record)))
+    put(record_path(job.out, tar.name), _json(asdict(record)))
     return record
 
 
 def _fill(
-    writer: Any, root: Path, shard: PlannedShard, recipe: Recipe, *, progress: Progress, quarantined: dict[str, str]
+    writer: Any, job: Job, shard: PlannedShard, quarantined: list[tuple[str, str]], progress: Progress | None
 ) -> Iterator[_Sample]:
     """Write a shard's images to its tar; those that cannot be used go to `quarantined`, with the reason."""
-    for number, source in zip(shard.numbers, shard.sources, strict=True):
-        progress.advance(1)
+    for number, item in zip(shard.numbers, shard.items, strict=True):
+        if progress is not None:
+            progress.advance(1)
         try:
-            image = admit((root / source).read_bytes(), recipe.resize)
+            if item.repeated:
+                raise UnusableError("another image has this name")
+            image = admit(job.source.read(item), job.recipe.resize)
         except (UnusableError, OSError) as reason:
-            quarantined[source] = getattr(reason, "strerror", None) or str(reason)
-            progress.say(f"set aside {source}: {quarantined[source]}")
+            quarantined.append((item.name, getattr(reason, "strerror", None) or str(reason)))
             continue
-        description = _json(
-            {
-                "source": source,
-                "source_height": image.source_height,
-                "source_width": image.source_width,
-                "changes": image.changes,
-            }
-        )
+        description = _json(_describe(item, image, job.labels))
         key = f"{number:08d}"
         offset = writer.tarstream.offset + BLOCK
         writer.write({"__key__": key, "jpg": image.jpeg, "json": description})
         yield _Sample(key, offset, len(image.jpeg), image.height, image.width, len(description))
 
 
-def _manifest(recipe: Recipe, plan: Sequence[PlannedShard], records: Sequence[Record]) -> Manifest:
-    splits: dict[str, list[Entry]] = {}
-    for shard, record in zip(plan, records, strict=True):
-        entry = Entry(record.shard, record.samples, record.bytes, record.sha256)
-        splits.setdefault(shard.split, []).append(entry)
-    return Manifest(
-        format=FORMAT,
-        recipe=dump(recipe),
-        read=sum(len(shard.sources) for shard in plan),
-        written=sum(record.samples for record in records),
-        quarantined=sum(len(record.quarantined) for record in records),
-        splits=splits,
-    )
+def _describe(item: Item, image: Admitted, labels: Labels) -> dict[str, Any]:
+    """A sample's JSON."""
+    label = labels.of(item.name)
+    return {
+        "source": item.name,
+        "source_height": image.source_height,
+        "source_width": image.source_width,
+        "changes": image.changes,
+        **({"wnid": label.wnid, "class_index": label.class_index} if label is not None else {}),
+    }
+
+
+def _remove_parts(out: Path, name: str = "") -> None:
+    """Remove what a process left that was killed while it wrote."""
+    for left in out.glob(f"{name}*.part"):
+        left.unlink(missing_ok=True)
 
 
 class _Hashing(io.RawIOBase):
@@ -260,29 +392,35 @@ def _json(value: Any, indent: int | None = None) -> bytes:
     return json.dumps(value, indent=indent).encode()  # in ASCII, which holds any file's name
 
 
-def _put(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        _sync(file)
-    part.replace(path)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-# ---------------------------------------------------------------- the command
+# ---------------------------------------------------------------- the commands
 
 
 def write_command(settings: WriteShards) -> int:
     """`koala shards write`: write, and say what became of every image."""
     manifest = write(settings)
+    if manifest is None:
+        print(f"{settings.out}: part {settings.part} is written; when all are, koala shards finish {settings.out}")
+    else:
+        _say(settings.out, manifest)
+    return 0
+
+
+def finish_command(settings: FinishShards) -> int:
+    """`koala shards finish`: the manifest of shards that were written in parts."""
+    _say(settings.shards, finish(settings.shards))
+    return 0
+
+
+def repair_command(settings: RepairShards) -> int:
+    """`koala shards repair`: write bad shards again from the source."""
+    again = repair(settings)
+    print(f"{settings.shards}: " + (f"written again: {', '.join(again)}" if again else "all is well"))
+    return 0
+
+
+def _say(out: Path, manifest: Manifest) -> None:
     counts = ", ".join(
         f"{manifest.samples(split)} {split} in {len(entries)} shards" for split, entries in manifest.splits.items()
     )
     print(f"{manifest.read} read = {manifest.written} written + {manifest.quarantined} set aside")
-    print(f"{settings.out}: {counts}")
-    return 0
+    print(f"{out}: {counts}" + ("; quarantine.jsonl says why" if manifest.quarantined else ""))

@@ -51,7 +51,7 @@ def test_every_command_has_its_function(command):
     ("words", "message"),
     [
         (["fly"], "there is no command fly; known: demo"),
-        (["shards"], "koala shards needs a second word; known: shards write, shards verify"),
+        (["shards"], "koala shards needs a second word; known: shards write, shards finish, shards verify"),
         (["train", "nowhere.toml"], "nowhere.toml does not exist"),
         (["train", "/"], "Is a directory: /"),
         (["train", "--batch", "0"], "batch = 0: input should be greater than 0"),
@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_sentence(photo_folder, tmp_path, monkeypatch, capsys
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # write(2) names no file
 
-    monkeypatch.setattr(writing, "_sync", full)
+    monkeypatch.setattr(writing, "sync", full)
     assert cli.main(["shards", "write", "--source", str(photo_folder), "--out", str(tmp_path)]) == 2
     assert "No space left on device; make room" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.tar"))

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from koala.config import Resize
 from koala.intake import UnusableError, admit
@@ -95,10 +95,111 @@ def test_resizing_never_enlarges(side, pixels, size):
     assert (admitted.source_width, admitted.source_height) == (60, 40)
 
 
-@pytest.mark.parametrize("cut", [1, 100, -200, -2000])
-def test_truncated_jpegs_are_refused(cut):
+@pytest.mark.parametrize("cut", [1, 100, -2, -10, -200, -2000])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_truncated_jpegs_are_refused(cut, options):
+    """Also without their last two bytes, the end marker, which libjpeg only warns of."""
     with pytest.raises(UnusableError):
-        admit(jpeg(make_photo(0, 640, 480))[:cut], AS_IS)
+        admit(jpeg(make_photo(0, 640, 480), **options)[:cut], AS_IS)
+
+
+def test_truncated_and_closed_jpegs_are_refused():
+    """Half of the data and then an end marker: libjpeg fills up with grey and only warns."""
+    whole = jpeg(make_photo(0, 640, 480))
+    with pytest.raises(UnusableError, match="premature end of data segment"):
+        admit(whole[: len(whole) // 2] + b"\xff\xd9", AS_IS)
+
+
+def test_damage_that_libjpeg_notices_is_refused():
+    """A marker in the middle of the data, which stands for a damaged disk or transfer."""
+    whole = bytearray(jpeg(make_photo(0, 640, 480)))
+    whole[len(whole) // 2 : len(whole) // 2 + 2] = b"\xff\xd4"
+    with pytest.raises(UnusableError, match="Corrupt JPEG data"):
+        admit(bytes(whole), AS_IS)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP"])
+def test_truncated_files_of_other_kinds_are_refused(kind):
+    data = encoded(make_photo(0, 200, 100), kind)
+    with pytest.raises(UnusableError):
+        admit(data[: len(data) // 2], AS_IS)
+
+
+def test_an_absurd_size_in_the_header_is_refused():
+    """65,000 x 65,000 pixels in a file of a few kilobytes: no memory is taken for them."""
+    data = bytearray(jpeg(make_photo(0)))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (65_000).to_bytes(2, "big") * 2
+    with pytest.raises(UnusableError, match=r"decompression bomb|pixels are more than"):
+        admit(bytes(data), AS_IS)
+
+
+def test_a_bomb_is_refused():
+    data = encoded(Image.new("1", (20_000, 10_000)), "PNG")
+    assert len(data) < 100_000
+    with pytest.raises(UnusableError, match=r"decompression bomb|pixels are more than"):
+        admit(data, AS_IS)
+
+
+def test_corrupt_exif_harms_nothing():
+    data = jpeg(make_photo(0), exif=b"Exif\x00\x00" + b"II*\x00\xff\xff\xff\xff" + b"garbage" * 9)
+    admitted = admit(data, AS_IS)
+    assert admitted.jpeg is data and admitted.changes == ()
+
+
+def test_ycck_is_converted():
+    """Adobe's inverted YCCK, which Photoshop writes: Pillow's CMYK JPEGs with the transform flag set to 2."""
+    data = bytearray(jpeg(Image.new("CMYK", (32, 32), (0, 255, 255, 0))))
+    adobe = data.index(b"Adobe")
+    data[adobe + 11] = 2
+    admitted = admit(bytes(data), AS_IS)
+    assert decoded(admitted.jpeg).mode == "RGB" and "converted from CMYK" in admitted.changes
+
+
+@pytest.mark.parametrize("mode", ["P", "PA", "LA", "RGBA", "1", "I;16"])
+def test_other_modes_become_rgb_or_grey(mode):
+    photo = make_photo(6)
+    image = Image.fromarray(np.full((40, 60), 30_000, np.uint16)) if mode == "I;16" else None
+    kind = "PNG" if mode != "PA" else "TIFF"
+    image = image or (photo.convert("P").convert("PA") if mode == "PA" else photo.convert(mode))
+    if mode == "PA":
+        kind, image = "PNG", photo.convert("P")
+        image.info["transparency"] = 0
+    admitted = admit(encoded(image, kind), AS_IS)
+    assert decoded(admitted.jpeg).mode in ("RGB", "L")
+
+
+def swapped_profile() -> bytes:
+    """sRGB's profile with red and blue exchanged, and another name."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {
+        bytes(data[at : at + 4]): int.from_bytes(data[at + 4 : at + 8], "big")
+        for at in range(132, 132 + 12 * int.from_bytes(data[128:132], "big"), 12)
+    }
+    red, blue = tags[b"rXYZ"], tags[b"bXYZ"]
+    data[red : red + 20], data[blue : blue + 20] = data[blue : blue + 20], data[red : red + 20]
+    return bytes(data).replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be")).replace(b"sRGB", b"Swap")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_embedded_profiles_are_converted_to_srgb(kind):
+    red = Image.new("RGB", (32, 32), (200, 20, 20))
+    admitted = admit(encoded(red, kind, icc_profile=swapped_profile()), AS_IS)
+    assert "converted to sRGB" in admitted.changes
+    image = decoded(admitted.jpeg)
+    assert np.abs(np.asarray(image, int).mean(axis=(0, 1)) - (20, 20, 200)).max() < 12
+    assert "icc_profile" not in image.info
+
+
+def test_srgbs_own_profile_changes_nothing():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = jpeg(make_photo(0), icc_profile=profile)
+    assert admit(data, AS_IS).jpeg is data
+
+
+def test_a_profile_that_cannot_be_read_is_passed_over():
+    data = jpeg(make_photo(0), icc_profile=b"no profile")
+    assert admit(data, AS_IS).jpeg is data
 
 
 @pytest.mark.parametrize(("data", "reason"), [(b"", "empty file"), (b"text" * 100, "not an image")])

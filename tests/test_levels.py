@@ -6,11 +6,12 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "progress"},
+    {"errors", "files", "progress"},
     {"config", "color", "metrics", "objectives"},
-    {"order", "intake", "model", "extractor", "kit"},
+    {"order", "intake", "model", "extractor", "kit", "sources"},
     {"shards", "pictures"},
-    {"writing", "checkpoint", "pipeline", "distributed"},
+    {"audit", "writing", "checkpoint", "pipeline", "distributed"},
+    {"embeddings"},
     {"train", "evaluate", "photos"},
     {"demo"},
     {"cli"},

@@ -1,0 +1,473 @@
+"""What is in a data set: sizes, colour models, chroma, greys and sepia; and leaving samples out by it.
+
+The audit of a shard lies beside it, `train-000000.audit.csv`: a first line that names the format and the sha256 of
+the tar, then a table with a row per sample. A shard whose audit names its sha256 is not looked at again, so that an
+audit goes on where it stopped, and can run while shards are still being written.
+
+Colours are measured on a smaller picture whose short side keeps at least `SHORT_SIDE` pixels: the JPEG is decoded at
+a half, a quarter or an eighth, and averaged down from there. That costs colours of the size of a pixel, and makes
+the audit of a million photographs a matter of hours on one core. What is exactly grey is made sure of at full size.
+"""
+
+import ast
+import csv
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import astuple, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from koala import color
+from koala.config import AuditShards
+from koala.errors import UserError
+from koala.files import put
+from koala.progress import Progress
+from koala.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
+
+FORMAT = "koala-audit/1"  # another number whenever a definition below changes
+SHORT_SIDE = 128  # pixels
+
+NEAR_GREY_AB = 5.0  # |a*| and |b*| up to here do not count as colour: as where Zhang et al. (2016) trained
+NEAR_GREY_SHARE = 0.01  # of the pixels may lie beyond: specks, a date, ringing; they allow none
+
+# What is toned has colour, one hue, and in that hue a curve over lightness that all its pixels keep to. The last tells
+# a sepia print from a brown dog on a brown carpet; contrast tells a cyanotype from a blue sky. The bounds were set by
+# eye, on contact sheets of ImageNet: most of what they find there is toned, some faded prints are missed.
+SEPIA_CHROMA = 5.0  # mean chroma at least
+SEPIA_HUE = 0.975  # |sum of ab| / sum of chroma at least; 1 is a ray from the neutral axis
+SEPIA_CONTRAST = 12.0  # standard deviation of L* at least
+SEPIA_DEVIATION = 0.08  # distance of ab from its mean at the same L* (RMS), over the standard deviation of L*, at most
+_LIGHTNESS_BIN = 2.0  # of L*, in which that mean is taken
+
+FLAGS = ("grey", "near_grey", "sepia")
+_SHEET_COLUMNS, _SHEET_ROWS, _THUMBNAIL = 8, 8, 128  # the last in pixels
+
+
+@dataclass(frozen=True)
+class Colors:
+    """The colours of a picture.
+
+    Attributes:
+        color_model: what the JPEG stores, "grey" or "rgb".
+        chroma: mean of sqrt(a*^2 + b*^2), in units of CIELAB.
+        colorfulness: see `colorfulness`.
+        grey: one channel, or red = green = blue in every pixel.
+        near_grey: see `is_near_grey`; what is grey is near grey too.
+        sepia: see `is_sepia`; never what is near grey.
+    """
+
+    color_model: str
+    chroma: float
+    colorfulness: float
+    grey: bool
+    near_grey: bool
+    sepia: bool
+
+
+_DTYPES: dict[str, Any] = {
+    **{"sample": "int64", "key": str, "source": str, "width": "int64", "height": "int64", "color_model": str},
+    **{"chroma": "float64", "colorfulness": "float64", "grey": bool, "near_grey": bool, "sepia": bool},
+}
+COLUMNS = tuple(_DTYPES)
+
+
+# ---------------------------------------------------------------- of one picture
+
+
+def measure(jpeg: bytes) -> Colors:
+    """Measure a picture's colours, on a smaller copy of it.
+
+    Raises:
+        OSError, SyntaxError, ValueError: the bytes do not decode.
+    """
+    image = _decoded(jpeg, SHORT_SIDE)
+    if image.mode == "L":
+        return Colors("grey", 0.0, 0.0, grey=True, near_grey=True, sepia=False)
+    rgb = np.asarray(image)
+    lab = color.rgb_to_lab(rgb)
+    near_grey = is_near_grey(lab)
+    return Colors(
+        "rgb",
+        mean_chroma(lab),
+        colorfulness(rgb),
+        grey=is_grey(rgb) and is_grey(np.asarray(_decoded(jpeg))),
+        near_grey=near_grey,
+        sepia=not near_grey and is_sepia(lab),
+    )
+
+
+def _decoded(jpeg: bytes, short_side: int = 0) -> Image.Image:
+    """A picture in RGB or grey, made smaller by a whole factor where that leaves `short_side` pixels or more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # corrupt EXIF, many pixels: it was admitted
+        image: Image.Image = Image.open(io.BytesIO(jpeg))
+        if short_side:
+            image.draft(None, (short_side, short_side))
+        image.load()
+    factor = min(image.size) // short_side if short_side else 1
+    return image.reduce(factor) if factor > 1 else image
+
+
+def is_grey(rgb: NDArray[np.uint8]) -> bool:
+    """Whether red, green and blue are equal in every pixel of `(H, W, 3)`."""
+    return bool((rgb == rgb[..., :1]).all())
+
+
+def mean_chroma(lab: NDArray) -> float:
+    """Mean of sqrt(a*^2 + b*^2) over `(H, W, 3)` L*a*b*."""
+    return float(np.hypot(lab[..., 1], lab[..., 2]).mean())
+
+
+def colorfulness(rgb: NDArray[np.uint8]) -> float:
+    """Colourfulness of `(H, W, 3)` sRGB: 0 for greys, about 15 slightly, 45 quite, 109 extremely colourful.
+
+    References:
+        Hasler and Suesstrunk, "Measuring colourfulness in natural images", Human Vision and Electronic Imaging VIII
+        (2003), their M3: sigma_rgyb + 0.3 mu_rgyb, with rg = R - G and yb = (R + G) / 2 - B, signed, on 0..255.
+    """
+    red, green, blue = rgb.reshape(-1, 3).T.astype(np.float64)
+    opponents = np.stack([red - green, (red + green) / 2 - blue])
+    return float(np.linalg.norm(opponents.std(axis=1)) + 0.3 * np.linalg.norm(opponents.mean(axis=1)))
+
+
+def is_near_grey(lab: NDArray) -> bool:
+    """Whether hardly a pixel of `(H, W, 3)` L*a*b* has a colour one would notice.
+
+    That is, |a*| or |b*| is above `NEAR_GREY_AB` in `NEAR_GREY_SHARE` of the pixels at most. The mean chroma would not
+    do: a red clock on white paper has less of it than a photograph on yellowed paper.
+
+    References:
+        Zhang, Isola and Efros, "Colorful image colorization", ECCV 2016; the bound is that of the NonGrayMaskLayer in
+        their training code.
+    """
+    return bool((np.abs(lab[..., 1:]).max(axis=-1) > NEAR_GREY_AB).mean() <= NEAR_GREY_SHARE)
+
+
+def is_sepia(lab: NDArray) -> bool:
+    """Whether `(H, W, 3)` L*a*b* is a toned monochrome: sepia, or a cyanotype's blue, or any other single hue.
+
+    Its ab lies on one ray from the neutral axis, and how far out depends on L* alone: see `SEPIA_CHROMA` and the
+    constants after it.
+    """
+    lightness, ab = lab[..., 0].ravel(), lab[..., 1:].reshape(-1, 2)
+    chroma, contrast = np.hypot(*ab.T), lightness.std()
+    if chroma.mean() < SEPIA_CHROMA or contrast < SEPIA_CONTRAST:
+        return False
+    one_hue = np.hypot(*ab.sum(axis=0)) >= SEPIA_HUE * chroma.sum()
+    return bool(one_hue and _deviation(lightness, ab) <= SEPIA_DEVIATION * contrast)
+
+
+def _deviation(lightness: NDArray, ab: NDArray) -> float:
+    """RMS distance of `(N, 2)` ab from its mean at about the same of `(N,)` lightness."""
+    bins = np.maximum(lightness / _LIGHTNESS_BIN, 0).astype(np.int64)
+    counts = np.maximum(np.bincount(bins), 1)
+    means = np.stack([np.bincount(bins, column) / counts for column in ab.T], axis=1)
+    return float(np.sqrt(np.square(ab - means[bins]).sum(axis=1).mean()))
+
+
+# ---------------------------------------------------------------- of a folder of shards
+
+
+def audit(folder: Path, split: str | None = None, workers: int = 1) -> list[str]:
+    """Audit the shards that are whole, those with an audit of the same bytes left out.
+
+    Args:
+        folder: of shards, with or without a manifest.
+        split: "train" or "val"; None takes both.
+        workers: processes.
+
+    Returns:
+        The names of all whole shards; each has an audit.
+
+    Raises:
+        UserError: there is no whole shard, or one is damaged.
+    """
+    found = _whole_shards(folder, split)
+    if not found:
+        which = "shard" if split is None else f'"{split}" shard'
+        raise UserError(f"{folder} holds no whole {which}; make some with koala shards write")
+    records = [read_record(record_path(folder, shard)) for shard in found]
+    left = [record for record in records if not _is_current(folder, record.shard, record.sha256)]
+    total, left_total = (sum(len(record.size) for record in some) for some in (records, left))
+    with Progress(total, "auditing", start=total - left_total) as progress:
+        if workers == 1 or len(left) < 2:
+            for record in left:
+                _write_audit(folder, record)
+                progress.advance(len(record.size))
+        else:
+            _audit_in_company(folder, left, workers, progress)
+    return found
+
+
+def _whole_shards(folder: Path, split: str | None) -> list[str]:
+    """The tars that have a record."""
+    splits = SPLITS if split is None else (split,)
+    tars = sorted(path for name in splits for path in folder.glob(f"{name}-*.tar"))
+    return [tar.name for tar in tars if record_path(folder, tar.name).exists()]
+
+
+def _audit_in_company(folder: Path, records: Sequence[Record], workers: int, progress: Progress) -> None:
+    """Audit in several processes, which stop at their next picture when this one is interrupted."""
+    context = get_context("spawn")
+    stop = context.Event()
+    with ProcessPoolExecutor(min(workers, len(records)), context, _begin_worker, (stop,)) as pool:
+        try:
+            futures = {pool.submit(_write_audit, folder, record): len(record.size) for record in records}
+            for future in as_completed(futures):
+                future.result()
+                progress.advance(futures[future])
+        except BrokenProcessPool:
+            raise UserError("a process of the audit was killed, perhaps for memory; take fewer --workers") from None
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_stop: Any = None  # in a worker, the event that asks it to stop
+
+
+def _begin_worker(stop: Any) -> None:
+    import signal
+
+    global _stop  # what a pool gives its workers has no other place  # noqa: PLW0603
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
+
+
+def _write_audit(folder: Path, record: Record) -> None:
+    """Audit a shard; its file is there whole or not at all."""
+    text = io.StringIO(newline="")
+    text.write(_stamp(record.sha256))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_rows(Shards(folder, [record])))
+    put(audit_path(folder, record.shard), text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _rows(shard: Shards) -> Iterator[list[Any]]:
+    """The rows of one shard's table."""
+    for sample in range(len(shard)):
+        if _stop is not None and _stop.is_set():
+            raise InterruptedError
+        found = shard.describe(sample)
+        try:
+            colors = measure(shard.read(sample).tobytes())
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(
+                f"{found.shard}: {found.key} ({found.source}) does not decode: {error}; "
+                "check the folder with koala shards verify"
+            ) from None
+        measures = [round(value, 3) if isinstance(value, float) else value for value in astuple(colors)]
+        yield [sample, found.key, found.source, int(shard.width[sample]), int(shard.height[sample]), *measures]
+
+
+def audit_path(folder: Path, shard: str) -> Path:
+    """Where a shard's audit lies."""
+    return (folder / shard).with_suffix(".audit.csv")
+
+
+def _stamp(sha256: str) -> str:
+    """An audit's first line."""
+    return f"# {FORMAT} of the tar with sha256 {sha256}\n"
+
+
+def _is_current(folder: Path, shard: str, sha256: str) -> bool:
+    """Whether a shard has an audit, and of these bytes."""
+    try:
+        with audit_path(folder, shard).open(encoding="utf-8", errors="surrogateescape") as file:
+            return file.readline() == _stamp(sha256)
+    except FileNotFoundError:
+        return False
+
+
+def _read(folder: Path, shard: str, columns: Sequence[str]) -> Any:
+    """Columns of a shard's audit, as a pandas.DataFrame."""
+    import pandas
+
+    path = audit_path(folder, shard)
+    try:
+        return pandas.read_csv(
+            path,
+            skiprows=1,
+            usecols=list(columns),
+            dtype={name: _DTYPES[name] for name in columns},
+            keep_default_na=False,
+            encoding_errors="surrogateescape",
+        )
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run koala shards audit {folder}") from None
+
+
+# ---------------------------------------------------------------- leaving samples out
+
+
+def open_selected(folder: Path, split: str, where: str) -> Shards:
+    """Open a split with the samples that meet a condition, or all for "".
+
+    Raises:
+        UserError: the shards or their audit are not there, the condition is none, or no sample meets it.
+    """
+    if not where:
+        return Shards.open(folder, split)
+    keep = select(folder, split, where)
+    if len(keep) and not keep.any():
+        raise UserError(f'no "{split}" sample in {folder} meets the condition "{where}"; choose a milder one')
+    return Shards.open(folder, split, keep)
+
+
+def select(folder: Path, split: str, where: str) -> NDArray[np.bool_]:
+    """Which samples of a split meet a condition on the audit's columns.
+
+    Args:
+        folder: of shards.
+        split: "train" or "val".
+        where: an expression such as "chroma >= 5 and not sepia"; see `COLUMNS` for the names in it.
+
+    Returns:
+        `(N,)` bool, N the samples of the split.
+
+    Raises:
+        UserError: the condition is none, or the split's audit is not there or of other bytes.
+    """
+    import pandas
+
+    expression = " ".join(where.split())
+    columns = ["sample", *sorted(_names_in(expression) - {"sample"})]
+    entries = read_manifest(folder).splits.get(split, [])
+    for entry in entries:
+        if not _is_current(folder, entry.shard, entry.sha256):
+            raise UserError(f"{folder} holds no audit of {entry.shard} as it is; run koala shards audit {folder}")
+    if not entries:
+        return np.zeros(0, np.bool_)
+    tables = [_read(folder, entry.shard, columns) for entry in entries]
+    for entry, table in zip(entries, tables, strict=True):
+        if not np.array_equal(table["sample"], np.arange(entry.samples)):
+            path = audit_path(folder, entry.shard)
+            raise UserError(f"{path} is damaged; delete it and run koala shards audit {folder}")
+    try:
+        keep = pandas.concat(tables, ignore_index=True).eval(expression, engine="python")
+    except (TypeError, ValueError, NotImplementedError, SyntaxError, NameError, AttributeError) as error:
+        raise UserError(f'"{where}" cannot be worked out ({error}); try one such as {_EXAMPLE}') from None
+    if not isinstance(keep, pandas.Series) or keep.dtype != np.bool_:
+        raise UserError(f'"{where}" is not true or false of each sample; write a condition such as {_EXAMPLE}')
+    return keep.to_numpy(np.bool_)
+
+
+_EXAMPLE = '"chroma >= 5 and not sepia"'
+_ALLOWED = (
+    *(ast.Expression, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Compare, ast.Name, ast.Constant, ast.List, ast.Tuple),
+    *(ast.boolop, ast.unaryop, ast.cmpop, ast.Load),
+    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Mod, ast.BitAnd, ast.BitOr),
+)
+
+
+def _names_in(expression: str) -> set[str]:
+    """The columns in a condition, which may compare and calculate but not call anything.
+
+    Raises:
+        UserError: it is no such expression, or names what is no column.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(expression, mode="eval")))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UserError(f'"{expression}" is no condition; write one such as {_EXAMPLE}') from None
+    if not all(isinstance(node, _ALLOWED) for node in nodes):
+        raise UserError(f'"{expression}" does more than compare columns; write a condition such as {_EXAMPLE}')
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    unknown = sorted(names - set(COLUMNS))
+    if unknown:
+        raise UserError(f'there is no column {unknown[0]} in the condition "{expression}"; known: {", ".join(COLUMNS)}')
+    return names
+
+
+# ---------------------------------------------------------------- the report
+
+
+def audit_command(settings: AuditShards) -> int:
+    """`koala shards audit`: audit, say what was found, and draw it."""
+    folder = settings.shards
+    found = audit(folder, settings.split, settings.workers)
+    columns = [name for name in COLUMNS if name not in ("key", "source")]
+    table = _table(folder, found, columns)
+    print("\n".join(report(table, len(found))))
+    draw(folder, table)
+    print(f"{folder / 'audit'}: histograms, and sheets of what is flagged; the table lies beside each shard")
+    return 0
+
+
+def _table(folder: Path, shards: Sequence[str], columns: Sequence[str]) -> Any:
+    """The audits of several shards, with the column `shard`."""
+    import pandas
+
+    return pandas.concat([_read(folder, shard, columns).assign(shard=shard) for shard in shards], ignore_index=True)
+
+
+def report(table: Any, shard_count: int) -> list[str]:
+    """The shares of what is flagged, and the quartiles of chroma and colourfulness, in lines."""
+    count = len(table)
+    flagged = {name: int(table[name].sum()) for name in FLAGS}
+    shares = {"one channel": int((table["color_model"] == "grey").sum()), **flagged}
+    lines = [f"{count} images in {shard_count} shards"]
+    lines += [f"{name.replace('_', ' '):13} {n:8} {100 * n / max(count, 1):8.2f} %" for name, n in shares.items()]
+    lines.append(f"{'':13} {'25 %':>8} {'50 %':>8} {'75 %':>8}")
+    for name in ("chroma", "colorfulness"):
+        quartiles = table[name].quantile([0.25, 0.5, 0.75])
+        lines.append(f"{name:13} " + " ".join(f"{value:8.2f}" for value in quartiles))
+    return lines
+
+
+def draw(folder: Path, table: Any) -> None:
+    """Histograms, and a contact sheet of each flag that some sample has, into the folder `audit` of the shards."""
+    from koala import pictures
+
+    out = folder / "audit"
+    short_side = np.minimum(table["width"], table["height"])
+    pictures.save(_histogram(table["chroma"], "mean chroma (CIELAB)"), out / "chroma.png")
+    pictures.save(_histogram(table["colorfulness"], "colourfulness (Hasler and Süsstrunk)"), out / "colorfulness.png")
+    pictures.save(_histogram(short_side, "short side (pixels)"), out / "short_side.png")
+    for name in FLAGS:
+        flagged = table[table[name]]
+        path = out / f"{name}.png"
+        if len(flagged):
+            pictures.save(_sheet(folder, flagged, f"{name.replace('_', ' ')}: {len(flagged)} of {len(table)}"), path)
+        else:
+            path.unlink(missing_ok=True)  # of an audit before
+
+
+def _histogram(values: Any, name: str) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = FigureCanvasAgg(Figure(figsize=(8, 4.5), layout="constrained"))
+    axes = canvas.figure.subplots()
+    axes.hist(values, bins=100)
+    axes.set_xlabel(name)
+    axes.set_ylabel("images")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _sheet(folder: Path, flagged: Any, name: str) -> Image.Image:
+    """Pictures spread evenly over the flagged ones."""
+    from koala import pictures
+
+    columns = min(_SHEET_COLUMNS, len(flagged))
+    rows = min(_SHEET_ROWS, -(-len(flagged) // columns))
+    chosen = np.unique(np.linspace(0, len(flagged) - 1, columns * rows).astype(int))
+    cells = np.full((rows * columns, _THUMBNAIL, _THUMBNAIL, 3), 255, np.uint8)
+    for cell, (shard, sample) in zip(cells, flagged[["shard", "sample"]].to_numpy()[chosen], strict=False):
+        picture = Shards(folder, [read_record(record_path(folder, shard))]).read(int(sample)).tobytes()
+        thumbnail = _decoded(picture, _THUMBNAIL).convert("RGB")
+        thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        cell[: thumbnail.height, : thumbnail.width] = np.asarray(thumbnail)
+    grid = cells.reshape(rows, columns, _THUMBNAIL, _THUMBNAIL, 3).swapaxes(0, 1)
+    return pictures.contact_sheet(grid, [name])

@@ -1,0 +1,24 @@
+"""Files that are there whole or not at all."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a file under another name, and rename it when it is whole and on the disk."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            sync(file)
+    except OSError:
+        part.unlink(missing_ok=True)  # on a full disk, half a file is in the way
+        raise
+    part.replace(path)
+
+
+def sync(file: BinaryIO) -> None:
+    """Wait until what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
