@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import simplejpeg
@@ -125,37 +126,31 @@ def _needed_changes(image: Image.Image) -> list[str]:
         changes.append(f"converted from {image.mode}")
     if image.getexif().get(_ORIENTATION, 1) in _TURNED | _MIRRORED:
         changes.append("turned upright")
-    if _foreign_profile(image) is not None:
+    if _transform(image.info.get("icc_profile") or b"", image.mode) is not None:
         changes.append("converted to sRGB")
     return changes
 
 
-def _foreign_profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
-    """The colour profile, where there is one of other colours than sRGB; one that cannot be read counts as none."""
-    data = image.info.get("icc_profile")
-    if not data or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return None
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-        described = ImageCms.getProfileDescription(profile)
-    except (OSError, ImageCms.PyCMSError):
-        return None
-    space = profile.profile.xcolor_space.strip()
-    fits = space == ("CMYK" if image.mode == "CMYK" else "RGB")
-    return profile if fits and "sRGB" not in described else None
-
-
 def _to_srgb(image: Image.Image) -> Image.Image:
     """Colours as sRGB has them; those without a profile are so already."""
-    profile = _foreign_profile(image)
-    if profile is None:
-        return image
-    mode = "RGB" if image.mode == "CMYK" else image.mode
+    transform = _transform(image.info.get("icc_profile") or b"", image.mode)
+    return image if transform is None else transform.apply(image)
+
+
+@lru_cache(maxsize=64)  # a camera's photographs have one profile
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From an embedded colour profile to sRGB; none where there is no other, or none that can be read."""
+    if not profile or mode not in ("RGB", "RGBA", "CMYK"):
+        return None
     try:
-        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode)
-    except ImageCms.PyCMSError:
-        return image
-    return image if converted is None else converted
+        read = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        fits = read.profile.xcolor_space.strip() == ("CMYK" if mode == "CMYK" else "RGB")
+        if not fits or "sRGB" in ImageCms.getProfileDescription(read):
+            return None
+        srgb = ImageCms.createProfile("sRGB")
+        return ImageCms.buildTransform(read, srgb, mode, "RGB" if mode == "CMYK" else mode)
+    except (OSError, ImageCms.PyCMSError):
+        return None
 
 
 def _target_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -132,20 +132,25 @@ class Shards:
         width: `(N,)` int64 in pixels.
     """
 
-    def __init__(self, folder: Path, records: Sequence[Record], keep: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, folder: Path, records: Iterable[Record], keep: NDArray[np.bool_] | None = None) -> None:
         self._folder = folder
-        self._records = records
-        ends = np.cumsum([len(record.size) for record in records])
+        self._tars: list[tuple[str, int]] = []  # names and lengths
+        columns: list[list[NDArray]] = []
+        for record in records:  # one at a time: a million samples are small as arrays and large as lists
+            self._tars.append((record.shard, record.bytes))
+            lists = (record.offset, record.size, record.height, record.width)
+            columns.append([np.array(items, np.int64 if items is record.offset else np.int32) for items in lists])
+        ends = np.cumsum([len(size) for _, size, _, _ in columns], dtype=np.int64)
         if keep is None:
             keep = np.ones(ends[-1] if len(ends) else 0, np.bool_)
         self.numbers = np.flatnonzero(keep)
         self._starts_of_all = np.concatenate([[0], ends])
         self.shard_sizes = tuple(int(part.sum()) for part in np.split(keep, ends)[:-1])
         self._ends = np.cumsum(self.shard_sizes)
-        self._offset = _column(record.offset for record in records)[keep]
-        self._size = _column(record.size for record in records)[keep]
-        self.height = _column(record.height for record in records)[keep]
-        self.width = _column(record.width for record in records)[keep]
+        empty = [np.zeros(0, np.int32)] * 4
+        self._offset, self._size, self.height, self.width = (
+            np.concatenate(column)[keep] for column in zip(*(columns or [empty]), strict=True)
+        )
         self._open = lru_cache(maxsize=64)(self._open_shard)
 
     @classmethod
@@ -163,7 +168,7 @@ class Shards:
         manifest = read_manifest(folder)
         if not manifest.samples(split):
             raise UserError(f'{folder} holds no "{split}" samples; write it with a recipe whose split makes some')
-        return cls(folder, [read_record(record_path(folder, entry.shard)) for entry in manifest.splits[split]], keep)
+        return cls(folder, (read_record(record_path(folder, entry.shard)) for entry in manifest.splits[split]), keep)
 
     def __len__(self) -> int:
         return len(self._size)
@@ -201,8 +206,8 @@ class Shards:
         return int(np.searchsorted(self._ends, sample, side="right"))
 
     def _open_shard(self, number: int) -> "_OpenShard":
-        record = self._records[number]
-        return _OpenShard(self._folder / record.shard, record.bytes)
+        name, length = self._tars[number]
+        return _OpenShard(self._folder / name, length)
 
 
 class _OpenShard:
@@ -227,10 +232,6 @@ class _OpenShard:
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
-
-
-def _column(lists: Iterable[list[int]]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(0, np.int64), *(np.array(items, np.int64) for items in lists)])
 
 
 def _tar_header(block: bytes) -> tarfile.TarInfo:
