@@ -25,7 +25,7 @@ from koala.intake import admit
 
 KOALA_RESIZING, LOOP = "koala, resizing", "ShardWriter and Pillow in a loop"
 KOALA_COPYING, TAR = "koala, copying", "tar and sha256sum"
-SAMPLES_PER_SHARD = 50  # of so few photographs, to give each worker several
+SAMPLES_PER_SHARD = 100
 
 
 def koalas_way(photos: Path, out: Path, workers: int, resize: config.Resize) -> Callable[[], int]:
