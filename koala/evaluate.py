@@ -127,6 +127,7 @@ class Evaluation:
             "images_seen": self.found.images_seen,
             "shards": str(self.settings.shards),
             "split": self.settings.split,
+            "where": self.settings.where,
             "geometry": self.data.geometry,
             "size": self.data.size,
             "input_lightness": self.data.lightness,

@@ -6,16 +6,17 @@ known of an image's class is found by its name, in ImageNet's own layout (ILSVRC
 
 import csv
 import io
+import json
 import os
 import re
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from koala.errors import UserError
 from koala.progress import Counter
@@ -33,11 +34,13 @@ class Item:
         name: below the source, with "/" between folders.
         place: file, offset and length in bytes, for an image in a tar.
         repeated: an image of this name came before.
+        beside: in a webdataset, where the sample's "cls" or "json" lies, which may hold its class.
     """
 
     name: str
     place: tuple[str, int, int] | None = None
     repeated: bool = False
+    beside: tuple[tuple[str, int, int], ...] = ()
 
 
 class Source(Protocol):
@@ -104,13 +107,20 @@ class Tars:
 
     def _items_of(self, path: Path) -> Iterator[Item]:
         prefix = f"{path.stem}/" if len(self.paths) > 1 else ""
+        images: list[tuple[str, tuple[str, int, int]]] = []
+        beside: dict[str, list[tuple[str, int, int]]] = {}
         try:
             with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    if member.isfile() and PurePosixPath(member.name).suffix.lower() not in _SIDE_FILES:
-                        yield Item(prefix + _plain(member.name), (str(path), member.offset_data, member.size))
+                for member in (member for member in tar if member.isfile()):
+                    place = (str(path), member.offset_data, member.size)
+                    if PurePosixPath(member.name).suffix.lower() in _SIDE_FILES:
+                        beside.setdefault(_key(member.name), []).append(place)
+                    else:
+                        images.append((member.name, place))
         except tarfile.TarError as error:
             raise UserError(f"{path} is no uncompressed tar ({error}); unpack it, or gunzip it first") from None
+        for name, place in images:
+            yield Item(prefix + name.removeprefix("./"), place, beside=tuple(beside.get(_key(name), ())))
 
     def read(self, item: Item) -> bytes:
         """A member's bytes."""
@@ -182,8 +192,10 @@ def _counted(items: Iterable[Item]) -> Iterator[Item]:
             yield item
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix("./")
+def _key(name: str) -> str:
+    """What the members of a webdataset's sample have in common: the name up to the first dot of its last part."""
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/{last.partition('.')[0]}"
 
 
 @cache
@@ -237,6 +249,22 @@ class Labels:
         return Label(wnid, self._index[wnid]) if wnid in self._index else None
 
 
+def class_of(source: Source, item: Item, labels: Labels) -> dict[str, Any]:
+    """What is known of an image's class, as its JSON holds it: "wnid" and "class_index", or what lies beside it."""
+    label = labels.of(item.name)
+    if label is not None:
+        return asdict(label)
+    known: dict[str, Any] = {}
+    for place in item.beside:
+        try:
+            value = json.loads(source.read(replace(item, place=place)))
+        except ValueError:
+            continue
+        found = value if isinstance(value, dict) else {"class_index": value}
+        known |= {name: found[name] for name in ("wnid", "class_index") if isinstance(found.get(name), str | int)}
+    return known
+
+
 def find_labels(source: Source, items: Iterable[Item]) -> Labels:
     """Learn the classes from folders' names and from ImageNet's own lists, in the source or above it."""
     items = list(items)
@@ -251,21 +279,10 @@ def _find(source: Source, items: list[Item], name: str) -> str:
     for item in items:
         if item.name == name or item.name.endswith(f"/{name}"):
             return source.read(item).decode()
-    if isinstance(source, Tars):
-        return _in_tars(source, name)
     if not isinstance(source, Folder):
         return ""
     above = [source.root.resolve(), *source.root.resolve().parents][:5]
     return next((path.read_text("utf-8") for folder in above if (path := folder / name).is_file()), "")
-
-
-def _in_tars(source: Tars, name: str) -> str:
-    for path in source.paths:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if PurePosixPath(member.name).name == name and (file := tar.extractfile(member)) is not None:
-                    return file.read().decode()
-    return ""
 
 
 def _read_validation(text: str) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ from koala.shards import (
     read_record,
     record_path,
 )
-from koala.sources import Item, Labels, Source, find_labels, list_items, open_source
+from koala.sources import Item, Labels, Source, class_of, find_labels, list_items, open_source
 
 
 @dataclass(frozen=True)
@@ -346,22 +346,21 @@ def _fill(
         except (UnusableError, OSError) as reason:
             quarantined.append((item.name, getattr(reason, "strerror", None) or str(reason)))
             continue
-        description = _json(_describe(item, image, job.labels))
+        description = _json(_describe(job, item, image))
         key = f"{number:08d}"
         offset = writer.tarstream.offset + BLOCK
         writer.write({"__key__": key, "jpg": image.jpeg, "json": description})
         yield _Sample(key, offset, len(image.jpeg), image.height, image.width, len(description))
 
 
-def _describe(item: Item, image: Admitted, labels: Labels) -> dict[str, Any]:
+def _describe(job: Job, item: Item, image: Admitted) -> dict[str, Any]:
     """A sample's JSON."""
-    label = labels.of(item.name)
     return {
         "source": item.name,
         "source_height": image.source_height,
         "source_width": image.source_width,
         "changes": image.changes,
-        **({"wnid": label.wnid, "class_index": label.class_index} if label is not None else {}),
+        **class_of(job.source, item, job.labels),
     }
 
 

@@ -180,3 +180,19 @@ def test_labels_are_kept_in_the_samples_json(imagenet, tmp_path):
         m["source"].rpartition("/")[2].removesuffix(".JPEG"): {key: m[key] for key in ("wnid", "class_index")}
         for m in members
     } == expected
+
+
+def test_classes_of_a_webdataset_are_kept(tmp_path):
+    """Beside the image as "cls", as webdataset's own tools write it, or in the JSON, as koala does."""
+    import webdataset
+
+    (tmp_path / "source").mkdir()
+    with webdataset.TarWriter(str(tmp_path / "source/some.tar")) as tar:
+        tar.write({"__key__": "first", "jpg": jpeg(make_photo(1)), "cls": 7})
+        tar.write({"__key__": "second", "jpg": jpeg(make_photo(2)), "json": {"wnid": "n01440764", "class_index": 0}})
+        tar.write({"__key__": "third", "jpg": jpeg(make_photo(3))})
+    writing.write(config.WriteShards(tmp_path / "source", tmp_path / "out"))
+    with tarfile.open(tmp_path / "out/train-000000.tar") as tar:
+        found = [json.loads(tar.extractfile(member).read()) for member in tar if member.name.endswith(".json")]
+    classes = {sample["source"]: (sample.get("wnid"), sample.get("class_index")) for sample in found}
+    assert classes == {"first.jpg": (None, 7), "second.jpg": ("n01440764", 0), "third.jpg": (None, None)}
