@@ -25,6 +25,7 @@ from safetensors import torch as safetensors
 
 from koala import config, extractor
 from koala.errors import UserError
+from koala.files import put
 from koala.model import Colorizer, Network
 
 _PART = ".part-"
@@ -133,10 +134,7 @@ class Validation:
 
 def save_validation(folder: Path, validation: Validation) -> None:
     """Remember when a run was last validated, and its best checkpoint."""
-    part = folder / "validation.json.part"
-    part.write_text(json.dumps(asdict(validation)), "utf-8")
-    _sync(part)
-    part.replace(folder / "validation.json")
+    put(folder / "validation.json", json.dumps(asdict(validation)).encode())
 
 
 def read_validation(folder: Path) -> Validation | None:

@@ -5,13 +5,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def put(path: Path, data: bytes) -> None:
-    """Write a file under another name, and rename it when it is whole and on the disk."""
+def put(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a file under another name, and rename it when it is whole.
+
+    Args:
+        path: the file.
+        data: all of it.
+        durable: wait until it is on the disk, so that a power cut cannot leave an empty file.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             file.write(data)
-            sync(file)
+            if durable:
+                sync(file)
     except OSError:
         part.unlink(missing_ok=True)  # on a full disk, half a file is in the way
         raise

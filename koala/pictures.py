@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from koala import color
+from koala.files import put
 
 _GAP = 4  # pixels between the pictures of a sheet
 _HEADER = 20  # pixels for the names of its columns
@@ -71,6 +72,4 @@ def save(image: Image.Image, path: Path, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     image.save(buffer, Image.registered_extensions()[path.suffix.lower()], **options)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    put(path, buffer.getvalue(), durable=False)

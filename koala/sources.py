@@ -243,9 +243,8 @@ class Labels:
     def of(self, name: str) -> Label | None:
         """The class of an image: of its folder, or of its line in ImageNet's list of validation images."""
         path = PurePosixPath(name)
-        wnid = self._validation.get(path.stem) or next(
-            (part for part in path.parts[-2:-1] if _WNID.fullmatch(part)), ""
-        )
+        folder = path.parent.name
+        wnid = self._validation.get(path.stem) or (folder if _WNID.fullmatch(folder) else "")
         return Label(wnid, self._index[wnid]) if wnid in self._index else None
 
 
