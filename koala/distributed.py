@@ -95,13 +95,13 @@ def dali_device(accelerator: Accelerator) -> str:
 
 
 class Stop:
-    """Ctrl-C and SIGTERM, seen by every process in the same step.
+    """Ctrl-C, SIGTERM and SIGUSR1 (a scheduler's warning that time is up), seen by every process in the same step.
 
     The first signal asks the training to save and stop. Launchers pass signals on that their processes got already,
     so only a Ctrl-C that comes some seconds later ends it at once.
     """
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     _PATIENCE_S = 3.0
 
     def __init__(self, accelerator: Accelerator) -> None:

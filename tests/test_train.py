@@ -219,7 +219,7 @@ def test_killed_in_mid_epoch_the_run_ends_with_the_same_bits(settings, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_stops(settings, number):
     long = replace(settings, epochs=2000, checkpoint_every=5)
     process = start(*command(long))
