@@ -17,6 +17,7 @@ from side_by_side import measure, ratio, report
 from koala import config, extractor
 from koala.model import Network
 from koala.objectives import mse
+from koala.state import TrainState
 
 REPORT, KOALA, CACHED = "the report's", "koala", "koala, cached embeddings"
 
@@ -50,12 +51,10 @@ class ConcatenatingNetwork(Network):
 
 def koalas_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor, cached: bool) -> Callable[[], int]:
     """As koala trains with --mixed-precision bf16."""
-    from koala.train import adam
-
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
     frozen = extractor.build(config.Extractor(weights="random")).to(device).in_precision(torch.bfloat16)
     network = Network(1000).to(device, memory_format=torch.channels_last)
-    network, optimizer = accelerator.prepare(network, adam(network, 1e-3))
+    network, optimizer = accelerator.prepare(network, TrainState.new(network, config.Train()).optimizer)
     with accelerator.autocast():
         ready = frozen(lightness)
 

@@ -1,8 +1,8 @@
 """What a checkpoint folder holds, and finding, loading and replacing such folders.
 
     RUN/checkpoints/000040000/      named by the images seen
-        model.safetensors           the network's weights, fp32
-        training.pt                 optimizer and loss scaler
+        model.safetensors           the network's weights, fp32: their moving average, where there is one
+        training.pt                 optimizer, loss scaler, and the weights themselves where the model is their average
         checkpoint.json             the clock, the settings, the extractor's fingerprint, the files' sha256
     RUN/checkpoints/validation.json when it was last validated, and which checkpoint has the lowest loss
 
@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import torch as safetensors
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from koala import config, extractor
 from koala.errors import UserError
@@ -62,59 +65,118 @@ class Checkpoint:
         return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
 
 
-def save(
-    folder: Path,
-    *,
-    images_seen: int,
-    settings: config.Train,
-    network: Network,
-    extractor_sha256: str,
-    training: dict[str, Any],
-    state: dict[str, Any],
-    keep: int,
-) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint will hold, in memory.
+
+    Attributes:
+        images_seen: the clock, which names it.
+        settings: of the training.
+        weights: of the network.
+        embedding_size: E of the network.
+        extractor_sha256: fingerprint of the extractor.
+        training: states of optimizer and loss scaler.
+        state: plain values that the training keeps.
+    """
+
+    images_seen: int
+    settings: config.Train
+    weights: dict[str, Tensor]
+    embedding_size: int
+    extractor_sha256: str
+    training: dict[str, Any]
+    state: dict[str, Any]
+
+
+class Saver:
+    """Writes checkpoints while the training goes on, one at a time: it waits for nothing but the copy to memory.
+
+    Args:
+        folder: the run's folder of checkpoints.
+        keep: newest checkpoints that stay, besides the best.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Copy the snapshot's tensors and begin to write them, once the checkpoint before is written.
+
+        Raises:
+            OSError: the checkpoint before could not be written.
+        """
+        self.wait()
+        copied = replace(snapshot, weights=_copied(snapshot.weights), training=_copied(snapshot.training))
+        self._pending = self._writer.submit(save, self._folder, copied, self._keep)
+
+    def wait(self) -> None:
+        """Wait until the newest checkpoint is on the disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def failed(self) -> bool:
+        """Whether the newest checkpoint could not be written; `wait` then raises the reason."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+
+    def close(self) -> None:
+        """Let what is being written become whole; its errors are passed over."""
+        self._writer.shutdown()
+
+
+def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     """Write a checkpoint below `folder`, whole or not at all, and remove those that are too old.
 
     Args:
         folder: the run's folder of checkpoints.
-        images_seen: the clock, which names it.
-        settings: of the training.
-        network: whose weights are kept.
-        extractor_sha256: fingerprint of the extractor.
-        training: states of optimizer and loss scaler.
-        state: plain values that the training keeps.
+        snapshot: what it holds.
         keep: newest checkpoints that stay, besides the best.
 
     Returns:
         The checkpoint's folder.
     """
-    path = _path(folder, images_seen)
+    path = _path(folder, snapshot.images_seen)
     part = folder / f"{_PART}{path.name}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     files = {
-        "model.safetensors": safetensors.save({name: w.contiguous() for name, w in network.state_dict().items()}),
-        "training.pt": _pickled(training),
+        "model.safetensors": safetensors.save({name: w.contiguous() for name, w in snapshot.weights.items()}),
+        "training.pt": _pickled(snapshot.training),
     }
     description = _Description(
-        images_seen=images_seen,
-        settings=config.dump(settings),
-        embedding_size=network.fusion.embedding_size,
-        extractor_sha256=extractor_sha256,
-        state=state,
+        images_seen=snapshot.images_seen,
+        settings=config.dump(snapshot.settings),
+        embedding_size=snapshot.embedding_size,
+        extractor_sha256=snapshot.extractor_sha256,
+        state=snapshot.state,
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )
     files["checkpoint.json"] = json.dumps(asdict(description), indent=1).encode()
-    for name, data in files.items():
-        (part / name).write_bytes(data)
-        _sync(part / name)
+    try:
+        for name, data in files.items():
+            (part / name).write_bytes(data)
+            _sync(part / name)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)  # on a full disk, half a checkpoint is in the way
+        raise
     _sync(part)
     if path.exists():  # damaged, or it would have been gone on from
         path.rename(folder / f"{_PART}old-{path.name}")
     part.rename(path)
     _sync(folder)
-    _prune(folder, images_seen, keep)
+    _prune(folder, snapshot.images_seen, keep)
     return path
+
+
+def _copied(values: Any) -> Any:
+    """Nested values whose tensors are copies on the CPU."""
+    return tree_map(lambda value: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value, values)
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,26 @@ def lab_to_rgb(lab: Any) -> Any:
         ValueError: the colour axis is not 3 long.
     """
     ops = _library_of(lab)
+    return ops.clip(_encode_gamma(ops, lab_to_linear_rgb(lab)))
+
+
+def lab_to_linear_rgb(lab: Any) -> Any:
+    """Turn CIE L*a*b* into sRGB's linear light, not clipped: below 0 or above 1 the colour is outside sRGB.
+
+    Args:
+        lab: `(..., H, W, 3)` NumPy or `(..., 3, H, W)` torch, float; L* in 0..100.
+
+    Returns:
+        The same shape and dtype.
+
+    Raises:
+        ValueError: the colour axis is not 3 long.
+    """
+    ops = _library_of(lab)
     ops.check(lab)
     curve_from_lab = np.linalg.inv(_LAB_FROM_CURVE)
     curve = ops.mix(lab, curve_from_lab, -curve_from_lab @ _LAB_OFFSET)
-    linear = ops.mix(_uncurve(ops, curve), np.linalg.inv(_RELATIVE_XYZ_FROM_RGB))
-    return ops.clip(_encode_gamma(ops, linear))
+    return ops.mix(_uncurve(ops, curve), np.linalg.inv(_RELATIVE_XYZ_FROM_RGB))
 
 
 def to_ab(rgb: Any) -> Any:

@@ -216,12 +216,30 @@ class Train(_Strict):
     """Times through the training set."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Of Adam."""
+    scaling: Literal["none", "linear", "sqrt"] = "none"
+    """Make the learning rate larger with the batch: times batch/50, or its square root (the rule for Adam)."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Images over which the learning rate rises from zero."""
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "step"] = "constant"
     """What the learning rate does after the warm-up."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """What it is multiplied by at each step of the step schedule."""
+    decay_every: Count = 500_000
+    """Images between these steps."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient; what is longer is shortened to it. 0 does not clip."""
+    ema: Annotated[int, Field(ge=0)] = 0
+    """Half-life, in images, of the moving average of the weights that is saved and validated; 0 takes the weights."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What to do before a step whose gradient is not finite; its samples are written to the run folder."""
     mixed_precision: MixedPrecision = "no"
     """Precision of the computation; weights stay in fp32."""
+    tf32: bool = False
+    """Let the GPU shorten the factors of fp32 products to 10 bits: faster, where mixed precision does not apply."""
+    compile: bool = False
+    """Compile network and extractor with torch.compile: a slow start, then faster steps."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time: slower on a GPU."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the weights, the order and the crops."""
     device: Device = "auto"
@@ -242,6 +260,14 @@ class Train(_Strict):
     """Newest checkpoints that are kept, besides the best."""
     pictures: Annotated[int, Field(ge=0)] = 8
     """Pictures in each TensorBoard entry."""
+    log_samples: bool = False
+    """Keep the numbers of the samples of each step, by process, in the run folder."""
+    peak_tflops: Annotated[float, Field(ge=0)] = 0.0
+    """What one device could compute at best, for MFU; 0 looks known GPUs up."""
+    profile: Annotated[int, Field(ge=0)] = 0
+    """Steps of which a trace is written for TensorBoard or Perfetto, after some steps to get going."""
+    dry_run: bool = False
+    """Say what the training will take, and stop."""
 
 
 @dataclass(frozen=True)

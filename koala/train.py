@@ -5,11 +5,12 @@ functions of the images seen over all processes. What is saved is the weights, t
 """
 
 import contextlib
+import json
 import math
+import os
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import audit, checkpoint, config, embeddings, extractor, pictures
+from koala import audit, checkpoint, config, embeddings, estimate, extractor, pictures, telemetry
 from koala.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.errors import UserError
+from koala.files import put
 from koala.model import Network
 from koala.objectives import OBJECTIVES
 from koala.order import Order, every_sample_once, micro_batches
 from koala.pipeline import Batch, batches
 from koala.progress import Progress
+from koala.schedule import is_time, learning_rate
 from koala.shards import Shards, read_manifest
+from koala.state import TrainState
 
 RUNS = Path("log/koala")
 _VALIDATION_BATCH = 50  # images at a time, in each process, at the most
@@ -36,50 +40,32 @@ _MUST_STAY = (  # in a run that is gone on with
 )
 
 
-@dataclass
-class TrainState:
-    """All that changes while training, and all that a checkpoint keeps.
+@dataclass(frozen=True)
+class Step:
+    """What a step of training found, in this process.
 
     Attributes:
-        network: the trained weights.
-        optimizer: its state.
-        images_seen: the clock, over all processes.
+        loss: mean over this process's part of the batch.
+        norm: of the gradient over all processes, before it was clipped.
+        batch: the last micro-batch.
+        predicted: `(B, 2, H, W)` ab, for that batch.
     """
 
-    network: Network
-    optimizer: torch.optim.Optimizer
-    images_seen: int = 0
+    loss: float
+    norm: float
+    batch: Batch
+    predicted: Tensor
 
 
-def learning_rate(images_seen: int, total: int, settings: config.Train) -> float:
-    """The learning rate after so many images: a linear warm-up, then constant or half a cosine to zero."""
-    if images_seen < settings.warmup:
-        return settings.learning_rate * images_seen / settings.warmup
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    done = (images_seen - settings.warmup) / max(1, total - settings.warmup)
-    return settings.learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
-
-
-def adam(network: Network, rate: float) -> torch.optim.Optimizer:
-    """The report's optimizer, all its arithmetic in one pass over the weights."""
-    return torch.optim.Adam(network.parameters(), lr=rate, fused=True)
-
-
-def is_time(images_seen: int, step: int, period: int) -> bool:
-    """Whether a multiple of `period` images was passed in the last `step` images; never for a period of 0."""
-    return period > 0 and images_seen // period != (images_seen - step) // period
-
-
-def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> tuple[Tensor, Batch, Tensor]:
+def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
     """One step: predict, compare, update.
 
     Args:
         trainer: what is trained.
         parts: this process's micro-batches.
 
-    Returns:
-        The mean loss over this process's part, the last micro-batch and its predicted ab.
+    Raises:
+        UserError: the gradient is not finite, and the settings say to stop.
     """
     settings, state = trainer.settings, trainer.state
     for group in state.optimizer.param_groups:
@@ -93,10 +79,16 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> tuple[Tensor, Batc
             loss = OBJECTIVES[settings.objective](predicted, batch.ab) / settings.accumulation
             trainer.accelerator.backward(loss)
         losses.append(loss.detach())
-    trainer.optimizer.step()
+    trainer.accelerator.unscale_gradients()
+    longest = settings.clip_norm or math.inf
+    length = nn.utils.clip_grad_norm_(state.network.parameters(), longest, foreach=True)
+    loss_now, norm = torch.stack([torch.stack(losses).sum(), length]).tolist()  # here the device is waited for
+    if trainer.may_step(loss_now, norm):
+        trainer.optimizer.step()
+        state.step_average()
     trainer.optimizer.zero_grad()
     state.images_seen += settings.batch
-    return torch.stack(losses).sum(), batch, predicted.detach()
+    return Step(loss_now, norm, batch, predicted.detach())
 
 
 def train(settings: config.Train) -> int:
@@ -108,10 +100,25 @@ def train(settings: config.Train) -> int:
     Raises:
         UserError: the settings cannot be honoured.
     """
+    _choose_arithmetic(settings)
     with accelerated(settings, settings.processes) as accelerator:
         trainer = Trainer(settings, accelerator)
+        if settings.dry_run:
+            trainer.say(trainer.plan())
+            return 0
+        trainer.begin()
         with Stop(accelerator) as stop:
             return trainer.loop(stop)
+
+
+def _choose_arithmetic(settings: config.Train) -> None:
+    """Set what torch keeps for the whole process, before it touches a GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(settings.deterministic)
+    # shapes stay the same, so that looking for the fastest algorithm once pays
+    torch.backends.cudnn.benchmark = not settings.deterministic
 
 
 class Trainer:
@@ -127,16 +134,24 @@ class Trainer:
         self.cache: embeddings.Cache | None = None
         self.embedding_size, self.extractor_sha256 = 0, ""
         self._see_the_whole()
-        self.run = on_main(accelerator, lambda: _choose_folder(settings))
+        torch.manual_seed(settings.seed)
+        self.network = Network(self.embedding_size)
+        self.flops_per_image = estimate.flops_per_image(self.network, self.extractor, settings.data.size)
+        self.window = telemetry.Window()
+        self.words = ""
+
+    def begin(self) -> None:
+        """Make the run's folder, or go on from the newest checkpoint in it."""
+        self.run = on_main(self.accelerator, lambda: _choose_folder(self.settings))
         self.checkpoints = self.run / "checkpoints"
-        self.state, saved = self._start()
-        prepared = accelerator.prepare(self.state.network, self.state.optimizer)
+        self.state = self._start()
+        if self.settings.compile:
+            self.state.network.compile()
+            if self.extractor is not None:
+                self.extractor.compile()
+        prepared = self.accelerator.prepare(self.state.network, self.state.optimizer)
         self.model: nn.Module = prepared[0]
         self.optimizer: Any = prepared[1]
-        if accelerator.scaler is not None and saved.get("scaler"):
-            accelerator.scaler.load_state_dict(saved["scaler"])
-        self.waited_s = 0.0
-        self.board: Any = None
 
     # ------------------------------------------------------------ beginning
 
@@ -159,22 +174,17 @@ class Trainer:
             return None
         return embeddings.Embeddings(self.cache, read_manifest(self.settings.data.shards).splits[split], shards)
 
-    def _start(self) -> tuple[TrainState, dict[str, Any]]:
-        """A new state, or that of the newest checkpoint with what else it holds."""
-        torch.manual_seed(self.settings.seed)
-        network = Network(self.embedding_size)
+    def _start(self) -> TrainState:
+        """A new state, or that of the newest checkpoint."""
         # one process looks, so that all go on from the same checkpoint whatever their file systems show them
         found = on_main(self.accelerator, lambda: checkpoint.newest(self.checkpoints))
         if found is not None:
             self._check_same(found)
-            network.load_state_dict(found.network().state_dict())
-        network = network.to(self.accelerator.device).to(memory_format=torch.channels_last)
-        optimizer = adam(network, self.settings.learning_rate)
-        if found is None:
-            return TrainState(network, optimizer), {}
-        saved = found.training()
-        optimizer.load_state_dict(saved["optimizer"])
-        return TrainState(network, optimizer, found.images_seen), saved
+        network = self.network.to(self.accelerator.device).to(memory_format=torch.channels_last)
+        state = TrainState.new(network, self.settings)
+        if found is not None:
+            state.restore(found, self.accelerator.scaler)
+        return state
 
     def _check_same(self, found: checkpoint.Checkpoint) -> None:
         """Refuse to go on with what would make another run of it."""
@@ -201,16 +211,20 @@ class Trainer:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """The first process writes down the settings, and opens TensorBoard's file for as long as the run goes."""
-        if not self.accelerator.is_main_process:
-            yield
-            return
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        config.save(replace(self.settings, run=None, resume=False), self.run / "config.toml")
-        # entries after the checkpoint, which will be made again, are taken out of sight
-        with SummaryWriter(str(self.run), purge_step=self.state.images_seen + 1) as self.board:
-            yield
+        """The first process writes down the settings, numbers and checkpoints, for as long as the run goes."""
+        first = self.accelerator.is_main_process
+        if first:
+            config.save(_lasting(self.settings), self.run / "config.toml")
+        self.samples = _SampleLog(self.run, self.accelerator) if self.settings.log_samples else None
+        self.grey_watch = telemetry.GreyWatch()
+        self.saver = checkpoint.Saver(self.checkpoints, self.settings.keep)
+        with telemetry.Log(self.run, self.state.images_seen, write=first) as self.log:
+            try:
+                yield
+            finally:
+                self.saver.close()
+                if self.samples is not None:
+                    self.samples.close()
 
     @property
     def complete(self) -> bool:
@@ -222,6 +236,16 @@ class Trainer:
         if self.accelerator.is_main_process:
             print(line, file=sys.stderr, flush=True)
 
+    def plan(self) -> str:
+        """What the training will take, in words."""
+        settings = _lasting(self.settings)
+        images = {
+            "in an epoch": len(self.shards),
+            "to validate on": len(self.val_shards) if self.val_shards is not None else 0,
+            "in all": self.total,
+        }
+        return estimate.in_words(settings, self.network, self.extractor, self.accelerator.num_processes, images)
+
     # ------------------------------------------------------------ the loop
 
     def loop(self, stop: "Stop") -> int:
@@ -232,28 +256,33 @@ class Trainer:
             return 0
         self.say(f"{self.run}: going on after {state.images_seen} images" if state.images_seen else f"run {self.run}")
         show = self.accelerator.is_main_process
-        with self._writing(), Progress(self.total, "training", start=state.images_seen, show=show) as bar:
+        with (
+            self._writing(),
+            self._profiling() as profiled,
+            Progress(self.total, "training", start=state.images_seen, show=show) as bar,
+        ):
             if self._validation_is_due():  # it was interrupted
                 self._validate(bar)
             parts = self._batches()
-            window = LogWindow()
+            self.window = telemetry.Window()
             while not self.complete:
-                loss, batch, predicted = train_step(self, parts)
-                window.add(loss, step)
-                bar.advance(step, window.note())
+                taken = train_step(self, parts)
+                profiled()
+                self.window.add(taken.loss, taken.norm, step)
+                bar.advance(step, f"loss {taken.loss:.5f}{self.words}")
                 if is_time(state.images_seen, step, settings.log_every * step):
-                    self._log(window, batch, predicted)
-                    window = LogWindow()
+                    self._log(taken, bar)
                 number = 0 if self.complete else stop.requested()
                 due = self._is_validation_time()
-                with window.paused():
-                    if due or number or is_time(state.images_seen, step, settings.checkpoint_every * step):
-                        self._save()
-                    if due and not number:
-                        self._validate(bar)
+                if due or number or is_time(state.images_seen, step, settings.checkpoint_every * step):
+                    self._save()
+                if due and not number:
+                    self._validate(bar)
                 if number:
+                    self._settle()
                     bar.say(f"stopped after {state.images_seen} images; the same command with --run {self.run} goes on")
                     return 128 + number
+            self._settle()
         return 0
 
     def _is_validation_time(self) -> bool:
@@ -289,9 +318,10 @@ class Trainer:
 
     def next_batch(self, parts: Iterator[Batch]) -> Batch:
         """The next micro-batch; the time spent waiting for it is counted."""
-        began = time.perf_counter()
-        batch = next(parts)
-        self.waited_s += time.perf_counter() - began
+        with self.window.during("data"):
+            batch = next(parts)
+        if self.samples is not None:
+            self.samples.add(self.state.images_seen, batch)
         return batch
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -301,42 +331,86 @@ class Trainer:
             embedding = self.extractor(lightness) if self.extractor is not None else batch.embedding
             return model(lightness, embedding)
 
+    def may_step(self, loss: float, norm: float) -> bool:
+        """Whether the gradient is finite; one that is not is left out, and its samples are written down.
+
+        The gradient is the same in all processes, and so is the answer. What overflows in fp16 is the loss scaler's
+        to mend, until it has nothing left to scale down.
+
+        Raises:
+            UserError: it is not, and the settings say to stop.
+        """
+        scaler = self.accelerator.scaler
+        if math.isfinite(norm) or (scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1):
+            return True
+        seen = self.state.images_seen
+        path = self.run / f"not-finite-{seen:012d}.json"
+        on_main(self.accelerator, lambda: self._write_samples(path, loss, norm))
+        what = f"the gradient after {seen} images is not finite (loss {loss}); its samples are in {path}"
+        if self.settings.on_nan == "skip":
+            self.say(f"warning: {what}; the step is left out")
+            return False
+        self._save()
+        self._settle()
+        raise UserError(
+            f"{what}; go on with --on-nan skip, --clip-norm 1, a lower --learning-rate or another --mixed-precision"
+        )
+
+    def _write_samples(self, path: Path, loss: float, norm: float) -> None:
+        """Write down which samples the batch that comes next holds."""
+        samples = self.order.places(self.state.images_seen, self.settings.batch).samples
+        described = [{"sample": int(n), **asdict(self.shards.describe(int(n)))} for n in samples]
+        found = {"images_seen": self.state.images_seen, "loss": str(loss), "gradient_norm": str(norm)}
+        put(path, json.dumps({**found, "samples": described}, indent=1).encode())
+
     # ------------------------------------------------------------ what is written
 
-    def _log(self, window: "LogWindow", batch: Batch, predicted: Tensor) -> None:
-        """Loss, learning rate, speed, waiting and pictures of the training set, to TensorBoard."""
-        loss = self._mean(window.loss())
-        seen, waited, self.waited_s = self.state.images_seen, self.waited_s, 0.0
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} after {seen} images; choose a lower --learning-rate, or another --mixed-precision"
-            )
-        if self.board is None:
+    def _log(self, taken: Step, bar: Progress) -> None:
+        """Loss, learning rate, speed, times, colours and pictures of the training set."""
+        window, self.window = self.window, telemetry.Window()
+        shares = window.shares()
+        mine = [window.loss(), *shares.values(), float(self.saver.failed())]
+        loss, *means, failed = (self._sum(torch.tensor(mine, dtype=torch.float64)) / self._devices).tolist()
+        if failed:
+            self._settle()
+        if not self.accelerator.is_main_process:
             return
-        self.board.add_scalar("train/loss", loss, seen)
-        self.board.add_scalar(
-            "train/learning_rate", learning_rate(seen - self.settings.batch, self.total, self.settings), seen
-        )
-        self.board.add_scalar("speed/images_per_second", window.images / window.seconds(), seen)
-        self.board.add_scalar("speed/waiting_for_data", waited / window.seconds(), seen)
-        self._show("train/pictures", batch, predicted)
+        settings, device = self.settings, self.accelerator.device
+        peak = settings.peak_tflops or telemetry.peak_tflops(device, settings.mixed_precision)
+        before = self.state.images_seen - settings.batch
+        entry = {
+            "train/loss": loss,
+            "train/learning_rate": learning_rate(before, self.total, settings),
+            "train/gradient_norm": window.norm(),
+            **telemetry.colors(taken.batch, taken.predicted),
+            **telemetry.speed(window.images, window.seconds(), self._devices, self.flops_per_image, peak),
+            **dict(zip(shares, means, strict=True)),
+        }
+        if device.type == "cuda":
+            entry["memory/gpu_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        if warning := self.grey_watch.warning(self.state.images_seen, entry.get("train/chroma_ratio")):
+            bar.say(warning)
+        self.words = f", {telemetry.in_words(entry)}"
+        self.log.add(self.state.images_seen, entry)
+        self._show("train/pictures", taken.batch, taken.predicted)
 
     def _show(self, name: str, batch: Batch, predicted: Tensor) -> None:
         count = self.settings.pictures
-        if count and self.board is not None:
+        if count and self.accelerator.is_main_process:
             columns = pictures.triptychs(batch.lightness[:count], predicted[:count], batch.ab[:count])
-            self.board.add_image(name, pictures.grid(columns), self.state.images_seen, dataformats="HWC")
+            self.log.show(self.state.images_seen, name, pictures.grid(columns))
 
     def _validate(self, bar: Progress) -> None:
         """The loss over the whole validation set, and pictures of it; the best checkpoint is remembered."""
         if self.val_shards is None:
             return
-        seen, loss = self.state.images_seen, self._validation_loss(self.val_shards)
+        with self.window.during("validating"):
+            seen, loss = self.state.images_seen, self._validation_loss(self.val_shards)
         bar.say(f"validation loss {loss:.5f} after {seen} images")
-        if self.board is None:
+        self._settle()
+        if not self.accelerator.is_main_process:
             return
-        self.board.add_scalar("val/loss", loss, seen)
-        self.board.flush()
+        self.log.add(seen, {"val/loss": loss})
         before = checkpoint.read_validation(self.checkpoints)
         if before is None or loss < before.best_loss:
             best = checkpoint.Validation(seen, best_images_seen=seen, best_loss=loss)
@@ -351,83 +425,83 @@ class Trainer:
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         size = min(self.settings.batch, _VALIDATION_BATCH)
         places = every_sample_once(len(shards), size, rank=rank, world_size=world_size)
-        network = self.state.network.eval()
+        model = self.state.model.eval()
         total = torch.zeros(2, dtype=torch.float64)
         kept = self._cached(shards, "val")
         for index, batch in enumerate(batches(shards, places, data, device, batch=size, embeddings=kept)):
-            predicted = self.predict(network, batch).float()
+            predicted = self.predict(model, batch).float()
             loss = OBJECTIVES[self.settings.objective](predicted, batch.ab)
             total += torch.tensor([loss.item() * len(batch.ab), len(batch.ab)], dtype=torch.float64)
             if index == 0:
                 self._show("val/pictures", batch, predicted)
-        network.train()
+        model.train()
         summed, count = self._sum(total)
         return float(summed / count)
 
     def _save(self) -> None:
-        """Write a checkpoint; the first process does, the others wait."""
-        scaler = self.accelerator.scaler
+        """Begin to write a checkpoint; the first process does, the others wait until it has its copy."""
+        with self.window.during("saving"):
+            on_main(self.accelerator, lambda: self.saver.save(self._snapshot()))
 
-        def write() -> None:
-            checkpoint.save(
-                self.checkpoints,
-                images_seen=self.state.images_seen,
-                settings=self.settings,
-                network=self.state.network,
-                extractor_sha256=self.extractor_sha256,
-                training={
-                    "optimizer": self.state.optimizer.state_dict(),
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                },
-                state={"data": self._data_fingerprint()},
-                keep=self.settings.keep,
-            )
+    def _snapshot(self) -> checkpoint.Snapshot:
+        return checkpoint.Snapshot(
+            images_seen=self.state.images_seen,
+            settings=_lasting(self.settings),
+            weights=self.state.model.state_dict(),
+            embedding_size=self.embedding_size,
+            extractor_sha256=self.extractor_sha256,
+            training=self.state.kept(self.accelerator.scaler),
+            state={"data": self._data_fingerprint()},
+        )
 
-        on_main(self.accelerator, write)
+    def _settle(self) -> None:
+        """Wait until the newest checkpoint is on the disk; in all processes, an error if it is not."""
+        with self.window.during("saving"):
+            on_main(self.accelerator, self.saver.wait)
 
-    def _mean(self, value: float) -> float:
-        return float(self._sum(torch.tensor([value], dtype=torch.float64)) / self.accelerator.num_processes)
+    @contextlib.contextmanager
+    def _profiling(self) -> Iterator[Callable[[], None]]:
+        """What to call after each step, so that some of them are traced in the first process."""
+        if not self.settings.profile or not self.accelerator.is_main_process:
+            yield lambda: None
+            return
+        folder = self.run / "profile"
+        with torch.profiler.profile(
+            schedule=torch.profiler.schedule(wait=2, warmup=2, active=self.settings.profile, repeat=1),
+            on_trace_ready=torch.profiler.tensorboard_trace_handler(str(folder)),
+        ) as profiler:
+            yield profiler.step
+
+    @property
+    def _devices(self) -> int:
+        return self.accelerator.num_processes
 
     def _sum(self, values: Tensor) -> Tensor:
         """Sum over the processes."""
         return self.accelerator.reduce(values.to(self.accelerator.device), "sum").cpu()
 
 
-class LogWindow:
-    """Losses and time since the last entry in the log."""
+class _SampleLog:
+    """Numbers of the samples that a process trained on: a line for each micro-batch in RUN/samples/RANK.jsonl."""
 
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._paused_s = 0.0
-        self._losses: list[Tensor] = []
-        self.images = 0
-        self._note, self._noted = "", self._began
+    def __init__(self, run: Path, accelerator: Accelerator) -> None:
+        (run / "samples").mkdir(exist_ok=True)
+        self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
+        self._file = (run / "samples" / f"{self._rank}.jsonl").open("a", encoding="utf-8", buffering=1)
 
-    def add(self, loss: Tensor, images: int) -> None:
-        """Count a step; the loss stays on its device."""
-        self._losses.append(loss)
-        self.images += images
+    def add(self, images_seen: int, batch: Batch) -> None:
+        """Write a line, at the clock before the step."""
+        line = {"images_seen": images_seen, "rank": self._rank, "world_size": self._world_size}
+        self._file.write(json.dumps({**line, "samples": batch.samples.tolist()}) + "\n")
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out what is no training."""
-        began = time.perf_counter()
-        yield
-        self._paused_s += time.perf_counter() - began
+    def close(self) -> None:
+        """End the file."""
+        self._file.close()
 
-    def loss(self) -> float:
-        """Mean loss of the window."""
-        return float(torch.stack(self._losses).mean())
 
-    def seconds(self) -> float:
-        """Of training, since the window began."""
-        return time.perf_counter() - self._began - self._paused_s
-
-    def note(self) -> str:
-        """The newest loss in words, looked at twice a second so that the device is rarely waited for."""
-        if time.perf_counter() - self._noted > 0.5 or not self._note:
-            self._note, self._noted = f"loss {float(self._losses[-1]):.5f}", time.perf_counter()
-        return self._note
+def _lasting(settings: config.Train) -> config.Train:
+    """The settings that belong to the run, without those of one start of it."""
+    return replace(settings, run=None, resume=False, dry_run=False, profile=0)
 
 
 def _choose_folder(settings: config.Train) -> Path:

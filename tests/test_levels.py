@@ -8,10 +8,10 @@ import koala
 LEVELS = [
     {"errors", "files", "progress"},
     {"config", "color", "metrics", "objectives"},
-    {"order", "intake", "model", "extractor", "kit", "sources"},
-    {"shards", "pictures"},
+    {"order", "intake", "model", "extractor", "kit", "schedule", "sources"},
+    {"shards", "pictures", "estimate"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed"},
-    {"embeddings"},
+    {"embeddings", "state", "telemetry"},
     {"train", "evaluate", "photos"},
     {"demo"},
     {"cli"},

@@ -1,5 +1,7 @@
 """Training: the clock, resuming to the bit, several processes, stopping, refusing."""
 
+import json
+import math
 import os
 import re
 import signal
@@ -12,8 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from koala import checkpoint, config, train, writing
+from koala import checkpoint, config, pipeline, train, writing
 from koala.errors import UserError
+from koala.order import Order
+from koala.shards import Shards
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
 
@@ -60,26 +64,6 @@ def command(settings: config.Train) -> list[str]:
     ]
 
 
-# ---------------------------------------------------------------- the clock
-
-
-@pytest.mark.parametrize(
-    ("images_seen", "expected"), [(0, 0.0), (50, 0.5), (100, 1.0), (600, 0.5), (1100, 0.0), (2000, 0.0)]
-)
-def test_learning_rate_with_warmup_and_cosine(images_seen, expected):
-    settings = config.Train(learning_rate=1.0, warmup=100, schedule="cosine")
-    assert train.learning_rate(images_seen, 1100, settings) == pytest.approx(expected, abs=1e-12)
-
-
-def test_learning_rate_is_constant_by_default():
-    assert {train.learning_rate(seen, 1000, config.Train()) for seen in range(0, 1000, 50)} == {1e-3}
-
-
-def test_is_time_once_a_period():
-    assert [seen for seen in range(30, 700, 30) if train.is_time(seen, 30, 100)] == [120, 210, 300, 420, 510, 600]
-    assert not train.is_time(30, 30, 0)
-
-
 # ---------------------------------------------------------------- one process
 
 
@@ -91,8 +75,13 @@ def test_what_a_run_leaves(settings):
     assert list(losses) == list(range(4, 44, 4))
     assert set(scalars(run, "val/loss")) == {40}
     assert all(value == pytest.approx(1e-3) for value in scalars(run, "train/learning_rate").values())
-    assert all(0 <= value <= 1 for value in scalars(run, "speed/waiting_for_data").values())
+    for name in ("data", "device", "saving"):
+        assert all(0 <= value <= 1 for value in scalars(run, f"time/{name}").values())
     assert all(value > 0 for value in scalars(run, "speed/images_per_second").values())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train/loss"] for line in lines[:-1]] == pytest.approx(list(losses.values()))
+    assert lines[-1]["val/loss"] == pytest.approx(scalars(run, "val/loss")[40])
+    assert all(line["train/gradient_norm"] > 0 for line in lines[:-1])
     found = checkpoint.find(run)
     assert (found.images_seen, found.settings.batch) == (40, 4)
 
@@ -339,6 +328,130 @@ def test_resume_without_a_run_is_refused(settings, tmp_path, monkeypatch):
         train.train(replace(settings, run=None, resume=True))
 
 
-def test_a_loss_that_is_not_finite_is_said(settings):
-    with pytest.raises(UserError, match=r"the loss is (nan|inf).*lower --learning-rate"):
-        train.train(replace(settings, learning_rate=1e30))
+# ---------------------------------------------------------------- gradients that are not finite
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """An objective that is infinite in one step: that whose batch holds sample 7."""
+
+    def poison(trainer_batches, clean):
+        for batch in trainer_batches:
+            yield replace(batch, ab=batch.ab * math.inf) if 7 in batch.samples and not clean else batch
+
+    def batches(shards, *arguments, **options):
+        return poison(pipeline.batches(shards, *arguments, **options), clean="seed" not in options)
+
+    monkeypatch.setattr(train, "batches", batches)
+
+
+def place_of(sample: int, settings: config.Train) -> int:
+    """Images seen before the step in which a sample comes in the first epoch."""
+    order = Order(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
+    return int(np.flatnonzero(order.places(0, 40).samples == sample)[0]) // settings.batch * settings.batch
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(settings, poisoned):
+    place = place_of(7, settings)
+    with pytest.raises(UserError, match=rf"the gradient after {place} images is not finite .* --on-nan skip"):
+        train.train(settings)
+    found = checkpoint.newest(settings.run / "checkpoints")
+    assert found.images_seen == place
+    assert all(torch.isfinite(weight).all() for weight in found.network().parameters())
+    written = json.loads((settings.run / f"not-finite-{place:012d}.json").read_text())
+    assert 7 in [sample["sample"] for sample in written["samples"]]
+    assert all(sample["source"].endswith(".jpg") for sample in written["samples"])
+
+
+def test_a_gradient_that_is_not_finite_can_be_left_out(settings, poisoned, capsys):
+    """The run stopped by it goes on with --on-nan skip, ends, and its weights are those without that step."""
+    with pytest.raises(UserError):
+        train.train(settings)
+    stopped = weights(settings.run, place_of(7, settings))
+    assert train.train(replace(settings, on_nan="skip", checkpoint_every=1, keep=20)) == 0
+    assert "the step is left out" in capsys.readouterr().err
+    assert same_weights(stopped, weights(settings.run, place_of(7, settings) + settings.batch))
+    assert all(torch.isfinite(weight).all() for weight in weights(settings.run, 40).values())
+
+
+# ---------------------------------------------------------------- what large trainings need
+
+
+def test_a_moving_average_is_what_is_saved_and_resumed(settings, tmp_path):
+    """Its half-life: after a batch of it, old and new weights count the same; resuming changes nothing."""
+    averaged = replace(settings, ema=4, checkpoint_every=1, keep=20)
+    train.train(replace(averaged, run=tmp_path / "whole"))
+    train.train(replace(averaged, epochs=0.5))
+    train.train(averaged)
+    assert same_weights(weights(tmp_path / "whole", 40), weights(settings.run, 40))
+    raw = torch.load(settings.run / "checkpoints/000000000008/training.pt", weights_only=True)["network"]
+    before, after = weights(settings.run, 4), weights(settings.run, 8)
+    name = "encoder.0.weight"
+    torch.testing.assert_close(after[name], (before[name] + raw[name]) / 2)
+
+
+def test_clipping_bounds_the_gradient_and_says_its_whole_length(settings, tmp_path):
+    """Adam's first moment after one step is a tenth of the gradient that it was given."""
+    train.train(replace(settings, epochs=0.1, run=tmp_path / "free"))
+    train.train(replace(settings, epochs=0.1, clip_norm=1e-3))
+    free, clipped = (scalars(run, "train/gradient_norm")[4] for run in (tmp_path / "free", settings.run))
+    assert free == pytest.approx(clipped)
+    moments = torch.load(settings.run / "checkpoints/000000000004/training.pt", weights_only=True)["optimizer"]["state"]
+    gradient = torch.cat([moment["exp_avg"].flatten() for moment in moments.values()]) / (1 - 0.9)
+    assert float(gradient.norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_dry_run_says_what_it_takes_and_leaves_nothing(settings, capsys):
+    assert train.train(replace(settings, dry_run=True)) == 0
+    printed = capsys.readouterr().err
+    assert "batch = 4" in printed
+    assert re.search(r"steps +10 of 4 images, 4 at a time in each of 1 processes", printed)
+    assert re.search(r"images +40 in an epoch, 8 to validate on, 40 in all", printed)
+    assert not settings.run.exists()
+
+
+def test_a_trace_of_some_steps_is_written(settings):
+    train.train(replace(settings, profile=2))
+    traces = list((settings.run / "profile").glob("*.pt.trace.json"))
+    assert len(traces) == 1
+    names = {event.get("name", "") for event in json.loads(traces[0].read_text())["traceEvents"]}
+    assert "aten::conv2d" in names
+    assert {"ProfilerStep#4", "ProfilerStep#5"} <= names
+
+
+def test_deterministic_training_repeats_to_the_bit(settings, tmp_path):
+    train.train(replace(settings, deterministic=True))
+    assert torch.are_deterministic_algorithms_enabled()
+    train.train(replace(settings, run=tmp_path / "free"))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert same_weights(weights(tmp_path / "free", 40), weights(settings.run, 40))
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(settings, tmp_path):
+    pytest.importorskip("torch._inductor")
+    train.train(replace(settings, epochs=0.3))
+    train.train(replace(settings, epochs=0.3, compile=True, run=tmp_path / "compiled"))
+    first, second = scalars(settings.run, "train/loss"), scalars(tmp_path / "compiled", "train/loss")
+    assert [*second.values()] == pytest.approx([*first.values()], abs=1e-5)
+    assert weights(tmp_path / "compiled", 12).keys() == weights(settings.run, 12).keys()
+
+
+def test_the_log_of_samples_is_the_order(settings):
+    train.train(replace(settings, log_samples=True, accumulation=2))
+    lines = [json.loads(line) for line in (settings.run / "samples/0.jsonl").read_text().splitlines()]
+    assert [line["images_seen"] for line in lines] == [seen for seen in range(0, 40, 4) for _ in range(2)]
+    order = Order(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
+    assert [n for line in lines for n in line["samples"]] == order.places(0, 40).samples.tolist()
+
+
+def test_numbers_after_the_checkpoint_are_taken_away(settings):
+    """Of a run that was killed between checkpoints, metrics.jsonl keeps what was saved, and no half line."""
+    train.train(replace(settings, epochs=0.5))
+    path = settings.run / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"images_seen": 36, "train/loss": 9.0}\n{"images_seen": 38, "tra')
+    train.train(settings)
+    seen = [json.loads(line)["images_seen"] for line in path.read_text().splitlines() if "train/loss" in line]
+    assert seen == list(range(4, 44, 4))
+    assert "9.0" not in path.read_text()

@@ -1,0 +1,126 @@
+"""What a training will take, found without computing anything: shapes, parameters, FLOPs, memory, steps.
+
+The modules run on torch's meta device, where tensors have shapes and no content.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from koala import config
+from koala.model import Network
+
+Module = TypeVar("Module", bound=nn.Module)
+_IMAGES = 2  # in the batch that is thought through: batch normalisation refuses a single one
+
+
+def flops_per_image(network: Network, extractor: nn.Module | None, size: int) -> int:
+    """Floating-point operations of one training step, for each image of it.
+
+    Multiplications and additions of convolutions and matrices are counted, as is usual: forward and backward through
+    the network, forward only through the frozen extractor.
+    """
+    counter = FlopCounterMode(display=False)
+    network, lightness = _shadow(network), _lightness(size)
+    with counter:
+        if extractor is not None:
+            with torch.no_grad():
+                _shadow(extractor)(lightness)
+        network(lightness, _embedding(network)).sum().backward()
+    return counter.get_total_flops() // _IMAGES
+
+
+def activation_bytes(network: Network, size: int) -> int:
+    """Bytes of fp32 that the forward pass keeps of each image for the backward pass."""
+    network, kept = _shadow(network), dict[int, Tensor]()
+    weights = {id(weight) for weight in network.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in weights and tensor.grad_fn is not None:
+            kept[id(tensor)] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(_lightness(size), _embedding(network))
+    return sum(tensor.numel() * tensor.element_size() for tensor in kept.values()) // _IMAGES
+
+
+def shapes(network: Network, size: int) -> Mapping[str, tuple[int, ...]]:
+    """Output shape of each part of the network, without the batch."""
+    network, found = _shadow(network), dict[str, tuple[int, ...]]()
+    with _watching(network, found), torch.no_grad():
+        network(_lightness(size), _embedding(network))
+    return found
+
+
+def in_words(
+    settings: config.Train, network: Network, extractor: nn.Module | None, processes: int, images: Mapping[str, int]
+) -> str:
+    """All settings, and what training takes with them, for people.
+
+    Args:
+        settings: of the training.
+        network: what is trained.
+        extractor: what is run in each step, or none.
+        processes: that share the batch.
+        images: numbers of them, each with a word for which they are; those "in all" give the steps.
+    """
+    size, batch = settings.data.size, settings.batch
+    piece = batch // (processes * settings.accumulation)
+    flops = flops_per_image(network, extractor, size)
+    trained = sum(weight.numel() for weight in network.parameters())
+    frozen = list(extractor.parameters()) if extractor is not None else []
+    # weights, their gradients, two moments of Adam, and the moving average
+    state = trained * 4 * (5 if settings.ema else 4) + sum(weight.numel() * weight.element_size() for weight in frozen)
+    activations = activation_bytes(network, size) * piece // (1 if settings.mixed_precision == "no" else 2)
+    facts = {
+        "input": f"lightness (1, {size}, {size}), embedding ({network.fusion.embedding_size})",
+        **{part: str(shape) for part, shape in shapes(network, size).items()},
+        "parameters": f"{trained:,} trained, {sum(weight.numel() for weight in frozen):,} frozen",
+        "images": ", ".join(f"{count:,} {which}" for which, count in images.items()),
+        "steps": f"{images['in all'] // batch:,} of {batch} images, {piece} at a time in each of {processes} processes",
+        "arithmetic": f"{flops / 1e9:.1f} GFLOP an image, {flops * images['in all']:.3g} FLOP in all",
+        "memory": f"about {(state + activations) / 2**30:.2f} GiB a device, of which {activations / 2**30:.2f} are "
+        "activations; decoding and the workspace of convolutions come on top",
+    }
+    lines = [f"{name} = {json.dumps(value)}" for name, value in _flat(config.dump(settings))]
+    return "\n".join([*lines, "", *(f"{name:10}  {fact}" for name, fact in facts.items())])
+
+
+def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested tables as dotted names with their values."""
+    if not isinstance(values, dict):
+        yield name, values
+        return
+    for key, value in values.items():
+        yield from _flat(value, f"{name}.{key}" if name else key)
+
+
+@contextmanager
+def _watching(network: nn.Module, found: dict[str, tuple[int, ...]]) -> Iterator[None]:
+    handles = [
+        part.register_forward_hook(lambda _, __, output, name=name: found.update({name: tuple(output.shape[1:])}))
+        for name, part in network.named_children()
+    ]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def _shadow(module: Module) -> Module:
+    return deepcopy(module).to("meta").float()
+
+
+def _lightness(size: int) -> Tensor:
+    return torch.empty(_IMAGES, 1, size, size, device="meta")
+
+
+def _embedding(network: Network) -> Tensor | None:
+    size = network.fusion.embedding_size
+    return torch.empty(_IMAGES, size, device="meta") if size else None

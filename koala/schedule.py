@@ -1,0 +1,41 @@
+"""What follows from the clock: the learning rate, and whether it is time. Pure functions of the images seen."""
+
+import math
+
+from koala import config
+
+REFERENCE_BATCH = 50  # the report's, to which the learning rate belongs where it is scaled
+
+
+def peak(settings: config.Train) -> float:
+    """The learning rate after the warm-up, scaled with the global batch as asked.
+
+    References:
+        linear: Goyal et al., arXiv:1706.02677; sqrt, the rule for Adam: Malladi et al., arXiv:2205.10287.
+    """
+    times = settings.batch / REFERENCE_BATCH
+    return settings.learning_rate * {"none": 1.0, "linear": times, "sqrt": math.sqrt(times)}[settings.scaling]
+
+
+def learning_rate(images_seen: int, total: int, settings: config.Train) -> float:
+    """The learning rate after so many images.
+
+    A linear warm-up from zero, and then: constant; half a cosine that ends at zero after `total` images; or steps,
+    each time `decay` times as high.
+    """
+    rate = peak(settings)
+    if images_seen < settings.warmup:
+        return rate * images_seen / settings.warmup
+    after = images_seen - settings.warmup
+    match settings.schedule:
+        case "constant":
+            return rate
+        case "cosine":
+            return rate * (1 + math.cos(math.pi * min(1.0, after / max(1, total - settings.warmup)))) / 2
+        case "step":
+            return rate * settings.decay ** (after // settings.decay_every)
+
+
+def is_time(images_seen: int, step: int, period: int) -> bool:
+    """Whether a multiple of `period` images was passed in the last `step` images; never for a period of 0."""
+    return period > 0 and images_seen // period != (images_seen - step) // period

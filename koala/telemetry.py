@@ -1,0 +1,208 @@
+"""What a run says of itself while it trains: to TensorBoard, to `metrics.jsonl` and in a line for people.
+
+Times are shares of the training time: waiting for data, computing on the device, saving. Validation is left out.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from koala import color, metrics
+from koala.files import put
+from koala.pipeline import Batch
+
+Activity = Literal["data", "saving", "validating"]
+
+# Dense 16-bit tensor-core peaks in TFLOP/s, from NVIDIA's data sheets; the first name that fits counts
+PEAK_TFLOPS = {
+    **{"B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "A100": 312.0},
+    **{"A40": 149.7, "A30": 165.0, "A10": 125.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0, "V100": 125.0, "T4": 65.0},
+}
+_COLLAPSED = 0.1  # of the true chroma
+_GREY = 2 / 127  # true chroma on the network's scale, below which a ratio says nothing
+_GAMUT_MARGIN = 1e-3  # of linear light, for rounding
+_PATIENCE = 5  # entries in a row
+_CHILDHOOD = 10_000  # images, in which every network is grey
+
+
+class Window:
+    """Losses, gradient norms and times since the last entry."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._seconds: dict[Activity, float] = {"data": 0.0, "saving": 0.0, "validating": 0.0}
+        self._losses: list[float] = []
+        self._norms: list[float] = []
+        self.images = 0
+
+    def add(self, loss: float, norm: float, images: int) -> None:
+        """Count a step."""
+        self._losses.append(loss)
+        self._norms.append(norm)
+        self.images += images
+
+    @contextmanager
+    def during(self, activity: Activity) -> Iterator[None]:
+        """Count the time of an activity."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[activity] += time.perf_counter() - began
+
+    def loss(self) -> float:
+        """Mean loss."""
+        return sum(self._losses) / len(self._losses)
+
+    def norm(self) -> float:
+        """Mean norm of the gradient."""
+        return sum(self._norms) / len(self._norms)
+
+    def seconds(self) -> float:
+        """Of training, since the window began."""
+        return time.perf_counter() - self._began - self._seconds["validating"]
+
+    def shares(self) -> dict[str, float]:
+        """Shares of the training time."""
+        total = self.seconds()
+        data, saving = (self._seconds[activity] / total for activity in ("data", "saving"))
+        return {"time/data": data, "time/saving": saving, "time/device": max(0.0, 1 - data - saving)}
+
+
+def speed(images: int, seconds: float, devices: int, flops_per_image: int, peak_tflops: float) -> dict[str, float]:
+    """Images per second, and what part of the devices' arithmetic they take.
+
+    Args:
+        images: seen by all devices.
+        seconds: in which they were seen.
+        devices: number of them.
+        flops_per_image: counted (`koala.estimate`).
+        peak_tflops: of one device; 0 where it is not known.
+    """
+    rate = images / seconds
+    tflops = rate * flops_per_image / devices / 1e12
+    found = {
+        "speed/images_per_second": rate,
+        "speed/images_per_second_per_device": rate / devices,
+        "speed/tflops_per_device": tflops,
+    }
+    return {**found, "speed/mfu": tflops / peak_tflops} if peak_tflops else found
+
+
+def peak_tflops(device: torch.device, mixed_precision: str) -> float:
+    """The device's peak in TFLOP/s, or 0 where it is not known."""
+    if device.type != "cuda" or mixed_precision == "no":
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), 0.0)
+
+
+def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
+    """Mean chroma, predicted against true, and the share of places, but black ones, predicted outside sRGB."""
+    linear = color.lab_to_linear_rgb(color.to_lab(batch.lightness, predicted.float()))
+    outside = ((linear < -_GAMUT_MARGIN) | (linear > 1 + _GAMUT_MARGIN)).any(dim=1, keepdim=True)
+    seen = batch.lightness > -1  # padding is black, and no colour fits there
+    found = {"train/out_of_gamut": float((outside & seen).sum() / seen.sum().clamp(min=1))}
+    true, chroma = (float(metrics.chroma(ab).mean()) for ab in (batch.ab, predicted))
+    if true >= _GREY:
+        found["train/chroma_ratio"] = chroma / true
+    return found
+
+
+class GreyWatch:
+    """Notices when a network has given up colour."""
+
+    def __init__(self) -> None:
+        self._ratios: deque[float] = deque(maxlen=_PATIENCE)
+        self._warned = False
+
+    def warning(self, images_seen: int, chroma_ratio: float | None) -> str:
+        """A warning, when predicted chroma has stayed under a tenth of the truth; once, until colour comes back."""
+        if chroma_ratio is None or images_seen < _CHILDHOOD:
+            return ""
+        self._ratios.append(chroma_ratio)
+        collapsed = len(self._ratios) == _PATIENCE and max(self._ratios) < _COLLAPSED
+        new, self._warned = collapsed and not self._warned, collapsed
+        if not new:
+            return ""
+        return (
+            f"warning: grey collapse: after {images_seen} images predicted chroma is {chroma_ratio:.2f} of the true; "
+            "a lower --learning-rate with --warmup often helps"
+        )
+
+
+class Log:
+    """TensorBoard's file and `metrics.jsonl` of a run folder; on other processes than the first, nothing.
+
+    Entries after the clock will be made again and are taken away.
+    """
+
+    def __init__(self, run: Path, images_seen: int, write: bool) -> None:
+        self._path, self._images_seen, self._write = run / "metrics.jsonl", images_seen, write
+        self._board: Any = None
+        self._file: Any = None
+
+    def __enter__(self) -> "Log":
+        if self._write:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(self._path.parent), purge_step=self._images_seen + 1)
+            put(self._path, b"".join(_until(self._path, self._images_seen)))
+            self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._write:
+            self._board.close()
+            self._file.close()
+
+    def add(self, images_seen: int, entry: Mapping[str, float]) -> None:
+        """Write numbers down."""
+        if not self._write:
+            return
+        for name, value in entry.items():
+            self._board.add_scalar(name, value, images_seen)
+        self._board.flush()
+        line = {"images_seen": images_seen, "at": datetime.now(UTC).isoformat(timespec="seconds"), **entry}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def show(self, images_seen: int, name: str, picture: Any) -> None:
+        """Put a picture, `(H, W, 3)` uint8, into TensorBoard."""
+        if self._write:
+            self._board.add_image(name, picture, images_seen, dataformats="HWC")
+
+
+def _until(path: Path, images_seen: int) -> Iterator[bytes]:
+    """The whole lines of a `metrics.jsonl` that are not after the clock."""
+    if not path.exists():
+        return
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the process was killed while it wrote
+            continue
+        if line.endswith(b"\n") and entry["images_seen"] <= images_seen:
+            yield line
+
+
+def in_words(entry: Mapping[str, float]) -> str:
+    """An entry as a person reads it in a log."""
+    parts = [
+        ("gradient {:.2g}", "train/gradient_norm", 1.0),
+        ("chroma {:.2f}", "train/chroma_ratio", 1.0),
+        ("{:.0f} a device/s", "speed/images_per_second_per_device", 1.0),
+        ("data {:.1f} %", "time/data", 100.0),
+        ("saving {:.1f} %", "time/saving", 100.0),
+        ("MFU {:.0f} %", "speed/mfu", 100.0),
+        ("{:.1f} GiB", "memory/gpu_gib", 1.0),
+    ]
+    return ", ".join(text.format(entry[name] * times) for text, name, times in parts if name in entry)

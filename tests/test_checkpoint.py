@@ -1,0 +1,132 @@
+"""Checkpoints are whole or absent, and writing them does not stop the training."""
+
+import errno
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from koala import checkpoint, config, train
+from koala.cli import main
+from koala.model import Network
+
+
+def snapshot(images_seen: int) -> checkpoint.Snapshot:
+    network = Network(0)
+    return checkpoint.Snapshot(
+        images_seen,
+        config.Train(extractor=config.Extractor("none")),
+        network.state_dict(),
+        embedding_size=0,
+        extractor_sha256="",
+        training={"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+        state={},
+    )
+
+
+@pytest.fixture
+def settings(shard_folder, tmp_path) -> config.Train:
+    return config.Train(
+        data=config.Data(shard_folder, size=16, threads=2),
+        extractor=config.Extractor("none"),
+        **{"batch": 4, "epochs": 1, "log_every": 1, "checkpoint_every": 1, "pictures": 0},
+        run=tmp_path / "run",
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 60 MB, room for two checkpoints of 26 MB and not for three."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=60m", "none", disk], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a disk: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_is_what_was_there_when_it_was_saved(tmp_path):
+    """The training goes on and changes its weights while they are written."""
+    saver, taken = checkpoint.Saver(tmp_path, keep=2), snapshot(4)
+    before = {name: weight.clone() for name, weight in taken.weights.items()}
+    saver.save(taken)
+    for weight in taken.weights.values():
+        weight.zero_()
+    saver.wait()
+    found = checkpoint.newest(tmp_path).network().state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in before.items())
+
+
+def test_a_slow_disk_does_not_stop_the_training(settings, monkeypatch):
+    """The disk is not ready with the first checkpoint before two more steps are taken."""
+    steps, may_go_on = [], threading.Event()
+    take_step, sync = train.train_step, checkpoint._sync
+
+    def counted(*arguments):
+        steps.append(1)
+        if len(steps) == 3:
+            may_go_on.set()
+        return take_step(*arguments)
+
+    def slow(path):
+        assert may_go_on.wait(timeout=60), "training waits for the disk"
+        sync(path)
+
+    monkeypatch.setattr(train, "train_step", counted)
+    monkeypatch.setattr(checkpoint, "_sync", slow)
+    assert train.train(replace(settings, checkpoint_every=4)) == 0
+    assert checkpoint.newest(settings.run / "checkpoints").images_seen == 40
+
+
+def test_on_a_full_disk_the_checkpoint_is_absent_and_those_before_stay(small_disk):
+    checkpoint.save(small_disk, snapshot(4), keep=3)
+    checkpoint.save(small_disk, snapshot(8), keep=3)
+    with pytest.raises(OSError, match="No space left") as raised:
+        checkpoint.save(small_disk, snapshot(12), keep=3)
+    assert raised.value.errno == errno.ENOSPC
+    assert names(small_disk) == ["000000000004", "000000000008"]
+    assert checkpoint.newest(small_disk).images_seen == 8
+
+
+def test_a_training_on_a_full_disk_stops_in_words_and_goes_on(settings, small_disk, capsys):
+    """26 MB of weights and 53 MB of Adam's moments do not fit; once there is room, the same command goes on."""
+    words = [
+        *("train", "--data.shards", str(settings.data.shards), "--data.size", "16", "--data.threads", "2"),
+        *("--extractor.name", "none", "--batch", "4", "--epochs", "1", "--checkpoint-every", "2", "--pictures", "0"),
+        *("--log-every", "1", "--run", str(small_disk / "run")),
+    ]
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert "No space left on device" in printed
+    assert "run the command again" in printed
+    assert "Traceback" not in printed
+    assert names(small_disk / "run/checkpoints") == []
+    subprocess.run(["mount", "-o", "remount,size=600m", small_disk], check=True)
+    assert main(words) == 0
+    assert checkpoint.newest(small_disk / "run/checkpoints").images_seen == 40
+
+
+def test_checkpoints_that_cannot_be_written_stop_the_training(settings, small_disk):
+    """What was written before stays, and is gone on from when the disk can be written to again."""
+    command = replace(settings, epochs=0.5)
+    settings.run.mkdir()
+    (settings.run / "checkpoints").symlink_to(small_disk)
+    subprocess.run(["mount", "-o", "remount,size=600m", small_disk], check=True)
+    train.train(command)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OSError, match="Read-only file system"):
+        train.train(settings)
+    assert checkpoint.newest(small_disk).images_seen == 20
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert train.train(settings) == 0
+    assert checkpoint.newest(small_disk).images_seen == 40

@@ -1,0 +1,50 @@
+"""What a training takes, against counts by hand and against a real forward pass."""
+
+import pytest
+import torch
+
+from koala import config, estimate, extractor
+from koala.model import Network
+
+# (inputs, outputs, kernel, output side as a share of the input's) of each convolution, from the table of the network
+# in the Deep Koalarization paper, with the report's fusion of 256 + 1000 features
+CONVOLUTIONS = [
+    *((1, 64, 3, 1 / 2), (64, 128, 3, 1 / 2), (128, 128, 3, 1 / 4), (128, 256, 3, 1 / 4), (256, 256, 3, 1 / 8)),
+    *((256, 512, 3, 1 / 8), (512, 512, 3, 1 / 8), (512, 256, 3, 1 / 8), (256, 256, 1, 1 / 8)),
+    *((256, 128, 3, 1 / 8), (128, 64, 3, 1 / 4), (64, 64, 3, 1 / 4), (64, 32, 3, 1 / 2), (32, 2, 3, 1 / 2)),
+]
+
+
+def test_flops_are_those_counted_by_hand():
+    """Forward, and twice as much backward; the first layer has no gradient for its input."""
+    size = 64
+    forward = [2 * i * o * k * k * (size * share) ** 2 for i, o, k, share in CONVOLUTIONS]
+    whole = 2 * 1000 * 256  # the embedding's part of the fusion, as a matrix
+    expected = 3 * sum(forward) - forward[0] + 2 * whole  # nor has the embedding
+    assert estimate.flops_per_image(Network(1000), None, size) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_extractor_adds_its_forward_pass():
+    """EfficientNet-Lite0 at 224: 407 million multiply-adds, by its model card."""
+    frozen = extractor.build(config.Extractor("tf_efficientnet_lite0", weights="random"))
+    network = Network(frozen.embedding_size)
+    without, with_it = (estimate.flops_per_image(network, part, 64) for part in (None, frozen))
+    assert (with_it - without) / 2 == pytest.approx(407e6, rel=0.06)
+
+
+def test_activations_are_those_that_a_real_pass_keeps():
+    network, kept = Network(0), {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.grad_fn is not None:
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(torch.zeros(1, 1, 64, 64))
+    real = sum(tensor.numel() * 4 for tensor in kept.values())
+    assert estimate.activation_bytes(network, 64) == pytest.approx(real, rel=0.05)
+
+
+def test_shapes():
+    assert estimate.shapes(Network(10), 64) == {"encoder": (256, 8, 8), "fusion": (256, 8, 8), "decoder": (2, 64, 64)}

@@ -1,0 +1,79 @@
+"""What a run says of itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from koala import color, telemetry
+from koala.pipeline import Batch
+
+
+def batch_of(rgb: np.ndarray) -> Batch:
+    """Photos as the network sees them: `(B, H, W, 3)` uint8."""
+    pictures = torch.from_numpy(rgb).permute(0, 3, 1, 2)
+    return Batch(color.to_lightness(pictures), color.to_ab(pictures), np.arange(len(rgb)))
+
+
+@pytest.fixture
+def photos() -> Batch:
+    return batch_of(np.random.default_rng(0).integers(1, 255, (2, 8, 8, 3), np.uint8))
+
+
+def test_colors_of_a_half_saturated_and_of_a_grey_prediction(photos):
+    assert telemetry.colors(photos, photos.ab / 2)["train/chroma_ratio"] == pytest.approx(0.5, abs=1e-6)
+    grey = telemetry.colors(photos, torch.zeros_like(photos.ab))
+    assert grey == {"train/chroma_ratio": 0.0, "train/out_of_gamut": 0.0}
+
+
+def test_black_padding_is_not_out_of_gamut(photos):
+    padding = replace(photos, lightness=torch.full_like(photos.lightness, -1))
+    assert telemetry.colors(padding, photos.ab)["train/out_of_gamut"] == 0.0
+
+
+def test_colors_that_srgb_cannot_show(photos):
+    """a* = b* = 127 at every lightness lies outside sRGB; the ratio says nothing of a photo without colour."""
+    assert telemetry.colors(photos, torch.ones_like(photos.ab))["train/out_of_gamut"] == 1.0
+    assert "train/chroma_ratio" not in telemetry.colors(batch_of(np.full((1, 8, 8, 3), 99, np.uint8)), photos.ab[:1])
+
+
+def test_speed_and_model_flops_utilization():
+    """1,000 images in 2 s on 4 devices at 2 GFLOP each: 1 TFLOP/s, 0.25 a device, a quarter of a peak of 1."""
+    found = telemetry.speed(1000, 2.0, 4, 2_000_000_000, peak_tflops=1.0)
+    assert found == {
+        "speed/images_per_second": 500.0,
+        "speed/images_per_second_per_device": 125.0,
+        "speed/tflops_per_device": 0.25,
+        "speed/mfu": 0.25,
+    }
+    assert "speed/mfu" not in telemetry.speed(1000, 2.0, 4, 1, peak_tflops=0.0)
+
+
+def test_grey_collapse_is_said_once_until_color_comes_back():
+    watch = telemetry.GreyWatch()
+    said = [watch.warning(20_000 + step, 0.05) for step in range(12)]
+    assert [bool(line) for line in said] == [False] * 4 + [True] + [False] * 7
+    assert "grey collapse" in said[4]
+    assert not watch.warning(20_100, 0.5)
+    assert [bool(watch.warning(20_200 + step, 0.05)) for step in range(5)] == [False] * 4 + [True]
+
+
+def test_every_network_is_grey_at_first():
+    watch = telemetry.GreyWatch()
+    assert not any(watch.warning(step, 0.01) for step in range(0, 9000, 100))
+
+
+def test_shares_of_the_time_leave_validation_out(monkeypatch):
+    now = iter([0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 7.0, 10.0])  # began, data 1 s, saving 2 s, validating 4 s, asked at 10 s
+    monkeypatch.setattr(telemetry.time, "perf_counter", lambda: next(now))
+    window = telemetry.Window()
+    for activity in ("data", "saving", "validating"):
+        with window.during(activity):
+            pass
+    assert window.shares() == {"time/data": 1 / 6, "time/saving": 2 / 6, "time/device": pytest.approx(3 / 6)}
+
+
+def test_an_entry_in_words():
+    entry = {"train/gradient_norm": 0.034, "train/chroma_ratio": 0.623, "time/data": 0.004, "speed/mfu": 0.41}
+    assert telemetry.in_words(entry) == "gradient 0.034, chroma 0.62, data 0.4 %, MFU 41 %"
