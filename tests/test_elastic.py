@@ -17,18 +17,18 @@ from koala.shards import Shards
 
 BATCH = 12  # shared evenly by 1, 2, 3 and 4 processes
 KILLS = 20
-EPOCHS = 24  # of 40 photos: 80 steps
+EPOCHS = 18  # of 40 photos: 60 steps
 _PROCESSES = get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["koala.train"])
 
 
 @pytest.fixture
 def settings(shard_folder, tmp_path) -> config.Train:
-    """80 steps of 12 small photos, most of them with a checkpoint."""
+    """60 steps of 12 small photos, most of them with a checkpoint."""
     return config.Train(
         data=config.Data(shard_folder, size=16, threads=1, geometry="random_crop"),
         extractor=config.Extractor("none"),
-        **{"batch": BATCH, "epochs": EPOCHS, "device": "cpu", "pictures": 0},
+        **{"batch": BATCH, "epochs": EPOCHS, "device": "cpu", "pictures": 0, "learning_rate": 1e-4},
         **{"log_every": 5, "checkpoint_every": 1, "validate_every": 3, "keep": 2, "log_samples": True},
         run=tmp_path / "run",
     )
