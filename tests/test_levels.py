@@ -8,12 +8,13 @@ import koala
 LEVELS = [
     {"errors", "files", "progress"},
     {"config", "color", "metrics", "objectives"},
-    {"order", "intake", "model", "extractor", "kit", "sources"},
+    {"order", "intake", "world", "model", "extractor", "kit", "sources"},
     {"shards", "pictures"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed"},
     {"embeddings"},
     {"train", "evaluate", "photos"},
-    {"demo"},
+    {"demo", "checks"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 ]
