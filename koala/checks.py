@@ -217,9 +217,9 @@ def clock(settings: config.Train, world: World) -> Finding:
     behind = world.from_main("clock", time.time) - time.time()
     if world.nodes == 1:
         return Finding("ok", "one node has one clock")
-    text = f"{abs(behind):.2f} s {'behind' if behind > 0 else 'ahead of'} the first node's"
     if abs(behind) <= _CLOCK_SKEW_S:
-        return Finding("ok", text, measure=-abs(behind))
+        return Finding("ok", f"within {abs(behind):.2f} s of the first node's", measure=-abs(behind))
+    text = f"{abs(behind):.2f} s {'behind' if behind > 0 else 'ahead of'} the first node's"
     remedy = "start a time service there (chronyd or ntpd): logs and files bear wrong times"
     return Finding("warning", text, remedy, measure=-abs(behind))
 
@@ -316,8 +316,8 @@ def shards(settings: config.Train, world: World) -> Finding:
         for split in SPLITS
         if split == "train" or manifest.samples(split)
     }
-    for found in splits.values():
-        _read_some(found)
+    for split, found in splits.items():
+        _read_some(folder, split, found)
     sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     if sha256 != world.from_main("manifest", lambda: sha256):
         text = f"{folder} holds other shards here than on the first node"
@@ -327,7 +327,7 @@ def shards(settings: config.Train, world: World) -> Finding:
     return Finding("ok", f"{folder}: {counts} samples in {number}; some were read at random")
 
 
-def _read_some(shards: "Shards") -> None:
+def _read_some(folder: Path, split: str, shards: "Shards") -> None:
     """Read and decode some samples at random.
 
     Raises:
@@ -341,10 +341,9 @@ def _read_some(shards: "Shards") -> None:
         try:
             admit(shards.read(sample).tobytes(), config.Resize())
         except UnusableError as reason:
-            found = shards.describe(sample)
             raise UserError(
-                f"{found.shard}: {found.key} ({found.source}) does not decode: {reason}; "
-                "write the shard again with koala shards repair"
+                f"{folder}: sample {sample} of {split} does not decode: {reason}; koala shards verify {folder} tells "
+                "all, koala shards repair writes bad shards again"
             ) from None
 
 

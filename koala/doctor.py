@@ -78,11 +78,15 @@ def doctor(settings: config.Doctor) -> int:
     Raises:
         UserError: this process does not reach the others.
     """
-    world = World.meet()
+    return examine(settings, World.meet())
+
+
+def examine(settings: config.Train, world: World) -> int:
+    """Go through the checks, all processes at the same time; see `doctor`."""
     page = Page(world)
     for check in CHECKS:
         page.announce(check.name)
-        mine = asdict(examined(check, settings, world)) if _has_turn(check, world) else None
+        mine = asdict(finding(check, settings, world)) if _has_turn(check, world) else None
         found = world.gathered(check.name, mine, check.patience_s + MARGIN_S)
         if world.is_main:
             page.add(check.name, merged(_answers(found, world)))
@@ -93,7 +97,7 @@ def _has_turn(check: Check, world: World) -> bool:
     return {"process": True, "node": world.local_rank == 0, "main": world.is_main}[check.by]
 
 
-def examined(check: Check, settings: config.Train, world: World) -> Finding:
+def finding(check: Check, settings: config.Train, world: World) -> Finding:
     """What this process finds; an error is a finding, too, and so is a check that does not end."""
     found: list[Finding] = []
 
@@ -129,17 +133,13 @@ class Answer:
 
 def merged(answers: Sequence[Answer]) -> Finding:
     """The worst finding; where it is not all's, and not good, those whose it is are named."""
-    worst = max(answers, key=lambda answer: (_severity(answer.finding), -answer.finding.measure)).finding
+    worst = max(answers, key=lambda answer: (STATUSES.index(answer.finding.status), -answer.finding.measure)).finding
     alike = [answer for answer in answers if answer.finding.text == worst.text]
     if worst.status == "ok" or len(alike) == len(answers):
         return worst
     several = len({answer.host for answer in answers}) > 1
     first, *others = dict.fromkeys(answer.host if several else f"process {answer.rank}" for answer in alike)
     return replace(worst, text=f"{first}{f' and {len(others)} more' if others else ''}: {worst.text}")
-
-
-def _severity(finding: Finding) -> int:
-    return STATUSES.index(finding.status)
 
 
 def _answers(found: dict[int, Any], world: World) -> list[Answer]:

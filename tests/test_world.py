@@ -1,30 +1,11 @@
 """Processes that talk through a store, here in threads: what one has reaches the others, and none hangs for another."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
-from torch import distributed as dist
 
 from koala import world
 from koala.errors import UserError
 from koala.world import World
-
-NODES = ("n1", "n1", "n2", "n2")
-
-
-def company(work, silent=()):
-    """What `work` gives in each of four processes on two nodes, or the error that it raises there."""
-    store = dist.HashStore()
-
-    def one(rank):
-        here = World(rank=rank, size=4, local_rank=rank % 2, local_size=2, host=NODES[rank], store=store)
-        try:
-            return None if rank in silent else work(here)
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(one, range(4)))
+from tests.company import NODES, company
 
 
 def test_the_first_process_gathers_by_rank():
