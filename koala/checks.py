@@ -152,9 +152,7 @@ def gpus(settings: config.Train, world: World) -> Finding:
         return Finding("warning", f"{text}, which --device cpu leaves idle", "leave --device at auto")
     if world.local_size != number:
         status: Status = "failed" if world.local_size > number else "warning"
-        remedy = (
-            "start a process for each: accelerate launch --config_file launch/node.yaml --num_processes, of all nodes"
-        )
+        remedy = "start one for each GPU; --num_processes of accelerate launch counts those of all nodes"
         return Finding(status, f"{text}, for {count(world.local_size, 'process')}", remedy)
     busy = [index for index, (free, total) in enumerate(memory) if free < (1 - _BUSY_SHARE) * total]
     if busy:
@@ -168,10 +166,9 @@ def precision(settings: config.Train, world: World) -> Finding:
     from koala.distributed import has_bf16, on_cpu
 
     cpu = on_cpu(_on_what_is_there(settings))
-    text = (
-        f"{'fp32' if settings.mixed_precision == 'no' else settings.mixed_precision} on the {'CPU' if cpu else 'GPU'}"
-    )
-    if settings.mixed_precision == "bf16" and not has_bf16():
+    asked = "fp32" if settings.mixed_precision == "no" else settings.mixed_precision
+    text = f"{asked} on the {'CPU' if cpu else 'GPU'}"
+    if settings.mixed_precision == "bf16" and not has_bf16(cpu):
         return Finding("warning", f"{text}, which only imitates it, slowly", "choose another --mixed-precision")
     return Finding("ok", text)
 
@@ -285,7 +282,7 @@ def extractor(settings: config.Train, world: World) -> Finding:
             raise
         fact, _, remedy = str(error).partition("; ")
         return Finding("warning", fact, remedy)
-    if missing:
+    if missing is not None:
         return Finding("ok", f"the weights of {wanted.name} will be fetched: {size(missing)}")
     built = build(wanted, settings.seed)
     assert built is not None, "there is one but for the name none"

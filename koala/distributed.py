@@ -41,9 +41,9 @@ def on_cpu(settings: Settings) -> bool:
     return cpu
 
 
-def has_bf16() -> bool:
-    """Whether the GPU, or else the CPU, computes in bf16 itself; what does not imitates it, slowly."""
-    if torch.cuda.is_available():
+def has_bf16(cpu: bool) -> bool:
+    """Whether the CPU, or else the GPU, computes in bf16 itself; what does not imitates it, slowly."""
+    if not cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -97,20 +97,20 @@ def build(settings: Settings, seed: int = 0) -> Extractor | None:
     return Extractor(model, settings.batch_statistics)
 
 
-def to_fetch(settings: Settings) -> int:
-    """How many bytes of weights `build` would fetch: 0 where they are at hand.
+def to_fetch(settings: Settings) -> int | None:
+    """How many bytes of weights `build` would fetch; none where they are at hand.
 
     Raises:
         UserError: timm has no such model or no weights of it, or they cannot be fetched from here.
     """
     if settings.weights != "pretrained" or settings.name in ("none", *_PACKAGED):
-        return 0
+        return None
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     _check_known(settings.name)
     repository, file = _place(settings.name)
     if isinstance(try_to_load_from_cache(repository, file), str):
-        return 0
+        return None
     try:
         return get_hf_file_metadata(hf_hub_url(repository, file)).size or 0
     except Exception:  # as in _fetch

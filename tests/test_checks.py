@@ -150,7 +150,7 @@ def test_gpus(settings, monkeypatch, number, free, device, processes, status, te
     ],
 )
 def test_precision(settings, alone, monkeypatch, precision, hardware, status, text):
-    monkeypatch.setattr("koala.distributed.has_bf16", lambda: hardware)
+    monkeypatch.setattr("koala.distributed.has_bf16", lambda cpu: hardware)
     finding = checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
     assert finding.status == status
     assert text in finding.text
