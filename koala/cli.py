@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "shards embed": ("Embed", "koala.embeddings:embed", "", "keep the extractor's embeddings beside the shards"),
     "shards audit": ("AuditShards", "koala.audit:audit_command", "", "what is in a data set: chroma, greys, sepia"),
     "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
+    "doctor": ("Doctor", "koala.doctor:doctor", ".", "look at machine, data and run folder before a training"),
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
     "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
     "kit": ("Kit", "koala.kit:copy", "", "copy launch/, shards/ and slurm/ out, for editing"),

@@ -271,6 +271,11 @@ class Train(_Strict):
 
 
 @dataclass(frozen=True)
+class Doctor(Train):
+    """Look at machine, data and run folder before a training: `koala doctor RUN.toml [koala train's flags]`."""
+
+
+@dataclass(frozen=True)
 class Evaluate(_Strict):
     """Score a checkpoint on validation shards, and colour their pictures."""
 

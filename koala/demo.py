@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from koala import checkpoint, config, evaluate, photos, pictures, shards, train, writing
+from koala.distributed import has_bf16, on_cpu
 from koala.errors import UserError
 from koala.kit import path as kit_path
 
@@ -106,18 +107,9 @@ def _run(folder: Path) -> config.Train:
     """The demo's training; a CPU without bf16 gets half the epochs, to end in time."""
     run = config.load(config.Train, kit_path("launch/demo.toml"))
     run = replace(run, data=replace(run.data, shards=folder / "shards"), run=folder / "run")
-    if _computes_in_bf16():
+    if has_bf16(on_cpu(run)):
         return replace(run, mixed_precision="bf16")
     return replace(run, epochs=run.epochs / 2)
-
-
-def _computes_in_bf16() -> bool:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _write_sheet(folder: Path, held_out: list[str]) -> None:

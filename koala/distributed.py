@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from koala import config
 from koala.errors import UserError
@@ -20,13 +21,42 @@ from koala.errors import UserError
 Result = TypeVar("Result")
 
 
+Settings = config.Train | config.Evaluate | config.Embed
+
+
+def on_cpu(settings: Settings) -> bool:
+    """Whether the CPU is to compute.
+
+    Raises:
+        UserError: there is no such device, or the precision is not to be had on it.
+    """
+    gpu = torch.cuda.is_available()
+    if settings.device == "cuda" and not gpu:
+        raise UserError("there is no GPU that torch can use; leave --device at auto, or check with nvidia-smi")
+    cpu = settings.device == "cpu" or not gpu
+    if cpu and settings.mixed_precision == "fp16":
+        raise UserError("fp16 needs a GPU; on the CPU choose --mixed-precision bf16 or no")
+    if not cpu and settings.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UserError("this GPU has no bf16; choose --mixed-precision fp16 or no")
+    return cpu
+
+
+def has_bf16(cpu: bool) -> bool:
+    """Whether the CPU, or else the GPU, computes in bf16 itself; what does not imitates it, slowly."""
+    if not cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 @contextmanager
-def accelerated(settings: config.Train | config.Evaluate | config.Embed, processes: int = 0) -> Iterator[Accelerator]:
+def accelerated(settings: Settings, processes: int = 0, timeout: timedelta | None = None) -> Iterator[Accelerator]:
     """Set up devices and processes as the launcher asks, and leave them at the end.
 
     Args:
         settings: device and precision.
         processes: how many there must be; 0 takes the launcher's word.
+        timeout: how long a process waits for the others; by default as torch has it.
 
     Yields:
         The accelerator.
@@ -35,15 +65,11 @@ def accelerated(settings: config.Train | config.Evaluate | config.Embed, process
         UserError: there is no such device, the precision is not to be had on it, or the processes did not find
             each other.
     """
-    gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not gpu:
-        raise UserError("there is no GPU that torch can use; leave --device at auto, or check with nvidia-smi")
-    on_cpu = settings.device == "cpu" or not gpu
-    if on_cpu and settings.mixed_precision == "fp16":
-        raise UserError("fp16 needs a GPU; on the CPU choose --mixed-precision bf16 or no")
-    if not on_cpu and settings.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
-        raise UserError("this GPU has no bf16; choose --mixed-precision fp16 or no")
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=settings.mixed_precision)
+    accelerator = Accelerator(
+        cpu=on_cpu(settings),
+        mixed_precision=settings.mixed_precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+    )
     done = False
     try:
         _check_world(accelerator, processes)

@@ -90,16 +90,40 @@ def build(settings: Settings, seed: int = 0) -> Extractor | None:
     """
     if settings.name == "none":
         return None
-    import timm
-
-    if not timm.is_model(settings.name):
-        near = timm.list_models(f"*{settings.name}*")[:3]
-        hint = f"did you mean {', '.join(near)}?" if near else 'choose one of timm.list_models(), or "none"'
-        raise UserError(f"timm has no model {settings.name}; {hint}")
+    _check_known(settings.name)
     model = _random(settings.name, seed) if settings.weights == "random" else _with_weights(settings)
     if settings.features == "pooled":
         model.reset_classifier(0)
     return Extractor(model, settings.batch_statistics)
+
+
+def to_fetch(settings: Settings) -> int | None:
+    """How many bytes of weights `build` would fetch; none where they are at hand.
+
+    Raises:
+        UserError: timm has no such model or no weights of it, or they cannot be fetched from here.
+    """
+    if settings.weights != "pretrained" or settings.name in ("none", *_PACKAGED):
+        return None
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    _check_known(settings.name)
+    repository, file = _place(settings.name)
+    if isinstance(try_to_load_from_cache(repository, file), str):
+        return None
+    try:
+        return get_hf_file_metadata(hf_hub_url(repository, file)).size or 0
+    except Exception:  # as in _fetch
+        raise _unreachable(settings.name) from None
+
+
+def _check_known(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name}*")[:3]
+        hint = f"did you mean {', '.join(near)}?" if near else 'choose one of timm.list_models(), or "none"'
+        raise UserError(f"timm has no model {name}; {hint}")
 
 
 def _random(name: str, seed: int) -> Any:
@@ -165,25 +189,36 @@ def _packaged_weights(name: str) -> Path:
     return next(Path(spec.origin).parent.glob("models/*.pth"))
 
 
-def _fetch(name: str) -> Path:
-    """The weights from timm's place on the Hugging Face hub, or from the cache of an earlier fetch."""
+def _place(name: str) -> tuple[str, str]:
+    """Where timm keeps the weights on the Hugging Face hub: repository and file."""
     import timm
+
+    config: Any = timm.get_pretrained_cfg(name)
+    if not config or not config.hf_hub_id:
+        raise UserError(f"timm has no weights of {name} on the hub; name a file with --extractor.weights FILE")
+    return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
+
+
+def _fetch(name: str) -> Path:
+    """The weights from their place on the hub, or from the cache of an earlier fetch."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging
 
-    config: Any = timm.get_pretrained_cfg(name)
-    repository, file = (config.hf_hub_id, config.hf_hub_filename or "model.safetensors") if config else (None, "")
-    if not repository:
-        raise UserError(f"timm has no weights of {name} on the hub; name a file with --extractor.weights FILE")
+    repository, file = _place(name)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its retries are told by the one sentence below
     try:
         return Path(hf_hub_download(repository, file))
     except Exception:  # whatever the network does, the remedy is the same
-        raise UserError(
-            f"the weights of {name} cannot be fetched from here; bring "
-            f"https://huggingface.co/{repository}/resolve/main/{file} to this machine and name it with "
-            "--extractor.weights FILE"
-        ) from None
+        raise _unreachable(name) from None
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _unreachable(name: str) -> UserError:
+    repository, file = _place(name)
+    return UserError(
+        f"the weights of {name} cannot be fetched from here; bring "
+        f"https://huggingface.co/{repository}/resolve/main/{file} to this machine and name it with "
+        "--extractor.weights FILE"
+    )

@@ -315,18 +315,19 @@ def record_path(folder: Path, shard: str) -> Path:
 # ---------------------------------------------------------------- verifying
 
 
-def verify(folder: Path, quick: bool = False, workers: int = 1) -> list[str]:
+def verify(folder: Path, quick: bool = False, workers: int = 1, show: bool = True) -> list[str]:
     """Check every byte against the manifest and decode every image.
 
     Args:
         folder: of shards.
         quick: look at records and sizes only.
         workers: processes.
+        show: say how far it is.
 
     Returns:
         The faults, each naming its shard, and where it is one image's, its key; empty when all is well.
     """
-    faults = _verify_all(folder, read_manifest(folder), quick, workers)
+    faults = _verify_all(folder, read_manifest(folder), quick, workers, show)
     return [fault for shard in faults.values() for fault in shard]
 
 
@@ -335,12 +336,12 @@ def faulty_shards(folder: Path, manifest: Manifest, workers: int = 1) -> set[str
     return {shard for shard, faults in _verify_all(folder, manifest, False, workers).items() if faults}
 
 
-def _verify_all(folder: Path, manifest: Manifest, quick: bool, workers: int) -> dict[str, list[str]]:
+def _verify_all(folder: Path, manifest: Manifest, quick: bool, workers: int, show: bool = True) -> dict[str, list[str]]:
     """The faults of each shard."""
     entries = [entry for split in manifest.splits.values() for entry in split]
     check = partial(_verify_shard, folder, quick=quick)
     with (
-        Progress(sum(entry.samples for entry in entries), "verifying") as progress,
+        Progress(sum(entry.samples for entry in entries), "verifying", show=show) as progress,
         ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool,
     ):
         found = {}

@@ -8,12 +8,13 @@ import koala
 LEVELS = [
     {"errors", "files", "progress"},
     {"config", "color", "metrics", "objectives"},
-    {"order", "intake", "model", "extractor", "kit", "schedule", "sources"},
+    {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources"},
     {"shards", "pictures", "estimate"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed"},
     {"embeddings", "state", "telemetry"},
     {"train", "evaluate", "photos"},
-    {"demo"},
+    {"demo", "checks"},
+    {"doctor"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,542 @@
+"""What `koala doctor` looks at: a function for each line of its page.
+
+A check finds out one thing, in the process that calls it, and says it in a `Finding`. Where something must be the same
+in all processes, each compares its own with what the first one has.
+"""
+
+import ctypes
+import hashlib
+import importlib
+import io
+import os
+import platform
+import resource
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from koala import __version__, config
+from koala.errors import UserError, first_line
+from koala.world import PATIENCE_S, World
+
+if TYPE_CHECKING:  # imported where they are used, so that a damaged installation is a finding, too
+    import torch
+
+    from koala.shards import Shards
+
+Status = Literal["ok", "warning", "failed"]
+
+INTERFACES = (
+    'name the interface that reaches the other nodes ("ip address" lists them) in NCCL_SOCKET_IFNAME or, on the CPU, '
+    "in GLOO_SOCKET_IFNAME; NCCL_DEBUG=INFO tells what NCCL tries"
+)
+
+_MODULES = {"torch": "torch", "DALI": "nvidia.dali", "timm": "timm", "accelerate": "accelerate"}
+_SLOW_IMPORTS_S = 60.0
+_BUSY_SHARE = 0.25  # of a GPU's memory that others may hold
+_FEW_FILES = 512  # shards and embeddings (64 each), and what torch, DALI and NCCL hold
+_FILES_PER_PROCESS = 8  # sockets to each of the others
+_SMALL_SHARED_MEMORY = 1e9  # bytes; containers are given 64 MB unless they ask for more
+_CLOCK_SKEW_S = 1.0
+_ORANGE = (230, 120, 40)
+_COLOR_TOLERANCE = 0.05  # on the network's scale: a JPEG of quality 95 stays within
+_SAMPLES = 8  # that are read at random
+_SLOW_SAVE_S = 10.0
+_LATE_S = 5.0  # a network file system may show a new file late
+_ROUNDS = 5  # of all-reduce that are timed
+_SLOW_BUS = 1e9  # bytes/s between GPUs: less than 10 Gbit/s Ethernet gives
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found.
+
+    Attributes:
+        status: "ok", "warning" or "failed".
+        text: what was found.
+        remedy: what to do where not all is well.
+        measure: of findings with one status, the lowest is told.
+    """
+
+    status: Status
+    text: str
+    remedy: str = ""
+    measure: float = 0.0
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def imports(settings: config.Train, world: World) -> Finding:
+    """Whether what koala stands on can be imported, and how long that takes."""
+    began = time.monotonic()
+    for name, module in _MODULES.items():
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError) as error:
+            return Finding("failed", f"{name} cannot be imported: {first_line(error)}", "install koala anew")
+    seconds = time.monotonic() - began
+    text = f"{', '.join(_MODULES)} in {seconds:.0f} s"
+    if seconds < _SLOW_IMPORTS_S:
+        return Finding("ok", text, measure=-seconds)
+    return Finding("warning", text, "install koala on a disk of the node, or in a container", measure=-seconds)
+
+
+def versions(settings: config.Train, world: World) -> Finding:
+    """Whether all processes have the same versions."""
+    mine = {"koala": __version__, "Python": platform.python_version()}
+    mine |= {name: importlib.import_module(module).__version__ for name, module in _MODULES.items()}
+    first = world.from_main("versions", lambda: mine)
+    others = [f"{name} {version}, not {first[name]}" for name, version in mine.items() if version != first[name]]
+    if others:
+        text = f"{' and '.join(others)} as the first process has"
+        return Finding("failed", text, "install the same versions everywhere, best in a folder that all nodes see")
+    return Finding("ok", ", ".join(f"{name} {version}" for name, version in mine.items()))
+
+
+def driver(settings: config.Train, world: World) -> Finding:
+    """Whether the NVIDIA driver is new enough for the CUDA that torch and DALI are built for."""
+    import torch
+    from nvidia import dali
+
+    built = {"torch": int((torch.version.cuda or "0").partition(".")[0]), "DALI": dali.__cuda_version__ // 1000}
+    needs = " and ".join(
+        f"{name} for CUDA {major}" if major else f"{name} without CUDA" for name, major in built.items()
+    )
+    found = driver_cuda()
+    if found is None:
+        if settings.device == "cuda":
+            return Finding("failed", f"no NVIDIA driver; {needs}", "install the driver, or choose a node that has it")
+        return Finding("ok", f"none, which is all that a CPU needs; {needs}")
+    text = f"the driver is for CUDA {found[0]}.{found[1]}, {needs}"
+    if settings.device == "cpu":
+        return Finding("ok", text)
+    if not built["torch"]:
+        return Finding("failed", text, "install a torch with CUDA, or choose --device cpu")
+    if found[0] < max(built.values()):
+        remedy = f"update the driver to one for CUDA {max(built.values())}, or install a torch for CUDA {found[0]}"
+        return Finding("failed", text, remedy)
+    return Finding("ok", text)
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest CUDA that the NVIDIA driver serves, major and minor; none without a driver."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    return None if failed else (version.value // 1000, version.value % 1000 // 10)
+
+
+def gpus(settings: config.Train, world: World) -> Finding:
+    """Whether each process of the node has a GPU, and each GPU its memory free."""
+    import torch
+
+    number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not number and settings.device == "cuda":
+        return Finding("failed", "none that torch can use", "look at nvidia-smi, and at CUDA_VISIBLE_DEVICES")
+    if not number:
+        remedy = "to try koala that will do; to train on ImageNet choose a machine with an NVIDIA GPU"
+        return Finding("warning", "none: training on the CPU is slow", remedy)
+    names = Counter(torch.cuda.get_device_properties(index).name for index in range(number))
+    memory = [torch.cuda.mem_get_info(index) for index in range(number)]  # free and all, in bytes
+    text = f"{' and '.join(f'{many} x {name}' for name, many in names.items())}, {size(memory[0][1])} each"
+    if settings.device == "cpu":
+        return Finding("warning", f"{text}, which --device cpu leaves idle", "leave --device at auto")
+    if world.local_size != number:
+        status: Status = "failed" if world.local_size > number else "warning"
+        remedy = "start one for each GPU; --num_processes of accelerate launch counts those of all nodes"
+        return Finding(status, f"{text}, for {count(world.local_size, 'process')}", remedy)
+    busy = [index for index, (free, total) in enumerate(memory) if free < (1 - _BUSY_SHARE) * total]
+    if busy:
+        text = f"{text}; GPU {', '.join(map(str, busy))} in use: {size(memory[busy[0]][0])} free"
+        return Finding("warning", text, "see with nvidia-smi by whom, or choose others with CUDA_VISIBLE_DEVICES")
+    return Finding("ok", text)
+
+
+def precision(settings: config.Train, world: World) -> Finding:
+    """Whether the device computes in the precision that is asked for."""
+    from koala.distributed import has_bf16, on_cpu
+
+    cpu = on_cpu(_on_what_is_there(settings))
+    asked = "fp32" if settings.mixed_precision == "no" else settings.mixed_precision
+    text = f"{asked} on the {'CPU' if cpu else 'GPU'}"
+    if settings.mixed_precision == "bf16" and not has_bf16(cpu):
+        return Finding("warning", f"{text}, which only imitates it, slowly", "choose another --mixed-precision")
+    return Finding("ok", text)
+
+
+def _on_what_is_there(settings: config.Train) -> config.Train:
+    """The settings on the CPU where a GPU is asked for and absent; that was said."""
+    return replace(settings, device="cpu" if settings.device == "cpu" else "auto")
+
+
+def processors(settings: config.Train, world: World) -> Finding:
+    """Whether there is a CPU for each thread that decodes."""
+    cpus, threads = len(os.sched_getaffinity(0)), settings.data.threads
+    text = f"{cpus} CPUs, and {threads * world.local_size} threads that decode"
+    if cpus >= threads * world.local_size:
+        return Finding("ok", text, measure=cpus)
+    remedy = f"choose --data.threads {max(1, cpus // world.local_size)}, or ask for more CPUs (Slurm: --cpus-per-task)"
+    return Finding("warning", text, remedy, measure=cpus)
+
+
+def open_files(settings: config.Train, world: World) -> Finding:
+    """Whether a process may open enough files and sockets."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _FEW_FILES + _FILES_PER_PROCESS * world.size
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        return Finding("ok", f"{'any number' if limit == resource.RLIM_INFINITY else limit} in each process")
+    return Finding("warning", f"{limit} in each process, of about {needed}", f"run ulimit -n {needed} before, or more")
+
+
+def shared_memory(settings: config.Train, world: World) -> Finding:
+    """Whether there is room in /dev/shm, through which NCCL moves data between the processes of a node."""
+    remedy = "give the container more: docker run --shm-size 8g, or mount -o remount,size=8g /dev/shm"
+    try:
+        room = shutil.disk_usage("/dev/shm")
+    except OSError as error:
+        return Finding("warning", f"/dev/shm: {error.strerror}", remedy)
+    text = f"{size(room.free)} of {size(room.total)} free in /dev/shm"
+    enough = room.free >= _SMALL_SHARED_MEMORY
+    return Finding("ok", text, measure=room.free) if enough else Finding("warning", text, remedy, measure=room.free)
+
+
+def clock(settings: config.Train, world: World) -> Finding:
+    """Whether the nodes' clocks agree; they look at them when the first process says so."""
+    behind = world.from_main("clock", time.time) - time.time()
+    if world.nodes == 1:
+        return Finding("ok", "one node has one clock")
+    if abs(behind) <= _CLOCK_SKEW_S:
+        return Finding("ok", f"within {abs(behind):.2f} s of the first node's", measure=-abs(behind))
+    text = f"{abs(behind):.2f} s {'behind' if behind > 0 else 'ahead of'} the first node's"
+    remedy = "start a time service there (chronyd or ntpd): logs and files bear wrong times"
+    return Finding("warning", text, remedy, measure=-abs(behind))
+
+
+# ---------------------------------------------------------------- the training
+
+
+def batch(settings: config.Train, world: World) -> Finding:
+    """Whether the global batch can be shared out."""
+    from koala.order import Order, micro_batches
+
+    order = Order((settings.batch,), settings.seed)
+    pieces = settings.accumulation
+    part = next(micro_batches(order, 0, settings.batch, rank=0, world_size=world.size, accumulation=pieces))
+    text = f"{settings.batch} images = {count(world.size, 'process')} x {count(pieces, 'piece')} x {len(part)}"
+    return Finding("ok", text)
+
+
+def decoding(settings: config.Train, world: World) -> Finding:
+    """Whether DALI decodes a picture on the device, and its colours are right."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from koala import color
+    from koala.distributed import on_cpu
+    from koala.pipeline import build_graph
+
+    device = "cpu" if on_cpu(replace(_on_what_is_there(settings), mixed_precision="no")) else "gpu"
+    if device == "gpu":
+        torch.cuda.set_device(world.local_rank)
+    picture = Image.new("RGB", (96, 64), _ORANGE)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    jpeg, square = np.frombuffer(buffer.getvalue(), np.uint8), settings.data.size
+    whole = ([0, 0], [64, 96], [square, square], [0, 0])  # start, end, shape and position of the window
+    source = [([jpeg], *(np.array([part], np.float32) for part in whole), np.zeros(1, np.int32))]
+    pipeline = build_graph(iter(source), settings.data, 1, device)
+    pipeline.build()
+    decoded = torch.cat([torch.from_dlpack(output.as_tensor()) for output in pipeline.run()], dim=1).cpu()
+    rgb = torch.tensor(_ORANGE, dtype=torch.uint8).view(1, 3, 1, 1)
+    expected = torch.cat([color.to_lightness(rgb, settings.data.lightness), color.to_ab(rgb)], dim=1)
+    distance = float((decoded - expected).abs().max())
+    text = f"a JPEG by DALI on the {device.upper()}"
+    if distance < _COLOR_TOLERANCE:
+        return Finding("ok", text)
+    return Finding("failed", f"{text} has wrong colours, by {distance:.2f} of 1", "install another nvidia-dali")
+
+
+def extractor(settings: config.Train, world: World) -> Finding:
+    """Whether the extractor can be built, or where its weights would have to be fetched, whether they can."""
+    from koala.extractor import build, fingerprint, to_fetch
+
+    wanted = settings.extractor
+    if wanted.name == "none":
+        return Finding("ok", "none is asked for")
+    if wanted.cache:
+        return Finding("ok", f"{wanted.name} is not needed, with its embeddings at hand")
+    try:
+        missing = to_fetch(wanted)
+    except UserError as error:
+        if not _nothing_to_train_on(settings):
+            raise
+        fact, _, remedy = str(error).partition("; ")
+        return Finding("warning", fact, remedy)
+    if missing is not None:
+        return Finding("ok", f"the weights of {wanted.name} will be fetched: {size(missing)}")
+    built = build(wanted, settings.seed)
+    assert built is not None, "there is one but for the name none"
+    return Finding("ok", f"{wanted.name} with {built.embedding_size} features, weights {fingerprint(built)[:8]}")
+
+
+def _nothing_to_train_on(settings: config.Train) -> bool:
+    """Whether no shards were named, nor lie where they do by default: then it is the machine that is looked at."""
+    return settings.data.shards == config.Data().shards and not settings.data.shards.exists()
+
+
+def shards(settings: config.Train, world: World) -> Finding:
+    """Whether the shards are there and whole, can be read, and are the same everywhere."""
+    from koala.audit import open_selected
+    from koala.shards import SPLITS, read_manifest, verify
+
+    folder = settings.data.shards
+    if _nothing_to_train_on(settings):
+        return Finding("warning", f"none at {folder}", "name them with --data.shards, or make some: koala shards write")
+    manifest = read_manifest(folder)
+    faults = verify(folder, quick=True, show=False)
+    if faults:
+        text = f"{count(len(faults), 'fault')}: {faults[0]}{', ...' if len(faults) > 1 else ''}"
+        remedy = f"koala shards verify {folder} tells all; koala shards repair {folder} --source DIR writes them again"
+        return Finding("failed", text, remedy)
+    splits = {
+        split: open_selected(folder, split, settings.data.where)
+        for split in SPLITS
+        if split == "train" or manifest.samples(split)
+    }
+    for split, found in splits.items():
+        _read_some(folder, split, found)
+    sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    if sha256 != world.from_main("manifest", lambda: sha256):
+        text = f"{folder} holds other shards here than on the first node"
+        return Finding("failed", text, "copy them anew, or name a folder that all nodes see")
+    counts = " and ".join(f"{len(found)} {split}" for split, found in splits.items())
+    number = count(sum(map(len, manifest.splits.values())), "shard")
+    return Finding("ok", f"{folder}: {counts} samples in {number}; some were read at random")
+
+
+def _read_some(folder: Path, split: str, shards: "Shards") -> None:
+    """Read and decode some samples at random.
+
+    Raises:
+        UserError: one is damaged.
+    """
+    import numpy as np
+
+    from koala.intake import UnusableError, admit
+
+    for sample in map(int, np.random.default_rng().integers(len(shards), size=_SAMPLES)):
+        try:
+            admit(shards.read(sample).tobytes(), config.Resize())
+        except UnusableError as reason:
+            raise UserError(
+                f"{folder}: sample {sample} of {split} does not decode: {reason}; koala shards verify {folder} tells "
+                "all, koala shards repair writes bad shards again"
+            ) from None
+
+
+def embeddings(settings: config.Train, world: World) -> Finding:
+    """Whether the embeddings that the training wants are there and whole, and can be read."""
+    if not settings.extractor.cache:
+        return Finding("ok", "none are asked for")
+    import numpy as np
+
+    from koala.embeddings import Embeddings, find
+    from koala.shards import Shards, read_manifest
+
+    cache, folder = find(settings), settings.data.shards
+    shards = Shards.open(folder, "train")
+    kept = Embeddings(cache, read_manifest(folder).splits["train"], shards)
+    for sample in map(int, np.random.default_rng().integers(len(shards), size=_SAMPLES)):
+        kept.read(sample, mirror=False)
+    return Finding("ok", f"{cache.folder}: complete; some were read at random")
+
+
+def run_folder(settings: config.Train, world: World) -> Finding:
+    """Whether the checkpoints find room where the run is to be, and how fast they are written."""
+    folder, number = _place_of(settings), settings.keep + 2  # and the best, and the one that is being written
+    checkpoint = checkpoint_bytes(settings)
+    free = shutil.disk_usage(folder).free
+    if free < number * checkpoint:
+        text = f"{folder}: {size(free)} free, {number} checkpoints need {size(number * checkpoint)}"
+        return Finding("failed", text, "make room, keep fewer with --keep, or choose another --run")
+    seconds = _seconds_to_write(folder, checkpoint)
+    text = (
+        f"{folder}: {size(free)} free; a checkpoint of {size(checkpoint)} is written in {seconds:.1f} s "
+        f"({size(checkpoint / seconds)}/s)"
+    )
+    if seconds <= _SLOW_SAVE_S:
+        return Finding("ok", text)
+    return Finding(
+        "warning", text, "choose a faster disk with --run, or save more rarely: one checkpoint waits for the other"
+    )
+
+
+def checkpoint_bytes(settings: config.Train) -> int:
+    """How large a checkpoint is, near enough: weights, Adam's two moments, and the weights' moving average."""
+    return (4 if settings.ema else 3) * weights_bytes()
+
+
+def _place_of(settings: config.Train) -> Path:
+    """The run folder, or that folder above it that is there already."""
+    from koala.train import RUNS
+
+    folder = (settings.run or RUNS).absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _seconds_to_write(folder: Path, length: int) -> float:
+    """How long it takes until so many bytes are on the disk."""
+    from koala.files import sync
+
+    block = os.urandom(1 << 20)  # nothing that a file system could make smaller
+    with _temporary(folder) as path:
+        began = time.monotonic()
+        with path.open("wb") as file:
+            for _ in range(-(-length // len(block))):
+                file.write(block)
+            sync(file)
+        return time.monotonic() - began
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """An empty file that is gone afterwards.
+
+    Raises:
+        UserError: the folder is not to be written to.
+    """
+    path = folder / f".koala-doctor-{os.urandom(8).hex()}"
+    try:
+        path.touch()
+        yield path
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; make it writable, or choose another --run") from None
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def same_folder(settings: config.Train, world: World) -> Finding:
+    """Whether what the first process writes into the run folder is seen by the others."""
+    folder = _place_of(settings)
+    with ExitStack() as stack:
+        name = world.from_main("token", lambda: stack.enter_context(_temporary(folder)).name)
+        there = _comes(folder / name)
+        world.gathered("token was seen", there, PATIENCE_S / 2)  # before it goes
+    if there:
+        return Finding("ok", f"seen by {count(world.size, 'process')} on {count(world.nodes, 'node')}")
+    text = f"{folder} is not the folder that the first process writes to"
+    return Finding("failed", text, "name with --run a folder on a file system that all nodes share")
+
+
+def _comes(path: Path) -> bool:
+    """Whether a file is there, or comes within seconds; a network file system may be late."""
+    until = time.monotonic() + _LATE_S
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+# ---------------------------------------------------------------- the network
+
+
+def network(settings: config.Train, world: World) -> Finding:
+    """Whether the processes find each other as the training's will, and how fast they sum gradients."""
+    from koala.distributed import accelerated
+
+    # beyond all patience, since torch's own watchdog would end the process before the page is written
+    timeout = timedelta(seconds=2 * PATIENCE_S)
+    usable = replace(_on_what_is_there(settings), mixed_precision="no")
+    try:
+        with accelerated(usable, settings.processes, timeout) as accelerator:
+            if accelerator.num_processes == 1:
+                return Finding("ok", "one process, which needs none")
+            return _reduced(accelerator.device)
+    except RuntimeError as error:
+        return Finding("failed", f"the processes do not reach each other: {first_line(error)}", INTERFACES)
+
+
+def _reduced(device: "torch.device") -> Finding:
+    """All-reduce as much as the gradients are: whether the sum is right, and how long it takes."""
+    import torch
+    from torch import distributed as dist
+
+    length, world_size = weights_bytes(), dist.get_world_size()
+    values = torch.full((length // 4,), dist.get_rank() + 1.0, device=device)
+    dist.all_reduce(values)  # the first one also makes the connections
+    if not bool((values == world_size * (world_size + 1) / 2).all()):
+        remedy = "see whether NCCL_P2P_DISABLE=1 or NCCL_IB_DISABLE=1 mends it, which names the faulty link"
+        return Finding("failed", "all-reduce gives wrong sums", remedy)
+    seconds = _seconds_to_reduce(values.zero_())
+    bus = bus_bandwidth(length, seconds, world_size)
+    text = (
+        f"{dist.get_backend()} all-reduces gradients of {size(length)} in {1000 * seconds:.1f} ms: algorithm bandwidth "
+        f"{size(length / seconds)}/s, bus bandwidth {size(bus)}/s (times 2 (n - 1) / n, n = {world_size})"
+    )
+    if device.type == "cuda" and bus < _SLOW_BUS:
+        return Finding("warning", text, f"see whether NCCL takes the fast network; {INTERFACES}")
+    return Finding("ok", text)
+
+
+def _seconds_to_reduce(values: "torch.Tensor") -> float:
+    """The median of some rounds, in the process where it is the longest."""
+    import torch
+    from torch import distributed as dist
+
+    seconds = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        dist.all_reduce(values)
+        if values.is_cuda:
+            torch.cuda.synchronize(values.device)
+        seconds.append(time.perf_counter() - began)
+    median = torch.tensor(sorted(seconds)[_ROUNDS // 2], device=values.device)
+    dist.all_reduce(median, dist.ReduceOp.MAX)
+    return float(median)
+
+
+def bus_bandwidth(length: int, seconds: float, world_size: int) -> float:
+    """Bytes/s through each process's link, whatever the number of processes, in an all-reduce of `length` bytes.
+
+    References:
+        nccl-tests, PERFORMANCE.md: a ring sends 2 (n - 1) / n of the bytes through each link.
+    """
+    return length / seconds * 2 * (world_size - 1) / world_size
+
+
+def weights_bytes() -> int:
+    """How large the trained weights are in fp32, near enough (that depends on the extractor); gradients, too."""
+    import torch
+
+    from koala.model import Network
+
+    with torch.device("meta"):
+        return sum(4 * weights.numel() for weights in Network().parameters())
+
+
+# ---------------------------------------------------------------- in words
+
+
+def size(number: float) -> str:
+    """A number of bytes, in words."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.{0 if number >= 10 or unit == 'bytes' else 1}f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {noun if number == 1 else noun + ('es' if noun.endswith('s') else 's')}"

@@ -1,0 +1,443 @@
+"""What `koala doctor` finds, where all is well and where it is not."""
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections import namedtuple
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from koala import checks, config, embeddings, extractor, shards
+from koala.errors import UserError
+from koala.world import World
+from tests.company import company
+
+LITE = config.Extractor("tf_efficientnet_lite0", weights="random")
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def alone():
+    return World(host="n1")
+
+
+@pytest.fixture
+def settings(shard_folder, tmp_path) -> config.Train:
+    data = config.Data(shard_folder, size=16, threads=1)
+    return config.Train(data=data, extractor=config.Extractor("none"), batch=4, run=tmp_path / "run")
+
+
+def second(first_has, **sizes) -> World:
+    """A process on another node than the first one, which tells it `first_has`."""
+    world = World(host="n2", **sizes)
+    world.nodes = 2
+    world.from_main = lambda name, work: first_has
+    return world
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_imports_and_versions_are_named(settings, alone):
+    assert checks.imports(settings, alone).text.startswith("torch, DALI, timm, accelerate in ")
+    assert f"torch {torch.__version__}" in checks.versions(settings, alone).text
+
+
+def test_a_library_that_cannot_be_imported(settings, alone, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # as import has it for what is not there
+    finding = checks.imports(settings, alone)
+    assert (finding.status, finding.remedy) == ("failed", "install koala anew")
+    assert finding.text.startswith("timm cannot be imported")
+
+
+def test_versions_that_differ(settings, alone):
+    first_has = {
+        "koala": checks.__version__,
+        "Python": "3.11.0",
+        **{name: sys.modules[module].__version__ for name, module in checks._MODULES.items()},
+        "timm": "0.9",
+    }
+    finding = checks.versions(settings, second(first_has))
+    assert finding.status == "failed"
+    assert "timm" in finding.text
+    assert "not 0.9" in finding.text
+    assert "torch" not in finding.text
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "cuda", "status", "text"),
+    [
+        (None, "auto", "13.0", "ok", "none, which is all that a CPU needs; torch for CUDA 13 and DALI for CUDA 12"),
+        (None, "cuda", "13.0", "failed", "no NVIDIA driver"),
+        ((13, 1), "auto", "13.0", "ok", "the driver is for CUDA 13.1"),
+        ((12, 4), "auto", "13.0", "failed", "the driver is for CUDA 12.4, torch for CUDA 13 and DALI for CUDA 12"),
+        ((12, 4), "cuda", "12.8", "ok", "the driver is for CUDA 12.4"),  # NVIDIA's minor version compatibility
+        ((11, 8), "auto", "11.8", "failed", "DALI for CUDA 12"),
+        ((12, 4), "cpu", "13.0", "ok", "the driver is for CUDA 12.4"),
+        ((12, 4), "auto", None, "failed", "torch without CUDA"),
+    ],
+)
+def test_the_driver_against_what_torch_and_dali_are_built_for(
+    settings, alone, monkeypatch, found, device, cuda, status, text
+):
+    from nvidia import dali
+
+    monkeypatch.setattr(checks, "driver_cuda", lambda: found)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(dali, "__cuda_version__", 12986)  # 12.9.86: 1000 x major + 10 x minor + patch
+    finding = checks.driver(replace(settings, device=device), alone)
+    assert finding.status == status
+    assert text in finding.text
+    assert bool(finding.remedy) == (status == "failed")
+
+
+@pytest.mark.parametrize(("version", "expected"), [(12040, (12, 4)), (13000, (13, 0))])
+def test_the_drivers_own_word(monkeypatch, version, expected):
+    """cuDriverGetVersion gives 1000 x major + 10 x minor (CUDA driver API)."""
+
+    def tell(pointer):
+        pointer._obj.value = version
+        return 0
+
+    monkeypatch.setattr(checks.ctypes, "CDLL", lambda _: SimpleNamespace(cuDriverGetVersion=tell))
+    assert checks.driver_cuda() == expected
+
+
+def with_gpus(monkeypatch, number, free=78e9):
+    """A machine with GPUs, the last of which has `free` of its 80 GB free."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="H100"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (free if index == number - 1 else 79e9, 80e9))
+
+
+@pytest.mark.parametrize(
+    ("number", "free", "device", "processes", "status", "text"),
+    [
+        (8, 78e9, "auto", 8, "ok", "8 x H100, 80 GB each"),
+        (0, 78e9, "auto", 1, "warning", "none: training on the CPU is slow"),
+        (0, 78e9, "cpu", 1, "warning", "none: training on the CPU is slow"),
+        (0, 78e9, "cuda", 1, "failed", "none that torch can use"),
+        (8, 78e9, "cpu", 1, "warning", "which --device cpu leaves idle"),
+        (4, 78e9, "auto", 8, "failed", "4 x H100, 80 GB each, for 8 processes"),
+        (8, 78e9, "auto", 1, "warning", "8 x H100, 80 GB each, for 1 process"),
+        (2, 30e9, "auto", 2, "warning", "GPU 1 in use: 30 GB free"),
+    ],
+)
+def test_gpus(settings, monkeypatch, number, free, device, processes, status, text):
+    with_gpus(monkeypatch, number, free)
+    finding = checks.gpus(replace(settings, device=device), World(host="n1", local_size=processes))
+    assert finding.status == status
+    assert text in finding.text
+    assert bool(finding.remedy) == (status != "ok")
+
+
+@pytest.mark.parametrize(
+    ("precision", "hardware", "status", "text"),
+    [
+        ("no", False, "ok", "fp32 on the CPU"),
+        ("bf16", True, "ok", "bf16 on the CPU"),
+        ("bf16", False, "warning", "only imitates it"),
+    ],
+)
+def test_precision(settings, alone, monkeypatch, precision, hardware, status, text):
+    monkeypatch.setattr("koala.distributed.has_bf16", lambda cpu: hardware)
+    finding = checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
+    assert finding.status == status
+    assert text in finding.text
+
+
+def test_fp16_on_the_cpu_is_refused_as_in_training(settings, alone):
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        checks.precision(replace(settings, mixed_precision="fp16", device="cpu"), alone)
+
+
+@pytest.mark.parametrize(("threads", "processes", "status"), [(4, 1, "ok"), (2, 2, "ok"), (4, 2, "warning")])
+def test_processors(settings, monkeypatch, threads, processes, status):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    settings = replace(settings, data=replace(settings.data, threads=threads))
+    finding = checks.processors(settings, World(host="n1", local_size=processes))
+    assert finding.status == status
+    assert ("choose --data.threads 2" in finding.remedy) == (status == "warning")
+
+
+@pytest.mark.parametrize(
+    ("limit", "processes", "status"),
+    [(1024, 8, "ok"), (256, 1, "warning"), (1024, 512, "warning"), (resource.RLIM_INFINITY, 512, "ok")],
+)
+def test_open_files(settings, monkeypatch, limit, processes, status):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    world = World(host="n1")
+    world.size = processes
+    finding = checks.open_files(settings, world)
+    assert finding.status == status
+    assert ("ulimit -n" in finding.remedy) == (status == "warning")
+
+
+def test_shared_memory(settings, alone, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64e6, 0, 64e6))  # Docker's default
+    finding = checks.shared_memory(settings, alone)
+    assert (finding.status, finding.text) == ("warning", "64 MB of 64 MB free in /dev/shm")
+    assert "--shm-size" in finding.remedy
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(25e9, 0, 25e9))
+    assert checks.shared_memory(settings, alone).status == "ok"
+
+
+def test_no_shared_memory(settings, alone, monkeypatch):
+    def absent(_):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(shutil, "disk_usage", absent)
+    assert checks.shared_memory(settings, alone).text == "/dev/shm: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "status", "text"),
+    [
+        (0.25, "ok", "within 0.25 s of"),
+        (3.5, "warning", "3.50 s ahead of"),
+        (-7.25, "warning", "behind the first node's"),
+    ],
+)
+def test_clock(settings, monkeypatch, ahead_s, status, text):
+    monkeypatch.setattr(time, "time", lambda: 1e9 + ahead_s)
+    finding = checks.clock(settings, second(1e9))
+    assert finding.status == status
+    assert text in finding.text
+
+
+def test_one_node_has_no_skew(settings, alone):
+    assert checks.clock(settings, alone) == checks.Finding("ok", "one node has one clock")
+
+
+# ---------------------------------------------------------------- the training
+
+
+def test_batch(settings, alone):
+    finding = checks.batch(replace(settings, batch=8, accumulation=2), alone)
+    assert finding == checks.Finding("ok", "8 images = 1 process x 2 pieces x 4")
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_as_in_training(settings):
+    world = World(host="n1")
+    world.size = 3
+    with pytest.raises(UserError, match="choose --batch a multiple of 3"):
+        checks.batch(settings, world)
+
+
+@pytest.mark.parametrize("lightness", ["grey", "color"])
+def test_decoding(settings, alone, lightness):
+    settings = replace(settings, data=replace(settings.data, lightness=lightness))
+    assert checks.decoding(settings, alone) == checks.Finding("ok", "a JPEG by DALI on the CPU")
+
+
+def test_wrong_colors_are_found(settings, alone, monkeypatch):
+    """As if a decoder had taken red for blue."""
+    new = Image.new
+    monkeypatch.setattr(Image, "new", lambda mode, size, fill: new(mode, size, fill[::-1]))
+    finding = checks.decoding(settings, alone)
+    assert finding.status == "failed"
+    assert "wrong colours" in finding.text
+
+
+def test_extractor(settings, alone):
+    assert checks.extractor(settings, alone).text == "none is asked for"
+    finding = checks.extractor(replace(settings, extractor=LITE), alone)
+    sha256 = extractor.fingerprint(extractor.build(LITE))
+    assert finding.text == f"tf_efficientnet_lite0 with 1000 features, weights {sha256[:8]}"
+
+
+def test_weights_that_will_be_fetched(settings, alone, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _: SimpleNamespace(size=224e6))
+    finding = checks.extractor(replace(settings, extractor=config.Extractor()), alone)
+    assert (finding.status, finding.text) == ("ok", "the weights of inception_resnet_v2 will be fetched: 224 MB")
+
+
+def test_weights_that_cannot_be_fetched(settings, alone, monkeypatch, tmp_path):
+    """They matter where there is something to train on; else it is the machine that is looked at."""
+    import huggingface_hub
+
+    def no_network(*_):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", no_network)
+    with pytest.raises(UserError, match="cannot be fetched from here; bring https"):
+        checks.extractor(replace(settings, extractor=config.Extractor()), alone)
+    monkeypatch.chdir(tmp_path)
+    assert checks.extractor(config.Train(), alone).status == "warning"
+
+
+def test_a_model_that_timm_does_not_know(settings, alone):
+    with pytest.raises(UserError, match="timm has no model resnet_18"):
+        checks.extractor(replace(settings, extractor=config.Extractor("resnet_18")), alone)
+
+
+@pytest.fixture
+def own_shards(shard_folder, tmp_path, settings) -> config.Train:
+    """A training on a copy of the shards, which may be damaged."""
+    shutil.copytree(shard_folder, tmp_path / "copy")
+    return replace(settings, data=replace(settings.data, shards=tmp_path / "copy"))
+
+
+def test_shards(settings, alone):
+    text = f"{settings.data.shards}: 40 train and 8 val samples in 5 shards; some were read at random"
+    assert checks.shards(settings, alone) == checks.Finding("ok", text)
+
+
+def test_no_shards_are_a_warning_where_none_were_named(settings, alone, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finding = checks.shards(config.Train(), alone)
+    assert (finding.status, finding.text) == ("warning", "none at shards/data")
+    with pytest.raises(UserError, match="holds no manifest"):
+        checks.shards(replace(settings, data=config.Data(tmp_path / "nowhere")), alone)
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda path: path.unlink(), "1 fault: train-000001.tar: No such file or directory"),
+        (lambda path: os.truncate(path, 1024), "1 fault: train-000001.tar is 1024 bytes long"),
+        (lambda path: path.with_suffix(".json").write_text("{"), "1 fault: "),
+    ],
+)
+def test_shards_that_are_not_whole(own_shards, alone, damage, text):
+    damage(own_shards.data.shards / "train-000001.tar")
+    finding = checks.shards(own_shards, alone)
+    assert finding.status == "failed"
+    assert text in finding.text
+    assert "koala shards repair" in finding.remedy
+
+
+def test_a_sample_that_does_not_decode(own_shards, alone):
+    """Every byte is another, the lengths are the same."""
+    for tar in own_shards.data.shards.glob("*.tar"):
+        tar.write_bytes(bytes(255 - byte for byte in tar.read_bytes()))
+    with pytest.raises(UserError, match=r"sample \d+ of train does not decode: .*; koala shards verify"):
+        checks.shards(own_shards, alone)
+
+
+def test_other_shards_on_another_node(settings):
+    finding = checks.shards(settings, second("the sha256 of others"))
+    assert finding.status == "failed"
+    assert "other shards here than on the first node" in finding.text
+
+
+def test_embeddings(own_shards, alone):
+    kept = config.Extractor("resnet18", cache=True)
+    settings = replace(own_shards, extractor=kept)
+    assert checks.extractor(settings, alone).text == "resnet18 is not needed, with its embeddings at hand"
+    with pytest.raises(UserError, match="holds no cached embeddings"):
+        checks.embeddings(settings, alone)
+    data = settings.data
+    key = embeddings.Key(
+        embeddings.FORMAT, kept.name, "logits", "pretrained", "0" * 64, 3, data.geometry, data.size, "grey", "no"
+    )
+    cache = embeddings.Cache(data.shards / "embeddings" / key.name, key)
+    cache.folder.mkdir(parents=True)
+    (cache.folder / "key.json").write_text(json.dumps(asdict(key)))
+    for split in shards.read_manifest(data.shards).splits.values():
+        for entry in split:
+            cache.put(entry, np.zeros((entry.samples, 2, 3), np.float16))
+    text = f"{cache.folder}: complete; some were read at random"
+    assert checks.embeddings(settings, alone) == checks.Finding("ok", text)
+    (cache.folder / "train-000002.npy").unlink()
+    with pytest.raises(UserError, match=r"there are no embeddings of train-000002\.tar"):
+        checks.embeddings(settings, alone)
+
+
+def test_run_folder(settings, alone, tmp_path):
+    finding = checks.run_folder(settings, alone)
+    assert finding.status == "ok"
+    assert finding.text.startswith(f"{tmp_path}: ")
+    assert not list(tmp_path.iterdir()), "nothing is left, and no run folder made"
+
+
+def test_a_full_disk(settings, alone, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e9, 9e8, 1e8))
+    finding = checks.run_folder(replace(settings, keep=3), alone)
+    assert finding.status == "failed"
+    assert "100 MB free, 5 checkpoints need " in finding.text
+    assert "--keep" in finding.remedy
+
+
+def test_a_disk_that_fills_while_it_is_written_to(settings, alone, monkeypatch, tmp_path):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("koala.files.sync", full)
+    with pytest.raises(UserError, match=f"{tmp_path}: No space left on device; make it writable, or choose another"):
+        checks.run_folder(settings, alone)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_slow_disk(settings, alone, monkeypatch):
+    monkeypatch.setattr(checks, "_seconds_to_write", lambda *_: 20.0)
+    finding = checks.run_folder(settings, alone)
+    assert finding.status == "warning"
+    assert "is written in 20.0 s" in finding.text
+
+
+def test_a_folder_that_is_not_to_be_written_to(settings, alone, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e12, 0, 1e12))
+    unwritable = replace(settings, run=Path("/proc/koala/run"))  # for root, too
+    for check in (checks.run_folder, checks.same_folder):
+        with pytest.raises(UserError, match=r"^/proc: .*; make it writable, or choose another --run$"):
+            check(unwritable, alone)
+
+
+def test_a_first_process_that_cannot_write_is_not_waited_for(settings):
+    unwritable = replace(settings, run=Path("/proc/koala/run"))
+    with pytest.raises(UserError, match="the first process failed"):
+        raise company(lambda here: checks.same_folder(unwritable, here))[3]
+
+
+def test_all_see_the_same_folder(settings):
+    findings = company(lambda here: checks.same_folder(settings, here))
+    assert findings == [checks.Finding("ok", "seen by 4 processes on 2 nodes")] * 4
+
+
+def test_a_folder_that_is_another_one_elsewhere(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "_LATE_S", 0.1)
+    (tmp_path / "other").mkdir()
+
+    def look(here):
+        mine = settings if here.rank < 2 else replace(settings, run=tmp_path / "other")
+        return checks.same_folder(mine, here)
+
+    first, third = company(look)[::2]
+    assert first.status == "ok"
+    assert (third.status, third.text) == (
+        "failed",
+        f"{tmp_path / 'other'} is not the folder that the first process writes to",
+    )
+
+
+@pytest.mark.parametrize("ema", [0, 100])
+def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
+    """As a training writes it after a step; within a tenth."""
+    from koala import checkpoint
+    from koala.model import Network
+    from koala.state import TrainState
+
+    settings = replace(settings, ema=ema)
+    state = TrainState.new(Network(), settings)
+    state.network(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1000)).sum().backward()
+    state.optimizer.step()
+    state.step_average()
+    snapshot = checkpoint.Snapshot(1, settings, state.model.state_dict(), 1000, "", state.kept(None), {})
+    path = checkpoint.save(tmp_path, snapshot, keep=1)
+    written = sum(file.stat().st_size for file in path.iterdir())
+    assert checks.checkpoint_bytes(settings) == pytest.approx(written, rel=0.1)
