@@ -3,6 +3,11 @@
 # koala; then it starts koala with `launch` on all nodes and GPUs of the job, or with `run_once`.
 # shellcheck disable=SC2034 # those who source it use them
 
+# Slurm's warning that the job is to end goes to the batch script alone (--signal=B:USR1@180), which passes it on. Nothing
+# else is trapped: of two signals that come together, as they do when a job must make room, bash loses one.
+warned=0 step=
+trap 'warned=1; [[ -z $step ]] || kill -USR1 "$step"' USR1
+
 say() { echo "$(date '+%F %T') $*"; }
 
 refuse() {
@@ -32,11 +37,6 @@ restarts=${SLURM_RESTART_COUNT:-0}
 per_node=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 processes=$((SLURM_NNODES * per_node))
 python=("${CONTAINER[@]}" "$KOALA_ENV/bin/python")
-
-# Slurm's warning that the job is to end goes to the batch script alone (--signal=B:USR1@180), which passes it on. Nothing
-# else is trapped: of two signals that come together, as they do when a job must make room, bash loses one.
-warned=0 step=
-trap 'warned=1; [[ -z $step ]] || kill -USR1 "$step"' USR1
 
 # launch WORD...: koala WORD... on all nodes, a process for each GPU; gives the step's exit code. `step_flags` are srun's.
 step_flags=()

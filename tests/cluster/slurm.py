@@ -1,11 +1,12 @@
 """A real Slurm on one machine: Debian's slurmctld and slurmd, each node in namespaces of its own.
 
-A node has its own network, host name, processes and /dev/shm, and shares the file system; nothing outside is touched, and
-nothing can leave the machine. All of it hangs below one process, which ends when this one does, even by SIGKILL.
+A node has its own network, host name, processes and /dev/shm, and shares the file system; nothing outside is touched,
+and nothing can leave the machine. All of it hangs below one process, which ends when this one does, even by SIGKILL.
 """
 
 import contextlib
 import os
+import pwd
 import shutil
 import subprocess
 import time
@@ -17,7 +18,7 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"
 _HERE = Path(__file__).parent
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _NAMESPACES = ("--net", "--uts", "--mount")
-_GPUS = ("/dev/zero", "/dev/full")  # Slurm counts devices, and does not look into them
+_GPUS = 8  # of each node: names of a device that Slurm counts and does not look into
 
 # partition "main" drives jobs out of "low", with a warning
 _CONF = """
@@ -70,6 +71,10 @@ def _unshare() -> list[str]:
     return ["unshare", *alike, *_NAMESPACES, "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
+def _user() -> str:
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
 class Slurm:
     """A running cluster.
 
@@ -85,25 +90,26 @@ class Slurm:
         # a test run may itself be a job, or a launcher's process
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "SRUN"))}
         self._environment = {**clean, "PATH": _PATH, "SLURM_CONF": str(root / "slurm.conf")}
-        self._login = subprocess.Popen(
-            [*_unshare(), "bash", str(_HERE / "login.sh"), str(root), *self.nodes],
-            env=self._environment,
-            stdin=subprocess.PIPE,
-            stdout=(root / "login.log").open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for pytest
-            text=True,
-        )
+        with (root / "login.log").open("w") as log:
+            self._login = subprocess.Popen(
+                [*_unshare(), "bash", str(_HERE / "login.sh"), str(root), *self.nodes],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for pytest
+                text=True,
+            )
         until(lambda: self._idle() == len(self.nodes), "the nodes to come up", self._logs)
 
     def _write_configuration(self) -> None:
         count = len(self.nodes)
-        user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
         names = f"n[1-{count}]"
-        conf = _CONF.format(root=self._root, user=user, nodes=names, count=count, gpus=len(_GPUS))
+        conf = _CONF.format(root=self._root, user=_user(), nodes=names, count=count, gpus=_GPUS)
         (self._root / "slurm.conf").write_text(conf)
-        gpus = "".join(f"NodeName={names} Name=gpu File={device}\n" for device in _GPUS)
-        (self._root / "gres.conf").write_text(gpus)
+        for number in range(_GPUS):
+            (self._root / f"gpu{number}").symlink_to("/dev/null")
+        (self._root / "gres.conf").write_text(f"NodeName={names} Name=gpu File={self._root}/gpu[0-{_GPUS - 1}]\n")
         (self._root / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         addresses = {"login": "198.18.0.254", **{name: f"198.18.0.{name[1:]}" for name in self.nodes}}
         # gloo looks the callers' names up, by addresses of this kind
@@ -113,7 +119,7 @@ class Slurm:
     def _idle(self) -> int:
         if self._login.poll() is not None:
             raise RuntimeError(f"the cluster did not start:\n{self._logs()}")
-        with contextlib.suppress(CommandFailed, TypeError):  # there is no controller yet, or not even a first process
+        with contextlib.suppress(CommandError, TypeError):  # there is no controller yet, or not even a first process
             return len(self.run("sinfo", "--noheader", "--Node", "--states=idle", "--partition=main", "-o%N").split())
         return 0
 
@@ -141,7 +147,7 @@ class Slurm:
         """Run a command on the login node, and give what it printed.
 
         Raises:
-            CommandFailed: its exit code is not 0.
+            CommandError: its exit code is not 0.
         """
         alike = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
         enter = ("nsenter", "--target", self._first_process(), *alike, *_NAMESPACES, f"--wd={cwd or Path.cwd()}", "--")
@@ -154,7 +160,7 @@ class Slurm:
             check=False,
         )
         if done.returncode:
-            raise CommandFailed(f"{words}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+            raise CommandError(f"{words}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
     def submit(self, *words: str | Path, program: str = "sbatch", **options) -> str:
@@ -176,6 +182,11 @@ class Slurm:
         )
         return self.show(job)[-1]
 
+    def cancel_all(self) -> None:
+        """Cancel all jobs, and wait until they are gone."""
+        self.run("scancel", "--user", _user())
+        until(lambda: not self.run("squeue", "--noheader"), "the queue to be empty", self._logs)
+
     def processes(self, job: str, **variables: str) -> list[int]:
         """A job's processes on all nodes, of those that have these environment variables."""
         wanted = {f"{name}={value}".encode() for name, value in {"SLURM_JOB_ID": job, **variables}.items()}
@@ -187,7 +198,7 @@ class Slurm:
         return found
 
 
-class CommandFailed(Exception):
+class CommandError(Exception):
     """A command's exit code was not 0."""
 
 
