@@ -39,6 +39,7 @@ processes=$((SLURM_NNODES * per_node))
 python=("${CONTAINER[@]}" "$KOALA_ENV/bin/python")
 
 # launch WORD...: koala WORD... on all nodes, a process for each GPU; gives the step's exit code. `step_flags` are srun's.
+# It is torch's launcher, which accelerate's starts, too, but not without reading a configuration in the home folder.
 step_flags=()
 launch() {
   local head port code=0
@@ -75,7 +76,7 @@ record() {
   env | grep '^SLURM_' | sort >"$folder/slurm.txt"
   run_once -c 'import importlib.metadata as m, koala, os, sys
 print(f"python {sys.version}\nkoala {koala.__version__} in {os.path.dirname(koala.__file__)}")
-print(*sorted(f"{d.name}=={d.version}" for d in m.distributions()), sep="\n")' >"$folder/versions.txt"
+print(*sorted(f"{d.name}=={d.version}" for d in m.distributions()), sep="\n")' >"$folder/versions.txt" || return
   code=$(sed -n 's/^koala .* in //p' "$folder/versions.txt")
   if git -C "$code" ls-files --error-unmatch __init__.py &>/dev/null; then # it runs from a checkout
     git -C "$code" log -1 --format='%H %cI %s' >"$folder/commit.txt"

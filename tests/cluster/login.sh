@@ -20,6 +20,7 @@ ip link set bridge up
 
 declare -A node
 boot() {
+  ip link delete "to-$1" 2>/dev/null || true # of a node that crashed
   unshare --net --uts --mount --pid --fork --kill-child --mount-proc \
     bash "$here/node.sh" "$1" "$(address "$1")" </dev/null >>"$root/$1.log" 2>&1 &
   node[$1]=$!
@@ -28,10 +29,7 @@ boot() {
   ip link set "to-$1" master bridge up
 }
 
-crash() { # as when the power goes: nothing says goodbye
-  ip link delete "to-$1"
-  kill -KILL "${node[$1]}"
-}
+crash() { kill -KILL "${node[$1]}"; } # and with it the node's processes
 
 slurmctld -D -c </dev/null >"$root/slurmctld.log" 2>&1 &
 for name; do boot "$name"; done

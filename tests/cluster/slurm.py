@@ -61,7 +61,9 @@ def missing() -> str:
     absent = [program for program in PROGRAMS if shutil.which(program, path=_PATH) is None]
     if absent:
         return f"a cluster needs {', '.join(absent)}: make slurm, as root"
-    tried = subprocess.run([*_unshare(), "true"], capture_output=True, text=True, check=False)
+    network = "ip link add name bridge type bridge && ip link add name one type veth peer name two"
+    trial = [*_unshare(), "sh", "-c", f"mount -t tmpfs tmpfs /dev/shm && {network}"]
+    tried = subprocess.run(trial, env={"PATH": _PATH}, capture_output=True, text=True, check=False)
     return f"a cluster needs namespaces: {tried.stderr.strip()}" if tried.returncode else ""
 
 
@@ -119,7 +121,9 @@ class Slurm:
     def _idle(self) -> int:
         if self._login.poll() is not None:
             raise RuntimeError(f"the cluster did not start:\n{self._logs()}")
-        with contextlib.suppress(CommandError, TypeError):  # there is no controller yet, or not even a first process
+        if self._first_process() is None:
+            return 0
+        with contextlib.suppress(CommandError):  # there is no controller yet
             return len(self.run("sinfo", "--noheader", "--Node", "--states=idle", "--partition=main", "-o%N").split())
         return 0
 
@@ -172,13 +176,13 @@ class Slurm:
         lines = self.run("scontrol", "show", "job", "--oneliner", job).splitlines()
         return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
 
-    def ended(self, job: str, timeout_s: float = 150) -> dict[str, str]:
+    def ended(self, job: str) -> dict[str, str]:
         """Wait for a job's end, and give what Slurm knows of it; of an array's jobs, that of the last."""
         until(
             lambda: {entry["JobState"] for entry in self.show(job)} <= ENDED,
             f"job {job} to end",
             lambda: f"{self.show(job)}\n{self._logs()}",
-            timeout_s,
+            timeout_s=300,
         )
         return self.show(job)[-1]
 

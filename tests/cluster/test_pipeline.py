@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from koala import config, writing
-from tests.cluster.slurm import ENDED, Slurm, until
+from tests.cluster.slurm import ENDED, CommandError, Slurm, until
 from tests.cluster.test_training import assert_same_losses
 from tests.processes import finish, start
 
@@ -43,7 +43,7 @@ def test_from_images_to_scores(slurm, home, photo_folder, training, tmp_path):
     """Shards have the bytes of those that one process writes, and losses are those of one process."""
     jobs = submit(slurm, home, photo_folder, training)
     assert tuple(jobs) == STAGES
-    entry = slurm.ended(jobs["all-evaluate"], timeout_s=300)
+    entry = slurm.ended(jobs["all-evaluate"])
     printed = "\n".join(path.read_text() for path in home.glob("*.out"))
     assert entry["JobState"] == "COMPLETED", printed
 
@@ -59,6 +59,11 @@ def test_from_images_to_scores(slurm, home, photo_folder, training, tmp_path):
     flags = ("--batch", "4", "--data.shards", str(shards), "--extractor.cache")
     finish(start("train", str(home / "launch/small.toml"), "--run", str(tmp_path / "whole"), *flags))
     assert_same_losses(run, tmp_path / "whole")
+
+
+def test_words_that_are_missing_are_explained(slurm, home):
+    with pytest.raises(CommandError, match=r"exit code 2\nFrom images to scores, in jobs that wait for each other"):
+        slurm.run("slurm/pipeline.sh", "shards/demo.toml", cwd=home)
 
 
 def test_when_a_stage_fails_the_others_are_cancelled(slurm, home, training):

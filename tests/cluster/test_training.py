@@ -35,7 +35,7 @@ class Training:
     def wait_for_checkpoint(self) -> None:
         """Wait until it trains, and has something to go on from."""
         first = self.run / "checkpoints/000000000020"
-        until(lambda: first.exists() or self.state in ENDED, f"a checkpoint of job {self.job}", self.printed, 120)
+        until(lambda: first.exists() or self.state in ENDED, f"a checkpoint of job {self.job}", self.printed, 240)
         assert first.exists(), self.printed()
 
     @property
@@ -141,7 +141,9 @@ def test_making_room_for_another_job_it_saves_and_goes_on(slurm, home, run_file,
 
 @pytest.mark.slow
 def test_a_node_that_is_lost(slurm, home, run_file, whole):
-    """Slurm puts the job back into the queue; it goes on from the newest checkpoint, and nothing is left out."""
+    """koala fails at once; srun waits until Slurm has seen why, which puts the job back into the queue. It goes on from
+    the newest checkpoint, and nothing is left out.
+    """
     training = Training(slurm, home, "--nodes=2", "slurm/train.sbatch", run_file, program="slurm/submit.sh")
     training.wait_for_checkpoint()
     slurm.tell("crash n2")
@@ -153,7 +155,7 @@ def test_a_node_that_is_lost(slurm, home, run_file, whole):
 
 
 @pytest.mark.slow
-def test_cancelled_and_submitted_again(slurm, home, run_file, whole, capsys):
+def test_cancelled_and_submitted_again(slurm, home, run_file, whole):
     """A job of the same name waits until the first has ended, and goes on where that stopped."""
     words = ("--nodes=2", "slurm/train.sbatch", run_file)
     first = Training(slurm, home, *words, program="slurm/submit.sh")
@@ -162,7 +164,7 @@ def test_cancelled_and_submitted_again(slurm, home, run_file, whole, capsys):
     assert second.state == "PENDING"
     slurm.run("scancel", first.job)
     assert first.ended() == ("CANCELLED", "0")
-    until(lambda: not slurm.processes(first.job), "the job's processes to end", first.printed, 10)
+    until(lambda: not slurm.processes(first.job), "the job's processes to end", first.printed)
     assert second.ended() == ("COMPLETED", "0"), second.printed()
     (went_on,) = re.findall(r"going on after (\d+) images", second.printed())
     assert 20 <= int(went_on) < IMAGES
@@ -182,7 +184,7 @@ def test_a_process_that_is_killed(slurm, home, run_file):
         os.kill(process, signal.SIGKILL)
     assert training.ended() == ("FAILED", "0"), training.printed()
     assert slurm.show(training.job)[0]["ExitCode"] not in ("0:0", "")
-    until(lambda: not slurm.processes(training.job), "the other processes to end", training.printed, 10)
+    until(lambda: not slurm.processes(training.job), "the other processes to end", training.printed)
     assert re.search(r"exitcode *: -9 ", training.printed())
 
 
@@ -194,7 +196,7 @@ def test_settings_that_cannot_be_honoured_after_making_room(slurm, home, run_fil
     training = Training(slurm, home, *flags, program="slurm/submit.sh")
     until((home / "waiting").exists, "the job to start", training.printed)
     urgent = slurm.submit("--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
-    until(lambda: "PreemptTime" in slurm.show(training.job)[0], "the job to be driven out", training.printed)
+    until(lambda: "PreemptTime=2" in slurm.run("scontrol", "show", "job", training.job), "a warning", training.printed)
     edit(home, f"prepare() {{ export PYTHONPATH={CHECKOUT}; }}")
     (home / "go").touch()
     assert slurm.ended(urgent)["JobState"] == "COMPLETED"
