@@ -3,12 +3,13 @@
 #   make demo    the main job, on photographs that packages carry
 #   make test    what CI runs: style, types, all tests
 #   make quick   the tests that take seconds
+#   make slurm   what the tests of slurm/ need: Slurm's own programs, on Debian and Ubuntu, as root
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick check format
+.PHONY: demo test quick check format slurm
 
 demo: $(VENV)/installed
 	$(BIN)/koala demo
@@ -27,6 +28,11 @@ check: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+slurm:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		slurmctld slurmd slurm-client iproute2 util-linux shellcheck
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -325,6 +325,8 @@ class Embed(_Strict):
     """Precision of the computation; embeddings are kept in fp16."""
     device: Device = "auto"
     """cuda where there is a GPU."""
+    training: Path | None = None
+    """TOML file of the training they are for: the extractor, the view of a photo and the seed are taken from it."""
 
 
 @dataclass(frozen=True)

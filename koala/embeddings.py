@@ -14,7 +14,7 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -340,10 +340,24 @@ def embed(settings: config.Embed) -> int:
     Raises:
         UserError: the geometry is not fixed, or shards or extractor are not to be had.
     """
+    settings = _for_training(settings)
     _check_fixed(settings.extractor, settings.data.geometry)
     with accelerated(settings) as accelerator:
         Embedding(settings, accelerator).run()
     return 0
+
+
+def _for_training(settings: config.Embed) -> config.Embed:
+    """What the training's file says, where one is named; flags that say the same things are refused."""
+    if settings.training is None:
+        return settings
+    usual = config.Embed(settings.shards)
+    if replace(settings.data, threads=usual.data.threads) != usual.data or settings.extractor != usual.extractor:
+        raise UserError(f"{settings.training} says which extractor and which view; leave out the flags for these")
+    training = config.load(config.Train, settings.training)
+    data = training.data
+    view = replace(settings.data, geometry=data.geometry, size=data.size, lightness=data.lightness)
+    return replace(settings, extractor=replace(training.extractor, cache=False), data=view, seed=training.seed)
 
 
 class Embedding:

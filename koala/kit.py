@@ -26,6 +26,11 @@ def copy(settings: Kit) -> int:
         if (settings.dir / folder).exists():
             raise UserError(f"{settings.dir / folder} exists; choose another folder, so that nothing is overwritten")
     for folder in FOLDERS:
-        shutil.copytree(path(folder), settings.dir / folder)
+        shutil.copytree(path(folder), settings.dir / folder, ignore=_folders)
     print(f"{settings.dir}: {', '.join(FOLDERS)}")
     return 0
+
+
+def _folders(parent: str, names: list[str]) -> list[str]:
+    """What is no file: in a checkout shards/ may hold data."""
+    return [name for name in names if (Path(parent) / name).is_dir()]

@@ -155,6 +155,8 @@ def test_the_kit_is_copied_and_never_over_anything(tmp_path, capsys):
     assert cli.main(["kit", str(tmp_path / "kit")]) == 0
     for name in ("launch/cpu.yaml", "shards/demo.toml", "slurm/train.sbatch"):
         assert (tmp_path / "kit" / name).read_bytes() == (ROOT / name).read_bytes()
+    assert os.access(tmp_path / "kit/slurm/submit.sh", os.X_OK)
+    assert all(path.is_file() for path in (tmp_path / "kit").glob("*/*"))
     assert cli.main(["kit", str(tmp_path / "kit")]) == 2
     assert "exists; choose another folder" in capsys.readouterr().err
 

@@ -207,6 +207,18 @@ def test_two_processes_make_the_files_of_one(own):
     assert side_files(own) == one
 
 
+def test_a_trainings_file_says_what_is_to_be_made(own, settings, tmp_path):
+    """The same files are made as by flags; flags beside the training's file would be forgotten, and are refused."""
+    training = tmp_path / "run.toml"
+    config.save(replace(settings, run=None), training)
+    before = side_files(own)
+    shutil.rmtree(own / "embeddings")
+    embeddings.embed(config.Embed(own, batch=8, training=training))
+    assert side_files(own) == before
+    with pytest.raises(UserError, match=r"run\.toml says which extractor and which view; leave out the flags"):
+        embeddings.embed(config.Embed(own, data=config.View(size=64), training=training))
+
+
 @pytest.mark.slow
 def test_killed_and_run_again_the_files_are_those_of_one_run(own):
     folder = cache_folder(own)
