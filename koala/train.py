@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from koala import audit, checkpoint, config, embeddings, estimate, extractor, pictures, telemetry
 from koala.distributed import Stop, accelerated, dali_device, main_first, on_main
-from koala.errors import UserError
+from koala.errors import UserError, first_line
 from koala.files import put
 from koala.model import Network
 from koala.objectives import OBJECTIVES
@@ -108,7 +108,11 @@ def train(settings: config.Train) -> int:
             return 0
         trainer.begin()
         with Stop(accelerator) as stop:
-            return trainer.loop(stop)
+            try:
+                return trainer.loop(stop)
+            except torch.OutOfMemoryError as error:
+                pieces = f"--accumulation {2 * settings.accumulation}"
+                raise UserError(f"{first_line(error)}; {pieces} needs about half of it for activations") from None
 
 
 def _choose_arithmetic(settings: config.Train) -> None:

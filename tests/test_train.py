@@ -401,6 +401,15 @@ def test_clipping_bounds_the_gradient_and_says_its_whole_length(settings, tmp_pa
     assert float(gradient.norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_a_batch_that_does_not_fit_is_said_with_what_fits(settings, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nIf reserved but ...")
+
+    monkeypatch.setattr(train, "train_step", full)
+    with pytest.raises(UserError, match=r"^CUDA out of memory.*GiB.*; --accumulation 4 needs about half"):
+        train.train(replace(settings, accumulation=2))
+
+
 def test_a_dry_run_says_what_it_takes_and_leaves_nothing(settings, capsys):
     assert train.train(replace(settings, dry_run=True)) == 0
     printed = capsys.readouterr().err

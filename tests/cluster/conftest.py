@@ -31,7 +31,10 @@ def slurm(cluster) -> Slurm:
 
 @pytest.fixture
 def home(tmp_path) -> Path:
-    """A user's folder: the kit, and a site.env that fits the cluster and runs the code of this checkout."""
+    """A user's folder: the kit, and a site.env that fits the cluster and runs the code of this checkout.
+
+    Without the doctor, whose visit takes as long as the trainings of these tests.
+    """
     home = tmp_path / "home"
     assert cli.main(["kit", str(home)]) == 0
     edit(home, f"KOALA_ENV={sys.prefix}", "DOCTOR=0", f"prepare() {{ export PYTHONPATH={CHECKOUT}; }}")

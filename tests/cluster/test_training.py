@@ -74,12 +74,17 @@ def assert_same_losses(run: Path, whole: Path, after: int = 0) -> None:
 
 @pytest.mark.slow
 def test_two_nodes_train_as_one_process(slurm, home, run_file, whole):
-    """By submit.sh, with nothing of the submitter's environment; what was run is written down."""
+    """By submit.sh, with nothing of the submitter's environment; the doctor comes first, and what was run is kept."""
+    edit(home, "DOCTOR=1")
     training = Training(
         slurm, home, "--export=NONE", "--nodes=2", "slurm/train.sbatch", run_file, program="slurm/submit.sh"
     )
     assert training.ended() == ("COMPLETED", "0"), training.printed()
     assert "2 processes on n[1-2]" in training.printed()
+    said = (training.run / f"logs/{training.job}-n1.log").read_text()
+    assert "koala doctor: 2 processes on 2 nodes (n1, n2)" in said
+    assert re.search(r"^same folder +ok +seen by 2 processes on 2 nodes$", said, re.M)
+    assert "nothing failed" in said
     assert_same_losses(training.run, whole)
     assert {path.name for path in training.run.glob("logs/*")} == {f"{training.job}-n1.log", f"{training.job}-n2.log"}
 
