@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.color import lab2rgb, rgb2lab
+from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 import koala
-from koala import config, distributed, evaluate, photos, pipeline, train
+from koala import config, distributed, evaluate, photos, pipeline, predictions, scoring, train
 from koala.color import rgb_to_lab
 from koala.errors import UserError
 from koala.order import Places
@@ -40,6 +40,10 @@ def evaluated(run, shard_folder, tmp_path):
     return tmp_path
 
 
+def scores_of(folder: Path) -> dict:
+    return json.loads((folder / "scores.json").read_text())["scores"]
+
+
 def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_folder):
     report = json.loads((evaluated / "scores.json").read_text())
     assert report["pictures"] == 8
@@ -53,31 +57,41 @@ def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_
             assert picture.width / picture.height == pytest.approx(ratio, rel=0.07)
 
 
-def test_scores_against_scikit_image(run, shard_folder, tmp_path):
-    """Squashed pictures have no padding, so that the files hold all that was scored but the truth."""
-    settings = config.Evaluate(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
+def predict(run, shards, **options):
+    """The predictions of the validation set in one batch, with what made them."""
+    settings = config.Evaluate(run, shards, threads=2, **options)
     with distributed.accelerated(settings) as accelerator:
         evaluation = evaluate.Evaluation(settings, accelerator)
-        (prediction,) = evaluation.predictions([Places(np.arange(8), np.zeros(8, int))])
-    scores = evaluate.score(prediction)
+        (prediction,) = evaluation.predictions([np.arange(8)])
+    return prediction
+
+
+@pytest.mark.parametrize("assembly", ["grey", "color"])
+def test_scores_against_scikit_image(run, shard_folder, assembly):
+    """Squashed pictures have no padding, so that all pixels count."""
+    prediction = predict(run, shard_folder, geometry="squash", assembly=assembly)
+    scores = scoring.score(prediction)
     ab = prediction.ab.numpy()
-    for index, true in enumerate(prediction.batch.rgb.permute(0, 2, 3, 1).numpy()):
+    for index, true in enumerate(prediction.photos.permute(0, 2, 3, 1).numpy()):
         true_lab = rgb2lab(true / 255)
-        joined = np.concatenate([true_lab[..., :1], ab[index].transpose(1, 2, 0) * 127], axis=-1)
+        grey = np.asarray(Image.fromarray(true).convert("L").convert("RGB"))
+        lightness = (true_lab if assembly == "color" else rgb2lab(grey / 255))[..., :1]
+        joined = np.concatenate([lightness, ab[index].transpose(1, 2, 0) * 127], axis=-1)
         colored = np.round(lab2rgb(joined) * 255).astype(np.uint8)
-        expected = peak_signal_noise_ratio(true, colored)
-        assert scores["psnr_true_lightness"][index].item() == pytest.approx(expected, abs=0.02)
+        assert scores["psnr"][index].item() == pytest.approx(peak_signal_noise_ratio(true, colored), abs=0.02)
         error = np.square(ab[index] - true_lab[..., 1:].transpose(2, 0, 1) / 127).mean()
         assert scores["mse"][index].item() == pytest.approx(error, rel=1e-4)
         chroma = np.hypot(true_lab[..., 1], true_lab[..., 2]).mean() / 127
         assert scores["chroma_true"][index].item() == pytest.approx(chroma, rel=1e-4)
+        difference = deltaE_ciede2000(rgb2lab(colored), true_lab).mean()
+        assert scores["ciede2000"][index].item() == pytest.approx(difference, abs=0.02)
 
 
 def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_path):
-    """With the input's lightness: recomputed from the PNGs by scikit-image."""
+    """Recomputed from the PNGs by scikit-image."""
     settings = config.Evaluate(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
     evaluate.evaluate(settings)
-    reported = json.loads((tmp_path / "scores.json").read_text())["scores"]["psnr_input_lightness"]
+    reported = scores_of(tmp_path)["psnr"]
     shards = Shards.open(shard_folder, "val")
     data = config.Data(shard_folder, geometry="squash", size=16, threads=2)
     places = [Places(np.arange(8), np.zeros(8, int))]
@@ -92,18 +106,16 @@ def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_p
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_scores_are_computed_in_full_precision(run, shard_folder, precision):
     """A network that knows the truth gets a PSNR that only rounding to 8 bits limits."""
-    settings = config.Evaluate(run, shard_folder, mixed_precision=precision, threads=2)
-    with distributed.accelerated(settings) as accelerator:
-        evaluation = evaluate.Evaluation(settings, accelerator)
-        for prediction in evaluation.predictions([Places(np.arange(8), np.zeros(8, int))]):
-            truth = evaluate.Prediction(prediction.batch, prediction.batch.ab)
-            assert evaluate.score(truth)["psnr_true_lightness"].min() > 60
+    prediction = predict(run, shard_folder, mixed_precision=precision)
+    truth = predictions.assembled(prediction.batch, prediction.batch.ab, "color")
+    scores = scoring.score(truth)
+    assert scores["psnr"].min() > 60
+    assert scores["out_of_gamut"].max() == 0
 
 
 def test_scores_do_not_depend_on_the_batch(evaluated, run, shard_folder, tmp_path):
     evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "other", batch=8, threads=2, pictures=2))
-    first, second = (json.loads((path / "scores.json").read_text()) for path in (evaluated, tmp_path / "other"))
-    assert first["scores"] == pytest.approx(second["scores"], rel=1e-6)
+    assert scores_of(evaluated) == pytest.approx(scores_of(tmp_path / "other"), rel=1e-6)
     assert len(list((tmp_path / "other/pictures").rglob("*.png"))) == 2
     assert len(list((evaluated / "pictures").rglob("*.png"))) == 8
 
@@ -127,7 +139,7 @@ def test_two_processes_score_as_one(evaluated, run, shard_folder, tmp_path):
 
 
 def test_names_cannot_leave_the_folder():
-    assert evaluate._safe_name("/etc/../../passwd.jpg") == Path("etc/passwd.jpg.png")
+    assert evaluate.picture_name("/etc/../../passwd.jpg") == Path("etc/passwd.jpg.png")
 
 
 @pytest.mark.parametrize("content", [None, "{}", "not json"])

@@ -6,14 +6,16 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress"},
-    {"config", "color", "metrics", "objectives"},
-    {"order", "intake", "model", "extractor", "kit", "sources"},
-    {"shards", "pictures"},
-    {"audit", "writing", "checkpoint", "pipeline", "distributed"},
-    {"embeddings"},
-    {"train", "evaluate", "photos"},
-    {"demo"},
+    {"errors", "files", "progress", "bootstrap"},
+    {"config", "color", "metrics", "objectives", "parts"},
+    {"order", "intake", "model", "extractor", "kit", "sources", "page"},
+    {"shards", "pictures", "features"},
+    {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
+    {"embeddings", "predictions"},
+    {"train", "photos", "scoring"},
+    {"report"},
+    {"evaluate"},
+    {"demo", "compare"},
     {"cli"},
     {"__main__"},
 ]
