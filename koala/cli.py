@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "shards audit": ("AuditShards", "koala.audit:audit_command", "", "what is in a data set: chroma, greys, sepia"),
     "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
+    "compare": ("Compare", "koala.compare:compare_command", "", "lay evaluations side by side, with their differences"),
     "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
     "kit": ("Kit", "koala.kit:copy", "", "copy launch/, shards/ and slurm/ out, for editing"),
 }

@@ -331,10 +331,10 @@ class Evaluate(_Strict):
     """File of the Inception weights that the protocol's features ask for; by default looked for in torch's cache."""
     lpips: Path | None = None
     """File of torchvision's AlexNet weights, for LPIPS; by default looked for in torch's cache."""
-    batch: Count = 50
+    batch: Count = 32
     """Images at a time, in each process."""
     threads: Count = 4
-    """Threads that decode, in each process."""
+    """Threads that decode, and threads that score, in each process."""
     pictures: Annotated[int, Field(ge=0)] | None = None
     """Coloured pictures that are written; by default all."""
     sheet_rows: Annotated[int, Field(ge=0)] = 12
@@ -366,7 +366,7 @@ class Compare(_Strict):
     """For pictures: as in koala evaluate."""
     lpips: Path | None = None
     """For pictures: as in koala evaluate."""
-    batch: Count = 50
+    batch: Count = 32
     """For pictures: images at a time."""
     threads: Count = 4
     """For pictures: threads that decode."""

@@ -20,7 +20,9 @@ import csv
 import hashlib
 import io
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,8 +44,8 @@ from koala.files import put
 from koala.metrics import Histograms, Moments
 from koala.order import Places, shuffled
 from koala.parts import Parts
-from koala.pipeline import batches
-from koala.predictions import Colorist, Folder, Network, Prediction, inside, picture_files, seen_window
+from koala.pipeline import Batch, batches
+from koala.predictions import Colorist, Folder, Network, Prediction, inside, photos_of, picture_files, seen_window
 from koala.progress import Progress
 from koala.scoring import Table
 from koala.shards import Shards, read_manifest
@@ -190,18 +192,35 @@ class Evaluation:
         left = [samples for samples in mine if _part(kind, samples) not in self.parts]
         total, left_total = (sum(len(samples) for samples in some) for some in (mine, left))
         what = "evaluating" if kind == "scores" else "looking at true pictures"
-        with Progress(total, what, start=total - left_total, show=self.accelerator.is_main_process) as progress:
+        with (
+            Progress(total, what, start=total - left_total, show=self.accelerator.is_main_process) as progress,
+            # batches are scored in threads of their own while the next ones are coloured
+            ThreadPoolExecutor(self.settings.threads, "koala-scorer", torch.set_num_threads, (1,)) as pool,
+        ):
+            under_way: deque[Future[int]] = deque()
             for samples, photos in zip(left, self._photos(shards, left), strict=True):
                 if kind == "scores":
-                    prediction = self.colorist.predict(photos)
-                    self._write_pictures(prediction)
-                    measured = self._measure(prediction)
+                    work = pool.submit(self._score, _part(kind, samples), self.colorist.predict(photos))
                 else:
-                    measured = {"true": self._seen(photos.rgb)}
-                self.parts.write(_part(kind, samples), measured)
-                progress.advance(len(samples))
+                    work = pool.submit(self._look, _part(kind, samples), photos)
+                under_way.append(work)
+                if len(under_way) > self.settings.threads:
+                    progress.advance(under_way.popleft().result())
+            for work in under_way:
+                progress.advance(work.result())
 
-    def _photos(self, shards: Shards, some: Sequence[NDArray]) -> Iterator[Any]:
+    def _score(self, part: str, prediction: Prediction) -> int:
+        """Write a batch's pictures and keep what is measured of it."""
+        self._write_pictures(prediction)
+        self.parts.write(part, self._measure(prediction))
+        return len(prediction.photos)
+
+    def _look(self, part: str, photos: Batch) -> int:
+        """Keep the features of a batch's true pictures."""
+        self.parts.write(part, {"true": self._seen(photos_of(photos))})
+        return len(photos.ab)
+
+    def _photos(self, shards: Shards, some: Sequence[NDArray]) -> Iterator[Batch]:
         places = (Places(samples, np.zeros_like(samples)) for samples in some)
         return batches(
             shards, places, self.data, dali_device(self.accelerator), batch=self.settings.batch, with_rgb=True
@@ -226,11 +245,11 @@ class Evaluation:
                 measured["true"] = self._seen(prediction.photos)
         return measured
 
-    @torch.inference_mode()
-    def _seen(self, seen: Tensor | None) -> NDArray[np.float32]:
+    @torch.no_grad()
+    def _seen(self, shown: Tensor) -> NDArray[np.float32]:
         """The features of pictures."""
-        assert self.features is not None and seen is not None
-        return self.features.extract(seen).cpu().numpy()
+        assert self.features is not None
+        return self.features.extract(shown).cpu().numpy()
 
     def _weight(self, prediction: Prediction) -> Tensor | None:
         """Which pixels count, `(B, 1, H, W)`; None where all do."""
@@ -239,7 +258,7 @@ class Evaluation:
         weight = np.zeros((len(prediction.ab), 1, self.data.size, self.data.size), np.float32)
         for square, sample in zip(weight[:, 0], prediction.batch.samples, strict=True):
             inside(square, seen_window(self.shards, int(sample), self.data))[...] = 1
-        return torch.from_numpy(weight).to(prediction.ab.device)
+        return None if weight.all() else torch.from_numpy(weight).to(prediction.ab.device)
 
     def _write_pictures(self, prediction: Prediction) -> None:
         """Each picture under its source's name, without what was padded."""

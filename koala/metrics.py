@@ -60,14 +60,16 @@ def ssim(predicted: Tensor, true: Tensor, weight: Tensor | None = None) -> Tenso
         raise ValueError(f"structural similarity needs {SSIM_WINDOW} pixels or more a side, got {height} x {width}")
     # around the middle of the range, so that the differences of squares below keep their digits in float32
     x, y = (picture.to(memory_format=torch.channels_last).float() - 127.5 for picture in (predicted, true))
-    x_mean, y_mean, squares, product = _blurred(torch.cat([x, y, x * x + y * y, x * y], dim=1)).chunk(4, dim=1)
+    blurred = _blurred(torch.cat([x, y, x * x + y * y, x * y], dim=1))
+    # maps first: the arithmetic that follows is several times as quick on what lies together
+    x_mean, y_mean, squares, product = blurred.transpose(0, 1).contiguous().chunk(4)
     covariance = product - x_mean * y_mean
     variances = squares - x_mean * x_mean - y_mean * y_mean
     x_mean, y_mean = x_mean + 127.5, y_mean + 127.5
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = (2 * x_mean * y_mean + c1) * (2 * covariance + c2)
     similarity = similarity / ((x_mean * x_mean + y_mean * y_mean + c1) * (variances + c2))
-    return mean(similarity, None if weight is None else _whole_windows(weight))
+    return mean(similarity.transpose(0, 1), None if weight is None else _whole_windows(weight))
 
 
 def _blurred(maps: Tensor) -> Tensor:
@@ -85,7 +87,9 @@ def _blurred(maps: Tensor) -> Tensor:
 
 def _whole_windows(weight: Tensor) -> Tensor:
     """1 where a window has no pixel of no weight; 1 everywhere for a picture without such a window."""
-    empty = F.max_pool2d((weight == 0).float(), SSIM_WINDOW, stride=1)
+    empty = (weight == 0).float()
+    for window in ((SSIM_WINDOW, 1), (1, SSIM_WINDOW)):  # one axis after the other
+        empty = F.max_pool2d(empty, window, stride=1)
     whole = 1 - empty
     return torch.where(whole.sum(dim=(2, 3), keepdim=True) > 0, whole, torch.ones_like(whole))
 
@@ -148,7 +152,7 @@ def _seventh_power_share(chroma: Tensor) -> Tensor:
 def _angle(b: Tensor, a: Tensor) -> Tensor:
     """The angle of `(a, b)` in 0..2 pi; 0 for (0, 0)."""
     angle = torch.atan2(b, a)
-    return torch.where(angle < 0, angle + 2 * math.pi, angle)
+    return angle + 2 * math.pi * (angle < 0).to(angle.dtype)
 
 
 def mean(values: Tensor, weight: Tensor | None) -> Tensor:

@@ -67,6 +67,15 @@ def contact_sheet(columns: NDArray[np.uint8], names: Sequence[str]) -> Image.Ima
     return sheet
 
 
+def cells(sheet: Image.Image, columns: int) -> NDArray[np.uint8]:
+    """The square pictures of a contact sheet, `(columns, rows, H, H, 3)`: what `contact_sheet` was given."""
+    side = (sheet.width + _GAP) // columns - _GAP
+    body = np.asarray(sheet.convert("RGB"))[_HEADER:]
+    framed = np.pad(body, [(0, _GAP), (0, _GAP), (0, 0)])
+    rows = framed.reshape(-1, side + _GAP, columns, side + _GAP, 3)[:, :side, :, :side]
+    return rows.transpose(2, 0, 1, 3, 4)
+
+
 def save(image: Image.Image, path: Path, **options: Any) -> None:
     """Write an image file so that it is there whole or not at all; its suffix says the format."""
     path.parent.mkdir(parents=True, exist_ok=True)

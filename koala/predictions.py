@@ -1,9 +1,9 @@
 """Where coloured pictures come from that are judged: a network, or a folder that another colouriser left."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -28,28 +28,40 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _HALF_A_LEVEL = 0.5 / 255
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A batch with the colours that were made of it.
+class Prediction(ABC):
+    """A batch with the colours that were made of it, worked out when they are asked for, in the thread that asks.
 
     Attributes:
         batch: with the photos themselves.
-        ab: `(B, 2, H, W)` predicted, on the network's scale.
-        pictures: `(B, 3, H, W)` uint8, what is judged.
-        beyond: `(B, 1, H, W)` bool, where L* and ab made a colour outside sRGB.
-        photo_lab: `(B, 3, H, W)` L*a*b* of the photos.
     """
 
-    batch: Batch
-    ab: Tensor
-    pictures: Tensor
-    beyond: Tensor
-    photo_lab: Tensor
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
 
     @property
     def photos(self) -> Tensor:
         """The photos themselves, `(B, 3, H, W)` uint8."""
         return photos_of(self.batch)
+
+    @cached_property
+    def photo_lab(self) -> Tensor:
+        """L*a*b* of the photos, `(B, 3, H, W)`."""
+        return color.rgb_to_lab(self.photos)
+
+    @property
+    @abstractmethod
+    def ab(self) -> Tensor:
+        """`(B, 2, H, W)` on the network's scale."""
+
+    @property
+    @abstractmethod
+    def pictures(self) -> Tensor:
+        """What is judged, `(B, 3, H, W)` uint8."""
+
+    @property
+    @abstractmethod
+    def beyond(self) -> Tensor:
+        """Where L* and ab made a colour outside sRGB, `(B, 1, H, W)` bool."""
 
     @cached_property
     def lab(self) -> Tensor:
@@ -62,6 +74,74 @@ def photos_of(batch: Batch) -> Tensor:
     if batch.rgb is None:
         raise ValueError("scores need the photos themselves: batches(..., with_rgb=True)")
     return batch.rgb
+
+
+class Assembled(Prediction):
+    """Predicted ab joined with L* of the photos.
+
+    Args:
+        batch: with the photos.
+        ab: `(B, 2, H, W)` on the network's scale.
+        assembly: whose L*: the grey-scaled photos', or the photos'.
+    """
+
+    def __init__(self, batch: Batch, ab: Tensor, assembly: LightnessSource) -> None:
+        super().__init__(batch)
+        self._ab, self._assembly = ab.float(), assembly
+
+    @property
+    def ab(self) -> Tensor:
+        """As it was predicted."""
+        return self._ab
+
+    @cached_property
+    def _rgb(self) -> Tensor:
+        """In 0..1, and beyond that outside sRGB."""
+        if self._assembly == "grey":
+            lab = color.to_lab(color.to_lightness(self.photos, "grey"), self.ab)
+        else:
+            lab = color.to_lab(self.batch.lightness, self.ab)
+            lab[:, :1] = self.photo_lab[:, :1]
+        return color.lab_to_rgb(lab, clip=False)
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """In 8-bit sRGB, clipped."""
+        return pictures.to_bytes(self._rgb.clamp(0, 1))
+
+    @cached_property
+    def beyond(self) -> Tensor:
+        """By more than half a level of 8 bits."""
+        return ((self._rgb - self._rgb.clamp(0, 1)).abs() > _HALF_A_LEVEL).any(dim=1, keepdim=True)
+
+
+class Read(Prediction):
+    """Pictures that were made elsewhere; their ab is that of their 8-bit colours.
+
+    Args:
+        batch: with the photos.
+        read: gives a sample's picture, `(H, W, 3)` uint8.
+    """
+
+    def __init__(self, batch: Batch, read: Callable[[int], NDArray[np.uint8]]) -> None:
+        super().__init__(batch)
+        self._read = read
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """As they are."""
+        squares = np.stack([self._read(int(sample)) for sample in self.batch.samples])
+        return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous().to(self.photos.device)
+
+    @cached_property
+    def ab(self) -> Tensor:
+        """Of the pictures."""
+        return color.to_ab(self.pictures)
+
+    @property
+    def beyond(self) -> Tensor:
+        """Nowhere: they are in sRGB."""
+        return torch.zeros_like(self.pictures[:, :1], dtype=torch.bool)
 
 
 class Colorist(Protocol):
@@ -97,7 +177,7 @@ class Network:
         """Colour a batch."""
         with self._autocast():
             ab = self._model(batch.lightness)
-        return assembled(batch, ab, self._assembly)
+        return Assembled(batch, ab, self._assembly)
 
     def provenance(self) -> dict[str, Any]:
         """Its checkpoint and its extractor."""
@@ -107,25 +187,6 @@ class Network:
             "checkpoint_sha256": sha256(self._found.path / "model.safetensors"),
             "extractor_sha256": self._found.extractor_sha256,
         }
-
-
-def assembled(batch: Batch, ab: Tensor, assembly: LightnessSource) -> Prediction:
-    """Join predicted ab with L* of the photos.
-
-    Args:
-        batch: with the photos.
-        ab: `(B, 2, H, W)` on the network's scale.
-        assembly: whose L*: the grey-scaled photos', or the photos'.
-    """
-    photos = photos_of(batch)
-    photo_lab = color.rgb_to_lab(photos)
-    lab = color.to_lab(color.to_lightness(photos, "grey"), ab.float())
-    if assembly == "color":
-        lab[:, :1] = photo_lab[:, :1]
-    rgb = color.lab_to_rgb(lab, clip=False)
-    within = rgb.clamp(0, 1)
-    beyond = ((rgb - within).abs() > _HALF_A_LEVEL).any(dim=1, keepdim=True)
-    return Prediction(batch, ab, pictures.to_bytes(within), beyond, photo_lab)
 
 
 class Folder:
@@ -171,16 +232,8 @@ class Folder:
         return called[0] if len(called) == 1 else None
 
     def predict(self, batch: Batch) -> Prediction:
-        """The pictures of a batch.
-
-        Raises:
-            UserError: one cannot be read, or has another size than its photo.
-        """
-        photos = photos_of(batch)
-        squares = np.stack([self._square(int(sample)) for sample in batch.samples])
-        judged = torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous().to(photos.device)
-        beyond = torch.zeros_like(judged[:, :1], dtype=torch.bool)
-        return Prediction(batch, color.to_ab(judged), judged, beyond, color.rgb_to_lab(photos))
+        """The pictures of a batch; asking for them raises UserError where one cannot be read or has another size."""
+        return Read(batch, self._square)
 
     def _square(self, sample: int) -> NDArray[np.uint8]:
         """A picture in the square that its photo is judged in, `(size, size, 3)`."""

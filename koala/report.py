@@ -12,7 +12,7 @@ from koala import page
 from koala.metrics import CHROMA_STEP, Histograms
 from koala.scoring import MEANINGS, Table
 
-_ARROWS = {"lower": "&darr;", "higher": "&uarr;", "": ""}
+ARROWS = {"lower": "&darr;", "higher": "&uarr;", "": ""}
 _DRAWN = ("psnr", "ssim", "ciede2000", "lpips", "mse")
 
 
@@ -71,7 +71,7 @@ def html(
 def _scores(report: Mapping[str, Any]) -> list[str]:
     rows = [
         [
-            f"<b>{name}</b> {_ARROWS[MEANINGS[name].better]}",
+            f"<b>{name}</b> {ARROWS[MEANINGS[name].better]}",
             f"{value:.4g} {interval_text(report['intervals'].get(name))}",
             page.text(MEANINGS[name].text),
         ]
@@ -84,9 +84,11 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def interval_text(interval: Sequence[float] | None) -> str:
-    """An interval in brackets; nothing where there is none."""
-    return f'<span class="soft">[{interval[0]:.4g}, {interval[1]:.4g}]</span>' if interval is not None else ""
+def interval_text(interval: Sequence[float] | None, sign: str = "") -> str:
+    """An interval in brackets, with signs for "+"; nothing where there is none."""
+    if interval is None:
+        return ""
+    return f'<span class="soft">[{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]</span>'
 
 
 def _colors(predicted: Histograms, true: Histograms) -> str:

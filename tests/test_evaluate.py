@@ -107,7 +107,7 @@ def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_p
 def test_scores_are_computed_in_full_precision(run, shard_folder, precision):
     """A network that knows the truth gets a PSNR that only rounding to 8 bits limits."""
     prediction = predict(run, shard_folder, mixed_precision=precision)
-    truth = predictions.assembled(prediction.batch, prediction.batch.ab, "color")
+    truth = predictions.Assembled(prediction.batch, prediction.batch.ab, "color")
     scores = scoring.score(truth)
     assert scores["psnr"].min() > 60
     assert scores["out_of_gamut"].max() == 0
