@@ -13,7 +13,6 @@ What is written to OUT:
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,37 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import bootstrap, config, evaluate, page, pictures, scoring
+from koala import bootstrap, config, evaluate, page, pictures, results, scoring
 from koala.config import Protocol
 from koala.errors import UserError
 from koala.files import put
 from koala.report import ARROWS, interval_text
-from koala.scoring import MEANINGS, Table
+from koala.results import Result
+from koala.scoring import MEANINGS
 
 HEADLINE = (
     *("mse", "psnr", "ssim", "ciede2000", "lpips", "fid", "kid", "fid_torchvision", "kid_torchvision"),
     *("fd_efficientnet_lite0", "kd_efficientnet_lite0", "chroma_ratio", "out_of_gamut", "cf", "dcf"),
 )
-_NEEDED = {"scores", "intervals", "protocol", "judges", "shards_sha256", "input_lightness"}  # of scores.json
-
-
-@dataclass(frozen=True)
-class Column:
-    """An evaluation.
-
-    Attributes:
-        name: what it is called here.
-        folder: where koala evaluate left it.
-        result: what its scores.json holds.
-        images: names of the images.
-        table: measures of each image, `(N,)` each.
-    """
-
-    name: str
-    folder: Path
-    result: dict[str, Any]
-    images: list[str]
-    table: Table
 
 
 @dataclass(frozen=True)
@@ -85,40 +65,13 @@ class Comparison:
         differences: for each column but the baseline, for each score.
     """
 
-    columns: Sequence[Column]
+    columns: Sequence[Result]
     baseline: str
     names: Sequence[str]
     differences: Mapping[str, Mapping[str, Difference]]
 
 
-def read(name: str, folder: Path) -> Column:
-    """Read an evaluation.
-
-    Args:
-        name: what it is to be called.
-        folder: that koala evaluate wrote, or a run folder that holds it as "evaluation".
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    for place in (folder, folder / "evaluation"):
-        try:
-            result = json.loads((place / "scores.json").read_bytes())
-            with (place / "per_image.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-                head, *rows = csv.reader(file)
-            columns = list(zip(*rows, strict=True))
-            table = {key: np.array(values, np.float64) for key, values in zip(head[1:], columns[1:], strict=True)}
-            if _NEEDED - result.keys():
-                raise ValueError
-            return Column(name, place, result, list(columns[0]), table)
-        except FileNotFoundError:
-            continue
-        except (ValueError, KeyError, TypeError, IndexError):
-            raise UserError(f"{place} holds a damaged evaluation; delete its scores.json and evaluate again") from None
-    raise UserError(f"{folder} holds no whole evaluation; run koala evaluate {folder} --shards DIR first")
-
-
-def compare(columns: Sequence[Column], baseline: str = "") -> Comparison:
+def compare(columns: Sequence[Result], baseline: str = "") -> Comparison:
     """Compare evaluations of the same images.
 
     Args:
@@ -141,7 +94,7 @@ def compare(columns: Sequence[Column], baseline: str = "") -> Comparison:
         column.name: scoring.summary(dict(zip(measures, resampled[:, index].T, strict=True)), _protocol(column))
         for index, column in enumerate(columns)
     }
-    names = [name for name in MEANINGS if all(name in column.result["scores"] for column in columns)]
+    names = [name for name in MEANINGS if all(name in column.scores for column in columns)]
     differences = {
         column.name: {name: _difference(name, column, first, spreads) for name in names if not name.endswith("_true")}
         for column in columns
@@ -150,40 +103,40 @@ def compare(columns: Sequence[Column], baseline: str = "") -> Comparison:
     return Comparison(columns, first.name, names, differences)
 
 
-def _difference(name: str, column: Column, first: Column, spreads: Mapping[str, Mapping[str, NDArray]]) -> Difference:
-    value = column.result["scores"][name] - first.result["scores"][name]
+def _difference(name: str, column: Result, first: Result, spreads: Mapping[str, Mapping[str, NDArray]]) -> Difference:
+    value = column.scores[name] - first.scores[name]
     if name not in spreads[column.name]:
         return Difference(value, None)
     return Difference(value, bootstrap.interval(spreads[column.name][name] - spreads[first.name][name]))
 
 
-def _protocol(column: Column) -> Protocol:
+def _protocol(column: Result) -> Protocol:
     known = {field.name for field in fields(Protocol)}
-    values = {key: value for key, value in column.result["protocol"].items() if key in known}
+    values = {key: value for key, value in column.report["protocol"].items() if key in known}
     return config.validate(Protocol, values, f"{column.folder / 'scores.json'}")
 
 
-def _check_alike(first: Column, other: Column) -> None:
+def _check_alike(first: Result, other: Result) -> None:
     """See that two evaluations may be compared.
 
     Raises:
         UserError: they may not.
     """
     both = f"{first.name} and {other.name}"
-    mine, theirs = first.result["protocol"], other.result["protocol"]
+    mine, theirs = first.report["protocol"], other.report["protocol"]
     if mine["judging_sha256"] != theirs["judging_sha256"]:
         unimportant = ("name", "about", "departures", "lightness", "sha256", "judging_sha256")
         differing = [key for key in mine if key not in unimportant and mine[key] != theirs.get(key)]
         told = "; ".join(f"{key} {_short(mine[key])} and {_short(theirs.get(key))}" for key in differing)
         raise UserError(f"{both} were judged by different protocols ({told}); evaluate both with the same --protocol")
-    if first.result["shards_sha256"] != other.result["shards_sha256"] or first.images != other.images:
+    if first.report["shards_sha256"] != other.report["shards_sha256"] or first.images != other.images:
         told = " and ".join(
-            f'{column.result["shards"]} (split {column.result["split"]}, where "{column.result["where"]}")'
-            for column in (first, other)
+            f'{one.report["shards"]} (split {one.report["split"]}, where "{one.report["where"]}")'
+            for one in (first, other)
         )
         raise UserError(f"{both} were judged on different images: {told}; evaluate both on the same shards")
-    for name, judge in first.result["judges"].items():
-        if name in other.result["judges"] and other.result["judges"][name]["sha256"] != judge["sha256"]:
+    for name, judge in first.report["judges"].items():
+        if name in other.report["judges"] and other.report["judges"][name]["sha256"] != judge["sha256"]:
             raise UserError(f"{both} were judged by different weights of {name}; evaluate both with the same file")
 
 
@@ -210,8 +163,8 @@ def lines(comparison: Comparison) -> list[str]:
     return [*said, f"Differences are from {comparison.baseline}; {note}."]
 
 
-def _cell(comparison: Comparison, column: Column, name: str) -> str:
-    value = f"{column.result['scores'][name]:.5g}"
+def _cell(comparison: Comparison, column: Result, name: str) -> str:
+    value = f"{column.scores[name]:.5g}"
     difference = comparison.differences.get(column.name, {}).get(name)
     if difference is None:
         return value
@@ -219,9 +172,9 @@ def _cell(comparison: Comparison, column: Column, name: str) -> str:
     return f"{value} {difference.value:+.3g}{spread}{' *' if difference.clear else ''}"
 
 
-def _input(column: Column) -> str:
+def _input(column: Result) -> str:
     """What the column's colouriser saw; unknown of pictures that someone made."""
-    return "unknown" if "pictures_of" in column.result else str(column.result["input_lightness"])
+    return "unknown" if "pictures_of" in column.report else str(column.report["input_lightness"])
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -231,10 +184,10 @@ def to_csv(comparison: Comparison) -> str:
     writer.writerow(["score", "column", "value", "low", "high", "difference", "difference_low", "difference_high"])
     for name in comparison.names:
         for column in comparison.columns:
-            low, high = column.result["intervals"].get(name, ("", ""))
+            low, high = column.intervals.get(name, ("", ""))
             difference = comparison.differences.get(column.name, {}).get(name)
             against = ["", "", ""] if difference is None else [difference.value, *(difference.interval or ("", ""))]
-            writer.writerow([name, column.name, column.result["scores"][name], low, high, *against])
+            writer.writerow([name, column.name, column.scores[name], low, high, *against])
     return text.getvalue()
 
 
@@ -247,7 +200,7 @@ def to_latex(comparison: Comparison) -> str:
         " & ".join([_latex(column.name), *(_latex_cell(comparison, column, name) for name in shown)])
         for column in comparison.columns
     ]
-    protocol = comparison.columns[0].result["protocol"]
+    protocol = comparison.columns[0].report["protocol"]
     return "\n".join(
         [
             f"% protocol {protocol['name']}, judging sha256 {protocol['judging_sha256']}",
@@ -264,9 +217,9 @@ def to_latex(comparison: Comparison) -> str:
     )
 
 
-def _latex_cell(comparison: Comparison, column: Column, name: str) -> str:
+def _latex_cell(comparison: Comparison, column: Result, name: str) -> str:
     difference = comparison.differences.get(column.name, {}).get(name)
-    return f"{column.result['scores'][name]:.4g}" + ("$^*$" if difference is not None and difference.clear else "")
+    return f"{column.scores[name]:.4g}" + ("$^*$" if difference is not None and difference.clear else "")
 
 
 def _latex(text: str) -> str:
@@ -283,7 +236,7 @@ def to_html(comparison: Comparison, sheet: NDArray[np.uint8] | None) -> str:
         sheet: `(columns, rows, H, H, 3)` pictures: grey, each column's, original.
     """
     names = [column.name for column in comparison.columns]
-    protocol = comparison.columns[0].result["protocol"]
+    protocol = comparison.columns[0].report["protocol"]
     scores = [
         [f"<b>{name}</b> {ARROWS[MEANINGS[name].better]}", *_html_cells(comparison, name)] for name in comparison.names
     ]
@@ -307,7 +260,7 @@ def to_html(comparison: Comparison, sheet: NDArray[np.uint8] | None) -> str:
 
 def _html_cells(comparison: Comparison, name: str) -> Iterable[str]:
     for column in comparison.columns:
-        cell = f"{column.result['scores'][name]:.5g} {interval_text(column.result['intervals'].get(name))}"
+        cell = f"{column.scores[name]:.5g} {interval_text(column.intervals.get(name))}"
         difference = comparison.differences.get(column.name, {}).get(name)
         if difference is not None:
             weight = "b" if difference.clear else "span"
@@ -315,17 +268,17 @@ def _html_cells(comparison: Comparison, name: str) -> Iterable[str]:
         yield cell
 
 
-def _html_origin(column: Column) -> str:
-    result = column.result
-    what = result.get("checkpoint") or result.get("pictures_of")
-    sha256 = result.get("checkpoint_sha256") or result.get("pictures_sha256")
+def _html_origin(column: Result) -> str:
+    report = column.report
+    what = report.get("checkpoint") or report.get("pictures_of")
+    sha256 = report.get("checkpoint_sha256") or report.get("pictures_sha256")
     return f"<code>{page.text(what)}</code><br>input L* {_input(column)}, sha256 <code>{page.text(sha256)}</code>"
 
 
 # ---------------------------------------------------------------- as files
 
 
-def sheet_of(columns: Sequence[Column]) -> NDArray[np.uint8] | None:
+def sheet_of(columns: Sequence[Result]) -> NDArray[np.uint8] | None:
     """The sheets of the evaluations side by side, `(columns, rows, H, H, 3)`; None where one has no sheet."""
     sheets = []
     for column in columns:
@@ -361,12 +314,12 @@ def compare_command(settings: config.Compare) -> int:
         UserError: a folder holds no evaluation, or they cannot be compared.
     """
     runs = _named(settings.runs)
-    columns = [read(name, folder) for name, folder in runs.items()]
+    columns = [results.read(folder, name) for name, folder in runs.items()]
     for name, folder in _named(settings.pictures).items():
         if name in runs:
             raise UserError(f"two columns are called {name}; give one another name with NAME=FOLDER")
         evaluate.evaluate(_judging(settings, columns, name, folder))
-        columns.append(read(name, settings.out / name))
+        columns.append(results.read(settings.out / name, name))
     if len(columns) < 2:
         raise UserError("there is nothing to compare; name two evaluations, or one and --pictures NAME=FOLDER")
     comparison = compare(columns, settings.baseline)
@@ -389,21 +342,21 @@ def _named(words: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _judging(settings: config.Compare, columns: Sequence[Column], name: str, folder: Path) -> config.Evaluate:
+def _judging(settings: config.Compare, columns: Sequence[Result], name: str, folder: Path) -> config.Evaluate:
     """How a folder of pictures is judged: as the first run was, where nothing else is said."""
     first = columns[0] if columns else None
     if first is None and not (settings.shards and settings.protocol):
         raise UserError("there is no run to take the rules from; name --shards and --protocol")
-    result = first.result if first is not None else {}
+    report = first.report if first is not None else {}
     protocol = settings.protocol or (str(first.folder / "protocol.toml") if first is not None else "")
-    judged_by_networks = first is None or result["judges"]
+    judged_by_networks = first is None or report["judges"]
     return config.Evaluate(
         folder,
-        settings.shards or Path(result["shards"]),
+        settings.shards or Path(report["shards"]),
         out=settings.out / name,
         protocol=protocol,
-        split=result.get("split", "val"),
-        where=result.get("where", ""),
+        split=report.get("split", "val"),
+        where=report.get("where", ""),
         features="protocol" if judged_by_networks else "none",
         inception=settings.inception,
         lpips=settings.lpips,

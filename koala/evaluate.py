@@ -16,9 +16,7 @@ scores do not depend on the number of processes.
     OUT/pictures/         coloured pictures under the images' names
 """
 
-import csv
 import hashlib
-import io
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +32,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from koala import __version__, audit, checkpoint, config, features, metrics, pictures, protocol, report, scoring
+from koala import (
+    __version__,
+    audit,
+    checkpoint,
+    config,
+    features,
+    metrics,
+    pictures,
+    protocol,
+    report,
+    results,
+    scoring,
+)
 from koala.checkpoint import Checkpoint
 from koala.config import Protocol
 from koala.distributed import accelerated, dali_device, main_first, on_main
@@ -170,7 +180,7 @@ class Evaluation:
         wanted = {"pictures": self.settings.pictures, "sheet_rows": self.settings.sheet_rows, "left_out": self.left_out}
         self.what = self.provenance()
         self.key = hashlib.sha256(json.dumps({**self.what, **wanted}).encode()).hexdigest()
-        if _read_scores(self.out).get("key") == self.key:
+        if results.read_scores(self.out).get("key") == self.key:
             return True
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "scores.json").unlink(missing_ok=True)
@@ -296,7 +306,7 @@ class Evaluation:
             "key": self.key,
         }
         names = [picture_name(source).as_posix() for source in sources]
-        self._write("per_image.csv", _csv(sources, table))
+        self._write("per_image.csv", results.to_csv(sources, table))
         self._write("convincing.txt", "".join(f"{names[row]}\n" for row in order))
         self._write_protocol()
         self.write_sheet()
@@ -407,7 +417,7 @@ def evaluate(settings: config.Evaluate) -> int:
         elif accelerator.is_main_process:
             print(f"{evaluation.out} holds this evaluation already")
         if accelerator.is_main_process:
-            print("\n".join(lines(_read_scores(evaluation.out))))
+            print("\n".join(lines(results.read_scores(evaluation.out))))
             print(f"{evaluation.out}: report.html, scores.json, per_image.csv, convincing.txt, sheet.png, pictures/")
     return 0
 
@@ -480,23 +490,6 @@ def _part(kind: str, samples: NDArray) -> str:
 
 
 # ---------------------------------------------------------------- what is written
-
-
-def _read_scores(out: Path) -> dict[str, Any]:
-    """What scores.json holds; nothing where it is not there or damaged."""
-    try:
-        return json.loads((out / "scores.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-
-
-def _csv(sources: Sequence[str], table: Table) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *table])
-    for row, source in enumerate(sources):
-        writer.writerow([source, *(f"{values[row]:.10g}" for values in table.values())])
-    return text.getvalue()
 
 
 def _title(model: Path, colorist: Colorist) -> str:

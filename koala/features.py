@@ -13,6 +13,7 @@ References:
     unreasonable effectiveness of deep features as a perceptual metric", CVPR 2018 (LPIPS).
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,10 +129,12 @@ def _inception_2015(weights: Path | None, device: torch.device) -> Features:
 def _inception_torchvision(normalization: str, weights: Path | None, device: torch.device) -> Features:
     """The Inception of torchvision, through timm."""
     path = weights or _in_cache("inception_torchvision", "--inception")
-    extractor.read_weights(path, "--inception")
-    settings = config.Extractor("inception_v3", "pooled", str(path))
+    names = extractor.read_weights(path, "--inception").keys()
     try:
-        network = _built(settings, device)
+        network = _built(config.Extractor("inception_v3", "pooled", str(path)), device)
+        missing = [name for name in network.model.state_dict().keys() - names if "num_batches" not in name]
+        if missing:  # which timm does not mind, for this network
+            raise UserError(missing[0])
     except UserError:
         raise UserError(
             f"{path} does not hold the weights of torchvision's Inception; --inception names the file "
@@ -182,7 +185,9 @@ def lpips(weights: Path | None, device: torch.device) -> Perceptual:
     except ImportError:
         raise LeftOut('lpips is not installed; pip install "koala[eval]"') from None
     state = extractor.read_weights(path, "--lpips")
-    network: Any = LPIPS(net="alex", pnet_rand=True, verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in the old way
+        network: Any = LPIPS(net="alex", pnet_rand=True, verbose=False)
     names = {f"features.{layer.partition('.')[2]}": layer for layer in network.net.state_dict()}
     try:
         network.net.load_state_dict({layer: state[name] for name, layer in names.items()})

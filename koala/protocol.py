@@ -76,7 +76,8 @@ def names(ids: Ids, what: str) -> list[str] | None:
     if in_range is not None and (strange := [name for name in found if name not in in_range]):
         span = f"{ids.pattern.format(ids.first)} to {ids.pattern.format(ids.last)}"
         raise UserError(
-            f"{ids.file}: {len(strange)} names are not from {span}, such as {strange[0]}; this is not {what}"
+            f"{len(strange)} of the {len(found)} names in {ids.file} are not from {span}, such as {strange[0]}; "
+            f"name the list of {what}"
         )
     if ids.count and len(found) != ids.count:
         remedy = f"{ids.file} names {len(found)}" if ids.file else "name the file that lists them with --ids FILE"

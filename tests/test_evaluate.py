@@ -19,21 +19,6 @@ from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start_two
 
 
-@pytest.fixture(scope="module")
-def run(shard_folder, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    train.train(
-        config.Train(
-            data=config.Data(shard_folder, size=16, threads=2),
-            extractor=config.Extractor("none"),
-            batch=4,
-            epochs=0.2,
-            run=folder,
-        )
-    )
-    return folder
-
-
 @pytest.fixture
 def evaluated(run, shard_folder, tmp_path):
     evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path, batch=3, threads=2))

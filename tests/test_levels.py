@@ -13,7 +13,7 @@ LEVELS = [
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
     {"embeddings", "predictions"},
     {"train", "photos", "scoring"},
-    {"report"},
+    {"report", "results"},
     {"evaluate"},
     {"demo", "compare"},
     {"cli"},
