@@ -28,12 +28,7 @@ from koala.errors import UserError
 from koala.files import put
 from koala.report import ARROWS, interval_text
 from koala.results import Result
-from koala.scoring import MEANINGS
-
-HEADLINE = (
-    *("mse", "psnr", "ssim", "ciede2000", "lpips", "fid", "kid", "fid_torchvision", "kid_torchvision"),
-    *("fd_efficientnet_lite0", "kd_efficientnet_lite0", "chroma_ratio", "out_of_gamut", "cf", "dcf"),
-)
+from koala.scoring import HEADLINE, MEANINGS
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ scores do not depend on the number of processes.
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
@@ -309,9 +309,19 @@ class Evaluation:
         self._write("per_image.csv", results.to_csv(sources, table))
         self._write("convincing.txt", "".join(f"{names[row]}\n" for row in order))
         self._write_protocol()
-        self.write_sheet()
+        colored = order[~scoring.pale(table)[order]]
+        groups = _groups(colored if len(colored) else order)
+        rows = range(min(self.settings.sheet_rows, len(self.shards)))
+        shown = self._triptychs({*rows, *(sample for samples in groups.values() for sample in samples)})
         columns = (COLUMNS[0], _title(self.settings.model, self.colorist), COLUMNS[2])
-        examples = list(self._examples(order, table, sources))
+        if rows:
+            sheet = pictures.contact_sheet(np.stack([shown[row] for row in rows], axis=1), columns)
+            pictures.save(sheet, self.out / "sheet.png")
+        examples = [
+            self._example(group, sample, table, sources[sample], shown[sample])
+            for group, samples in groups.items()
+            for sample in samples
+        ]
         page = report.html(result, table, predicted=predicted, true=true, examples=examples, columns=columns)
         self._write("report.html", page)
         self._write("scores.json", json.dumps(result, indent=1) + "\n")
@@ -372,30 +382,23 @@ class Evaluation:
 
     # ------------------------------------------------------------ showing
 
-    def write_sheet(self) -> None:
-        """The first pictures: grey, coloured, original."""
-        rows = min(self.settings.sheet_rows, len(self.shards))
-        if not rows:
-            return
-        shown = np.concatenate([_triptychs(p) for p in self.predictions(_batches(rows, self.settings.batch))], axis=1)
-        columns = (COLUMNS[0], _title(self.settings.model, self.colorist), COLUMNS[2])
-        pictures.save(pictures.contact_sheet(shown, columns), self.out / "sheet.png")
+    def _triptychs(self, samples: Collection[int]) -> dict[int, NDArray[np.uint8]]:
+        """Grey, coloured and original of samples, `(3, H, W, 3)` each."""
+        wanted, batch = np.array(sorted(samples), np.int64), self.settings.batch
+        shown: dict[int, NDArray[np.uint8]] = {}
+        for prediction in self.predictions([wanted[start : start + batch] for start in range(0, len(wanted), batch)]):
+            columns = torch.stack([pictures.grey(prediction.batch.lightness), prediction.pictures, prediction.photos])
+            rows = columns.permute(1, 0, 3, 4, 2).cpu().numpy()
+            shown |= {int(sample): row for sample, row in zip(prediction.batch.samples, rows, strict=True)}
+        return shown
 
-    def _examples(self, order: NDArray, table: Table, sources: Sequence[str]) -> Iterator[report.Example]:
-        """The most and the least convincing pictures, and those in the middle."""
-        colored = order[~scoring.pale(table)[order]]
-        groups = _groups(colored if len(colored) else order)
-        chosen = [sample for samples in groups.values() for sample in samples]
-        shown = {}
-        for prediction in self.predictions([np.array([sample]) for sample in sorted(chosen)]):
-            (sample,) = prediction.batch.samples
-            shown[int(sample)] = [self._without_padding(square, int(sample)) for square in _triptychs(prediction)[:, 0]]
-        for group, samples in groups.items():
-            for sample in samples:
-                shown_too = ("ciede2000", "psnr", "ssim", "chroma_predicted", "chroma_true")
-                measures = {name: float(table[name][sample]) for name in shown_too if name in table}
-                ratio = measures.pop("chroma_predicted") / max(measures.pop("chroma_true"), 1e-6)
-                yield report.Example(group, sources[sample], measures | {"chroma ratio": ratio}, shown[sample])
+    def _example(self, group: str, sample: int, table: Table, name: str, shown: NDArray) -> report.Example:
+        """A picture for the page."""
+        measured = ("ciede2000", "psnr", "ssim", "chroma_predicted", "chroma_true")
+        measures = {name: float(table[name][sample]) for name in measured if name in table}
+        ratio = measures.pop("chroma_predicted") / max(measures.pop("chroma_true"), 1e-6)
+        squares = [self._without_padding(square, sample) for square in shown]
+        return report.Example(group, name, measures | {"chroma ratio": ratio}, squares)
 
 
 def evaluate(settings: config.Evaluate) -> int:
@@ -423,14 +426,14 @@ def evaluate(settings: config.Evaluate) -> int:
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """Scores in lines, with their intervals, and what was left out."""
+    """The headline scores in lines, with their intervals, and what was left out."""
     named = result["protocol"]
     said = [
         f"{result['pictures']} pictures; protocol {named['name']} (sha256 {named['sha256'][:8]}): "
         f"L* of the {named['lightness']} picture in, of the {named['assembly']} picture out; padding {named['padding']}"
     ]
-    for name, value in result["scores"].items():
-        interval = result["intervals"].get(name)
+    for name in (name for name in result["scores"] if name in scoring.HEADLINE):
+        value, interval = result["scores"][name], result["intervals"].get(name)
         said.append(f"{name:26} {value:10.5f}" + (f"   [{interval[0]:.5f}, {interval[1]:.5f}]" if interval else ""))
     said += [f"left out: {name}: {why}" for name, why in result["left_out"].items()]
     for name, judge in result["judges"].items():
@@ -494,12 +497,6 @@ def _part(kind: str, samples: NDArray) -> str:
 
 def _title(model: Path, colorist: Colorist) -> str:
     return model.resolve().name if isinstance(colorist, Folder) else COLUMNS[1]
-
-
-def _triptychs(prediction: Prediction) -> NDArray[np.uint8]:
-    """Grey, coloured, original: `(3, B, H, W, 3)`."""
-    columns = torch.stack([pictures.grey(prediction.batch.lightness), prediction.pictures, prediction.photos])
-    return columns.permute(0, 1, 3, 4, 2).cpu().numpy()
 
 
 def _groups(order: NDArray) -> dict[str, list[int]]:

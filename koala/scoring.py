@@ -59,6 +59,12 @@ MEANINGS = {
     "dcf_absolute_of_pictures": Meaning("lower", "mean of the pictures' differences of cf_absolute"),
 }
 
+# those that one looks at first
+HEADLINE = (
+    *("mse", "psnr", "ssim", "ciede2000", "lpips", "fid", "kid", "fid_torchvision", "kid_torchvision"),
+    *("fd_efficientnet_lite0", "kd_efficientnet_lite0", "chroma_ratio", "out_of_gamut", "cf", "dcf"),
+)
+
 
 def score(
     prediction: Prediction,
