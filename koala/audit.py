@@ -58,7 +58,7 @@ class Colors:
     Attributes:
         color_model: what the JPEG stores, "grey" or "rgb".
         chroma: mean of sqrt(a*^2 + b*^2), in units of CIELAB.
-        colorfulness: see `colorfulness`.
+        colorfulness: see `koala.color`.
         grey: one channel, or red = green = blue in every pixel.
         near_grey: see `is_near_grey`; what is grey is near grey too.
         sepia: see `is_sepia`; never what is near grey.
@@ -97,7 +97,7 @@ def measure(jpeg: bytes) -> Colors:
     return Colors(
         "rgb",
         mean_chroma(lab),
-        colorfulness(rgb),
+        float(color.colorfulness(rgb)),
         grey=is_grey(rgb) and is_grey(np.asarray(_decoded(jpeg))),
         near_grey=near_grey,
         sepia=not near_grey and is_sepia(lab),
@@ -124,18 +124,6 @@ def is_grey(rgb: NDArray[np.uint8]) -> bool:
 def mean_chroma(lab: NDArray) -> float:
     """Mean of sqrt(a*^2 + b*^2) over `(H, W, 3)` L*a*b*."""
     return float(np.hypot(lab[..., 1], lab[..., 2]).mean())
-
-
-def colorfulness(rgb: NDArray[np.uint8]) -> float:
-    """Colourfulness of `(H, W, 3)` sRGB: 0 for greys, about 15 slightly, 45 quite, 109 extremely colourful.
-
-    References:
-        Hasler and Suesstrunk, "Measuring colourfulness in natural images", Human Vision and Electronic Imaging VIII
-        (2003), their M3: sigma_rgyb + 0.3 mu_rgyb, with rg = R - G and yb = (R + G) / 2 - B, signed, on 0..255.
-    """
-    red, green, blue = rgb.reshape(-1, 3).T.astype(np.float64)
-    opponents = np.stack([red - green, (red + green) / 2 - blue])
-    return float(np.linalg.norm(opponents.std(axis=1)) + 0.3 * np.linalg.norm(opponents.mean(axis=1)))
 
 
 def is_near_grey(lab: NDArray) -> bool:

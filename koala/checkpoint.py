@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map
 
 from koala import config, extractor
 from koala.errors import UserError
-from koala.files import put
+from koala.files import put, sha256
 from koala.model import Colorizer, Network
 
 _PART = ".part-"
@@ -243,7 +243,7 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         description = TypeAdapter(_Description).validate_json((path / "checkpoint.json").read_bytes())
-        damaged = [name for name, sha256 in description.sha256.items() if _sha256(path / name) != sha256]
+        damaged = [name for name, expected in description.sha256.items() if sha256(path / name) != expected]
     except OSError as error:
         raise UserError(f"{path} is not a whole checkpoint: {error.strerror}: {error.filename}") from None
     except ValidationError:
@@ -327,11 +327,6 @@ def _pickled(states: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(states, buffer)
     return buffer.getvalue()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
     "doctor": ("Doctor", "koala.doctor:doctor", ".", "look at machine, data and run folder before a training"),
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
+    "compare": ("Compare", "koala.compare:compare_command", "", "lay evaluations side by side, with their differences"),
     "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
     "kit": ("Kit", "koala.kit:copy", "", "copy launch/, shards/ and slurm/ out, for editing"),
 }

@@ -52,30 +52,15 @@ def rgb_to_lab(rgb: Any) -> Any:
     return _lab_rows(rgb, _LAB_FROM_CURVE, _LAB_OFFSET)
 
 
-def lab_to_rgb(lab: Any) -> Any:
+def lab_to_rgb(lab: Any, clip: bool = True) -> Any:
     """Turn CIE L*a*b* into sRGB.
 
     Args:
         lab: `(..., H, W, 3)` NumPy or `(..., 3, H, W)` torch, float; L* in 0..100.
+        clip: bring colours outside sRGB to its border.
 
     Returns:
-        The same shape and dtype, in 0..1; colours outside sRGB are clipped.
-
-    Raises:
-        ValueError: the colour axis is not 3 long.
-    """
-    ops = _library_of(lab)
-    return ops.clip(_encode_gamma(ops, lab_to_linear_rgb(lab)))
-
-
-def lab_to_linear_rgb(lab: Any) -> Any:
-    """Turn CIE L*a*b* into sRGB's linear light, not clipped: below 0 or above 1 the colour is outside sRGB.
-
-    Args:
-        lab: `(..., H, W, 3)` NumPy or `(..., 3, H, W)` torch, float; L* in 0..100.
-
-    Returns:
-        The same shape and dtype.
+        The same shape and dtype, in 0..1; unclipped colours outside sRGB are beyond that.
 
     Raises:
         ValueError: the colour axis is not 3 long.
@@ -84,7 +69,9 @@ def lab_to_linear_rgb(lab: Any) -> Any:
     ops.check(lab)
     curve_from_lab = np.linalg.inv(_LAB_FROM_CURVE)
     curve = ops.mix(lab, curve_from_lab, -curve_from_lab @ _LAB_OFFSET)
-    return ops.mix(_uncurve(ops, curve), np.linalg.inv(_RELATIVE_XYZ_FROM_RGB))
+    linear = ops.mix(_uncurve(ops, curve), np.linalg.inv(_RELATIVE_XYZ_FROM_RGB))
+    encoded = _encode_gamma(ops, linear)
+    return ops.clip(encoded) if clip else encoded
 
 
 def to_ab(rgb: Any) -> Any:
@@ -133,6 +120,34 @@ def to_lab(lightness: Any, ab: Any) -> Any:
         `(..., H, W, 3)` or `(..., 3, H, W)`, for `lab_to_rgb`.
     """
     return _library_of(ab).join((lightness - _L_SHIFT) / _L_SCALE, ab / _AB_SCALE)
+
+
+def colorfulness(rgb: Any, absolute: bool = False, weight: Any = None) -> Any:
+    """Colourfulness: 0 for greys, about 15 for a slightly, 45 for a quite, 109 for an extremely colourful picture.
+
+    Args:
+        rgb: `(..., H, W, 3)` NumPy or `(..., 3, H, W)` torch, uint8 sRGB.
+        absolute: take the absolute values of the opponent colours first, as CT2, DDColor and their followers do;
+            the paper takes them with their signs.
+        weight: `(..., H, W)`, how much each pixel counts; by default all count the same.
+
+    Returns:
+        `(...)` float64.
+
+    References:
+        Hasler and Suesstrunk, "Measuring colourfulness in natural images", Human Vision and Electronic Imaging VIII
+        (2003), their M3: sigma_rgyb + 0.3 mu_rgyb, with rg = R - G and yb = (R + G) / 2 - B on 0..255.
+    """
+    ops = _library_of(rgb)
+    ops.check(rgb)
+    red, green, blue = ops.channels(rgb)
+    opponents = red - green, (red + green) / 2 - blue
+    if absolute:
+        opponents = abs(opponents[0]), abs(opponents[1])
+    means = [ops.mean(opponent, weight) for opponent in opponents]
+    variances = [ops.mean(x**2, weight) - mean**2 for x, mean in zip(opponents, means, strict=True)]
+    # a variance of whole numbers that is none may come out a rounding error below it
+    return abs(variances[0] + variances[1]) ** 0.5 + 0.3 * (means[0] ** 2 + means[1] ** 2) ** 0.5
 
 
 def _lab_rows(rgb: Any, rows: NDArray, offset: NDArray) -> Any:
@@ -232,6 +247,14 @@ class _Numpy:
         return (rgb @ _GREY_FROM_RGB.T + 0.5).astype(np.uint8)
 
     @staticmethod
+    def channels(rgb: NDArray) -> Any:
+        return np.moveaxis(rgb.astype(np.float64), -1, 0)
+
+    @staticmethod
+    def mean(array: NDArray, weight: NDArray | None) -> Any:
+        return np.average(array, axis=(-2, -1), weights=weight)
+
+    @staticmethod
     def clip(array: NDArray) -> NDArray:
         return array.clip(0, 1)
 
@@ -256,7 +279,10 @@ class _Torch:
     def lookup(levels: Any, table: NDArray) -> Any:
         import torch
 
-        return torch.as_tensor(table, dtype=torch.float32, device=levels.device)[levels.int()]
+        values = torch.as_tensor(table, dtype=torch.float32, device=levels.device)
+        return values.index_select(0, levels.int().flatten()).reshape(
+            levels.shape
+        )  # 5 times as quick as values[levels]
 
     @staticmethod
     def mix(array: Any, matrix: NDArray, offset: NDArray | float = 0.0) -> Any:
@@ -276,7 +302,8 @@ class _Torch:
 
     @staticmethod
     def where(condition: Any, yes: Any, no: Any) -> Any:
-        return yes.where(condition, no)
+        """Exact, and on the CPU three times as quick as torch's own."""
+        return no.lerp(yes, condition.to(no.dtype))
 
     @staticmethod
     def cbrt(array: Any) -> Any:
@@ -287,6 +314,19 @@ class _Torch:
         import torch
 
         return (_Torch.mix(rgb.double(), _GREY_FROM_RGB) + 0.5).to(torch.uint8)
+
+    @staticmethod
+    def channels(rgb: Any) -> Any:
+        return rgb.float().unbind(-3)
+
+    @staticmethod
+    def mean(array: Any, weight: Any) -> Any:
+        """In float64: halves up to 255 and their squares are exact in float32, their sums are not."""
+        import torch
+
+        if weight is None:
+            return array.mean((-2, -1), dtype=torch.float64)
+        return (array * weight).sum((-2, -1), dtype=torch.float64) / weight.sum((-2, -1), dtype=torch.float64)
 
     @staticmethod
     def clip(array: Any) -> Any:

@@ -139,13 +139,13 @@ def _with_weights(settings: Settings) -> Any:
     import timm
 
     if settings.weights != "pretrained":
-        state = _read(Path(settings.weights))
+        state = read_weights(Path(settings.weights))
     elif settings.name in _PACKAGED:
         # the package names the same layers otherwise, in the same order
         names = timm.create_model(settings.name, pretrained=False).state_dict()
-        state = dict(zip(names, _read(_packaged_weights(settings.name)).values(), strict=True))
+        state = dict(zip(names, read_weights(_packaged_weights(settings.name)).values(), strict=True))
     else:
-        state = _read(_fetch(settings.name))
+        state = read_weights(_fetch(settings.name))
     try:
         model = timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
     except (RuntimeError, KeyError, ValueError, AttributeError, TypeError):
@@ -165,8 +165,16 @@ def fingerprint(extractor: Extractor) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Weights from a safetensors or torch file; a torch file may hold tensors only, never code."""
+def read_weights(path: Path, flag: str = "--extractor.weights") -> dict[str, Tensor]:
+    """Weights from a safetensors or torch file; a torch file may hold tensors only, never code.
+
+    Args:
+        path: the file.
+        flag: that named it, for errors.
+
+    Raises:
+        UserError: it is not there, or not such a file.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -174,7 +182,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; --extractor.weights names a file of weights") from None
+        raise UserError(f"{path} does not exist; {flag} names a file of weights") from None
     except Exception as error:  # every format fails in its own way
         first_line = str(error).partition("\n")[0]
         raise UserError(f"{path} holds no weights that can be read ({first_line})") from None

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -29,3 +30,9 @@ def sync(file: BinaryIO) -> None:
     """Wait until what was written is on the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

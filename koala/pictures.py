@@ -23,6 +23,11 @@ def to_bytes(rgb: Tensor) -> Tensor:
     return (rgb * 255).round().to(torch.uint8)
 
 
+def outside_srgb(rgb: Tensor) -> Tensor:
+    """Where unclipped colours leave 0..1 by more than half a level of 8 bits: `(B, 3, H, W)` to `(B, 1, H, W)`."""
+    return ((rgb - rgb.clamp(0, 1)).abs() > 0.5 / 255).any(dim=1, keepdim=True)
+
+
 def colored(lightness: Tensor, ab: Tensor) -> Tensor:
     """`(..., 1, H, W)` lightness and `(..., 2, H, W)` ab on the network's scale to `(..., 3, H, W)` uint8 sRGB."""
     return to_bytes(color.lab_to_rgb(color.to_lab(lightness.float(), ab.float())))
@@ -65,6 +70,15 @@ def contact_sheet(columns: NDArray[np.uint8], names: Sequence[str]) -> Image.Ima
     for x, name in enumerate(names):
         draw.text((x * (columns.shape[-2] + _GAP) + 2, 4), name, fill="black")
     return sheet
+
+
+def cells(sheet: Image.Image, columns: int) -> NDArray[np.uint8]:
+    """The square pictures of a contact sheet, `(columns, rows, H, H, 3)`: what `contact_sheet` was given."""
+    side = (sheet.width + _GAP) // columns - _GAP
+    body = np.asarray(sheet.convert("RGB"))[_HEADER:]
+    framed = np.pad(body, [(0, _GAP), (0, _GAP), (0, 0)])
+    rows = framed.reshape(-1, side + _GAP, columns, side + _GAP, 3)[:, :side, :, :side]
+    return rows.transpose(2, 0, 1, 3, 4)
 
 
 def save(image: Image.Image, path: Path, **options: Any) -> None:

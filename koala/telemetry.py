@@ -17,6 +17,7 @@ from torch import Tensor
 
 from koala import color, metrics
 from koala.files import put
+from koala.pictures import outside_srgb
 from koala.pipeline import Batch
 
 Activity = Literal["data", "saving", "validating"]
@@ -28,7 +29,6 @@ PEAK_TFLOPS = {
 }
 _COLLAPSED = 0.1  # of the true chroma
 _GREY = 2 / 127  # true chroma on the network's scale, below which a ratio says nothing
-_GAMUT_MARGIN = 1e-3  # of linear light, for rounding
 _PATIENCE = 5  # entries in a row
 _CHILDHOOD = 10_000  # images, in which every network is grey
 
@@ -107,8 +107,7 @@ def peak_tflops(device: torch.device, mixed_precision: str) -> float:
 
 def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
     """Mean chroma, predicted against true, and the share of places, but black ones, predicted outside sRGB."""
-    linear = color.lab_to_linear_rgb(color.to_lab(batch.lightness, predicted.float()))
-    outside = ((linear < -_GAMUT_MARGIN) | (linear > 1 + _GAMUT_MARGIN)).any(dim=1, keepdim=True)
+    outside = outside_srgb(color.lab_to_rgb(color.to_lab(batch.lightness, predicted.float()), clip=False))
     seen = batch.lightness > -1  # padding is black, and no colour fits there
     found = {"train/out_of_gamut": float((outside & seen).sum() / seen.sum().clamp(min=1))}
     true, chroma = (float(metrics.chroma(ab).mean()) for ab in (batch.ab, predicted))

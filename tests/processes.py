@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-_TWO = ("accelerate.commands.launch", "--config_file", str(Path(__file__).parents[1] / "launch/cpu.yaml"))
+_CPU = ("accelerate.commands.launch", "--config_file", str(Path(__file__).parents[1] / "launch/cpu.yaml"))
 
 
 def start(*words: str, launcher: tuple[str, ...] = (), **options) -> subprocess.Popen:
@@ -20,7 +20,12 @@ def start(*words: str, launcher: tuple[str, ...] = (), **options) -> subprocess.
 
 def start_two(*words: str, **options) -> subprocess.Popen:
     """Start a command in two processes on the CPU."""
-    return start(*words, launcher=_TWO, **options)
+    return start_several(2, *words, **options)
+
+
+def start_several(count: int, *words: str, **options) -> subprocess.Popen:
+    """Start a command in several processes on the CPU."""
+    return start(*words, launcher=(*_CPU, "--num_processes", str(count)), **options)
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:

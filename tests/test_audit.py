@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from koala import audit, checkpoint, cli, config, evaluate, train, writing
+from koala import audit, checkpoint, cli, color, config, evaluate, train, writing
 from koala.color import rgb_to_lab
 from koala.errors import UserError
 from koala.order import Order
@@ -73,8 +73,8 @@ def test_colorfulness_by_hand():
     + 0.3 sqrt(127.5^2 + 63.75^2) = 229.8539 + 42.7642.
     """
     picture = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)
-    assert audit.colorfulness(picture) == pytest.approx(272.6181, abs=1e-3)
-    assert audit.colorfulness(np.full((4, 4, 3), 90, np.uint8)) == 0
+    assert color.colorfulness(picture) == pytest.approx(272.6181, abs=1e-3)
+    assert color.colorfulness(np.full((4, 4, 3), 90, np.uint8)) == 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -91,7 +91,7 @@ def test_chroma_of_a_large_picture_is_about_that_at_full_size():
     photo = make_photo(3, 1100, 900)
     small, full = audit.measure(jpeg(photo)), audit.mean_chroma(rgb_to_lab(np.asarray(photo)))
     assert small.chroma == pytest.approx(full, rel=0.02)
-    assert small.colorfulness == pytest.approx(audit.colorfulness(np.asarray(photo)), rel=0.02)
+    assert small.colorfulness == pytest.approx(color.colorfulness(np.asarray(photo)), rel=0.02)
 
 
 def test_one_channel_and_three_equal_ones_are_grey():

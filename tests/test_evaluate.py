@@ -1,43 +1,48 @@
 """Evaluation and colouring, with a network that a short training left."""
 
+import hashlib
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.color import lab2rgb, rgb2lab
+from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
 import koala
-from koala import config, distributed, evaluate, photos, pipeline, train
+from koala import (
+    config,
+    distributed,
+    evaluate,
+    features,
+    metrics,
+    parts,
+    photos,
+    pipeline,
+    predictions,
+    protocol,
+    results,
+    scoring,
+    train,
+)
 from koala.color import rgb_to_lab
 from koala.errors import UserError
 from koala.order import Places
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo
-from tests.processes import finish, start_two
-
-
-@pytest.fixture(scope="module")
-def run(shard_folder, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    train.train(
-        config.Train(
-            data=config.Data(shard_folder, size=16, threads=2),
-            extractor=config.Extractor("none"),
-            batch=4,
-            epochs=0.2,
-            run=folder,
-        )
-    )
-    return folder
+from tests.processes import finish, start_several
 
 
 @pytest.fixture
 def evaluated(run, shard_folder, tmp_path):
     evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path, batch=3, threads=2))
     return tmp_path
+
+
+def scores_of(folder: Path) -> dict:
+    return json.loads((folder / "scores.json").read_text())["scores"]
 
 
 def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_folder):
@@ -53,31 +58,41 @@ def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_
             assert picture.width / picture.height == pytest.approx(ratio, rel=0.07)
 
 
-def test_scores_against_scikit_image(run, shard_folder, tmp_path):
-    """Squashed pictures have no padding, so that the files hold all that was scored but the truth."""
-    settings = config.Evaluate(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
+def predict(run, shards, **options):
+    """The predictions of the validation set in one batch, with what made them."""
+    settings = config.Evaluate(run, shards, threads=2, **options)
     with distributed.accelerated(settings) as accelerator:
         evaluation = evaluate.Evaluation(settings, accelerator)
-        (prediction,) = evaluation.predictions([Places(np.arange(8), np.zeros(8, int))])
-    scores = evaluate.score(prediction)
+        (prediction,) = evaluation.predictions([np.arange(8)])
+    return prediction
+
+
+@pytest.mark.parametrize("assembly", ["grey", "color"])
+def test_scores_against_scikit_image(run, shard_folder, assembly):
+    """Squashed pictures have no padding, so that all pixels count."""
+    prediction = predict(run, shard_folder, geometry="squash", assembly=assembly)
+    scores = scoring.score(prediction)
     ab = prediction.ab.numpy()
-    for index, true in enumerate(prediction.batch.rgb.permute(0, 2, 3, 1).numpy()):
+    for index, true in enumerate(prediction.photos.permute(0, 2, 3, 1).numpy()):
         true_lab = rgb2lab(true / 255)
-        joined = np.concatenate([true_lab[..., :1], ab[index].transpose(1, 2, 0) * 127], axis=-1)
+        grey = np.asarray(Image.fromarray(true).convert("L").convert("RGB"))
+        lightness = (true_lab if assembly == "color" else rgb2lab(grey / 255))[..., :1]
+        joined = np.concatenate([lightness, ab[index].transpose(1, 2, 0) * 127], axis=-1)
         colored = np.round(lab2rgb(joined) * 255).astype(np.uint8)
-        expected = peak_signal_noise_ratio(true, colored)
-        assert scores["psnr_true_lightness"][index].item() == pytest.approx(expected, abs=0.02)
+        assert scores["psnr"][index].item() == pytest.approx(peak_signal_noise_ratio(true, colored), abs=0.02)
         error = np.square(ab[index] - true_lab[..., 1:].transpose(2, 0, 1) / 127).mean()
         assert scores["mse"][index].item() == pytest.approx(error, rel=1e-4)
         chroma = np.hypot(true_lab[..., 1], true_lab[..., 2]).mean() / 127
         assert scores["chroma_true"][index].item() == pytest.approx(chroma, rel=1e-4)
+        difference = deltaE_ciede2000(rgb2lab(colored), true_lab).mean()
+        assert scores["ciede2000"][index].item() == pytest.approx(difference, abs=0.02)
 
 
 def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_path):
-    """With the input's lightness: recomputed from the PNGs by scikit-image."""
+    """Recomputed from the PNGs by scikit-image."""
     settings = config.Evaluate(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
     evaluate.evaluate(settings)
-    reported = json.loads((tmp_path / "scores.json").read_text())["scores"]["psnr_input_lightness"]
+    reported = scores_of(tmp_path)["psnr"]
     shards = Shards.open(shard_folder, "val")
     data = config.Data(shard_folder, geometry="squash", size=16, threads=2)
     places = [Places(np.arange(8), np.zeros(8, int))]
@@ -92,18 +107,16 @@ def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_p
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_scores_are_computed_in_full_precision(run, shard_folder, precision):
     """A network that knows the truth gets a PSNR that only rounding to 8 bits limits."""
-    settings = config.Evaluate(run, shard_folder, mixed_precision=precision, threads=2)
-    with distributed.accelerated(settings) as accelerator:
-        evaluation = evaluate.Evaluation(settings, accelerator)
-        for prediction in evaluation.predictions([Places(np.arange(8), np.zeros(8, int))]):
-            truth = evaluate.Prediction(prediction.batch, prediction.batch.ab)
-            assert evaluate.score(truth)["psnr_true_lightness"].min() > 60
+    prediction = predict(run, shard_folder, mixed_precision=precision)
+    truth = predictions.Assembled(prediction.batch, prediction.batch.ab, "color")
+    scores = scoring.score(truth)
+    assert scores["psnr"].min() > 60
+    assert scores["out_of_gamut"].max() == 0
 
 
 def test_scores_do_not_depend_on_the_batch(evaluated, run, shard_folder, tmp_path):
     evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "other", batch=8, threads=2, pictures=2))
-    first, second = (json.loads((path / "scores.json").read_text()) for path in (evaluated, tmp_path / "other"))
-    assert first["scores"] == pytest.approx(second["scores"], rel=1e-6)
+    assert scores_of(evaluated) == pytest.approx(scores_of(tmp_path / "other"), rel=1e-6)
     assert len(list((tmp_path / "other/pictures").rglob("*.png"))) == 2
     assert len(list((evaluated / "pictures").rglob("*.png"))) == 8
 
@@ -117,17 +130,330 @@ def test_the_sheet_shows_grey_koala_original(evaluated):
 
 
 @pytest.mark.slow
-def test_two_processes_score_as_one(evaluated, run, shard_folder, tmp_path):
-    out = tmp_path / "two"
-    finish(start_two("evaluate", str(run), "--shards", str(shard_folder), "--out", str(out), "--threads", "2"))
-    one, two = (json.loads((path / "scores.json").read_text()) for path in (evaluated, out))
-    assert one["pictures"] == two["pictures"] == 8
-    assert one["scores"] == pytest.approx(two["scores"], rel=1e-6)
-    assert len(list((out / "pictures").rglob("*.png"))) == 8
+@pytest.mark.parametrize(("processes", "batch"), [(2, 3), (3, 3), (3, 7)])
+def test_several_processes_score_as_one(run, shard_folder, tmp_path, processes, batch):
+    """8 pictures: batches of 3, 3 and 2; or of 7 and 1, which leaves nothing to the third process."""
+    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "one", batch=batch, threads=2))
+    words = ("evaluate", str(run), "--shards", str(shard_folder), "--out", str(tmp_path / "several"))
+    finish(start_several(processes, *words, "--threads", "2", "--batch", str(batch)))
+    one, several = (results.read(tmp_path / name) for name in ("one", "several"))
+    assert several.report["pictures"] == 8
+    assert several.scores == pytest.approx(one.scores, rel=1e-6)
+    assert several.images == one.images
+    for name, values in one.table.items():
+        assert several.table[name] == pytest.approx(values, rel=1e-6), name
+    assert len(list((tmp_path / "several/pictures").rglob("*.png"))) == 8
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_scores_say_all_that_they_depend_on(evaluated, run, shard_folder):
+    report = json.loads((evaluated / "scores.json").read_text())
+    protocol = report["protocol"]
+    assert (protocol["geometry"], protocol["size"], protocol["lightness"], protocol["assembly"]) == (
+        *("pad", 16, "grey"),
+        "color",
+    )
+    assert protocol["padding"] == "left out"
+    newest = sorted((run / "checkpoints").glob("0*"))[-1]
+    assert report["checkpoint_sha256"] == hashlib.sha256((newest / "model.safetensors").read_bytes()).hexdigest()
+    assert len(report["shards_sha256"]) == len(protocol["sha256"]) == 64
+    assert report["left_out"].keys() == {"fid", "fd_efficientnet_lite0", "lpips"}
+    assert "8 pictures are too few" in report["left_out"]["fid"]
+    for name, (low, high) in report["intervals"].items():
+        assert low <= report["scores"][name] <= high, name
+
+
+def test_the_means_are_those_of_the_table(evaluated):
+    found = results.read(evaluated)
+    for name in ("mse", "psnr", "ssim", "ciede2000", "out_of_gamut", "chroma_true"):
+        assert found.scores[name] == pytest.approx(found.table[name].mean(), rel=1e-6)
+    means = {name: values.mean() for name, values in found.table.items()}
+    assert found.scores["chroma_ratio"] == pytest.approx(means["chroma_predicted"] / means["chroma_true"])
+    for variant in ("signed", "absolute"):
+        mine, theirs = found.table[f"cf_{variant}"], found.table[f"cf_{variant}_true"]
+        assert found.scores[f"dcf_{variant}_of_means"] == pytest.approx(abs(mine.mean() - theirs.mean()))
+        assert found.scores[f"dcf_{variant}_of_pictures"] == pytest.approx(np.abs(mine - theirs).mean())
+    assert found.scores["cf"] == found.scores["cf_signed"]
+    assert found.scores["dcf"] == found.scores["dcf_signed_of_means"]
+
+
+def test_the_page_needs_nothing_else_and_has_all(evaluated):
+    page = Page((evaluated / "report.html").read_text("utf-8"))
+    assert not page.outside, "no address leads out of the page"
+    assert page.pictures == 3 * 3 * 2, "grey, coloured and original of the best, the median and the worst two"
+    assert page.charts == 2 + 5
+    assert {"scores", "protocol"} <= {title.lower() for title in page.titles}
+    assert "width=device-width" in page.viewport
+    assert (evaluated / "report.html").stat().st_size < 3e6
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.outside, self.titles, self.pictures, self.charts, self.viewport = [], [], 0, 0, ""
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.outside += [v for k, v in attributes if k in ("src", "href", "srcset") and not v.startswith("data:image/")]
+        self.pictures += tag == "img"
+        self.charts += tag == "svg"
+        if values.get("name") == "viewport":
+            self.viewport = values["content"]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        """Of SVG."""
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.titles.append(data)
+
+
+def test_the_convincing_are_ranked_by_name(evaluated, shard_folder):
+    ranked = (evaluated / "convincing.txt").read_text().splitlines()
+    shards = Shards.open(shard_folder, "val")
+    assert sorted(ranked) == sorted(f"{shards.describe(sample).source}.png" for sample in range(8))
+    assert all((evaluated / "pictures" / name).exists() for name in ranked)
+
+
+def test_the_ranking_is_near_colorful_and_as_strong_as_the_photo():
+    """By hand: of four coloured photos the first is nearest and as strong; the pale one is last however near."""
+    table = {
+        "ciede2000": np.array([9.0, 4.0, 5.0, 1.0, 6.0]),
+        "chroma_predicted": np.array([0.1, 0.2, 0.1, 0.01, 0.4]),
+        "chroma_true": np.array([0.2, 0.2, 0.2, 0.01, 0.2]),
+    }
+    order = scoring.convincing(table).tolist()
+    assert order[0] == 1 and order[-1] == 3
+    assert order.index(2) < order.index(0)
+    assert scoring.pale(table).tolist() == [False, False, False, True, False]
+
+
+def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypatch):
+    settings = config.Evaluate(run, shard_folder, out=tmp_path, batch=3, threads=1)
+    predict = predictions.Network.predict
+    seen = []
+
+    def interrupted(self, batch):
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(batch.samples)
+        return predict(self, batch)
+
+    monkeypatch.setattr(predictions.Network, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate(settings)
+    assert not (tmp_path / "scores.json").exists()
+    kept = len(list((tmp_path / "parts").glob("scores-*.npz")))
+    assert kept >= 1
+
+    written = []
+    write = parts.Parts.write
+    monkeypatch.setattr(parts.Parts, "write", lambda self, *part: written.append(part[0]) or write(self, *part))
+    monkeypatch.setattr(predictions.Network, "predict", predict)
+    evaluate.evaluate(settings)
+    assert len(written) == 3 - kept, "what was done is not done again"
+    whole = tmp_path / "whole"
+    evaluate.evaluate(config.Evaluate(run, shard_folder, out=whole, batch=3, threads=1))
+    assert (tmp_path / "per_image.csv").read_bytes() == (whole / "per_image.csv").read_bytes()
+    assert not (tmp_path / "parts").exists()
+
+
+def test_what_is_done_is_not_done_again_unless_something_changed(evaluated, run, shard_folder, monkeypatch, capsys):
+    before = (evaluated / "scores.json").stat().st_mtime_ns
+    evaluate.evaluate(config.Evaluate(run, shard_folder, out=evaluated, batch=3, threads=2))
+    assert "holds this evaluation already" in capsys.readouterr().out
+    assert (evaluated / "scores.json").stat().st_mtime_ns == before
+    evaluate.evaluate(config.Evaluate(run, shard_folder, out=evaluated, batch=3, threads=2, assembly="grey"))
+    assert results.read(evaluated).report["protocol"]["assembly"] == "grey"
+
+
+def test_memory_holds_no_pictures(run, shard_folder, tmp_path, monkeypatch):
+    """Of the batches that were scored, none is still there at the end but those under way."""
+    import gc
+    import weakref
+
+    alive: list[weakref.ref] = []
+    predict = predictions.Network.predict
+
+    def watched(self, batch):
+        gc.collect()
+        assert sum(reference() is not None for reference in alive) <= 3
+        prediction = predict(self, batch)
+        alive.append(weakref.ref(prediction))
+        return prediction
+
+    monkeypatch.setattr(predictions.Network, "predict", watched)
+    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path, batch=1, threads=1, sheet_rows=0))
+    assert len(alive) >= 8
+
+
+# ---------------------------------------------------------------- protocols
+
+
+@pytest.fixture
+def protocol_file(tmp_path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text('geometry = "crop"\nsize = 32\nlightness = "color"\nassembly = "grey"\ncolorfulness = "absolute"\n')
+    return path
+
+
+def test_a_protocol_decides(run, shard_folder, protocol_file, tmp_path):
+    """Also on pictures of another size than the network was trained at."""
+    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "out", protocol=str(protocol_file), threads=2))
+    found = results.read(tmp_path / "out")
+    assert found.report["input_lightness"] == "color"
+    assert (found.report["geometry"], found.report["size"]) == ("crop", 32)
+    assert found.scores["cf"] == found.scores["cf_absolute"]
+    with Image.open(next((tmp_path / "out/pictures").rglob("*.png"))) as picture:
+        assert picture.size == (32, 32)
+    written = protocol.find(str(tmp_path / "out/protocol.toml"))
+    assert protocol.hashes(written).sha256 == found.report["protocol"]["sha256"]
+
+
+def test_padding_counts_where_the_protocol_says_so(run, shard_folder, tmp_path):
+    found = {}
+    for padding in ("counted", "left out"):
+        (tmp_path / "mine.toml").write_text(f'size = 32\npadding = "{padding}"')
+        out = tmp_path / padding
+        evaluate.evaluate(config.Evaluate(run, shard_folder, out=out, protocol=str(tmp_path / "mine.toml"), threads=2))
+        found[padding] = results.read(out)
+    counted, left_out = (found[padding].scores for padding in ("counted", "left out"))
+    assert counted["chroma_true"] < 0.95 * left_out["chroma_true"], "black has no chroma"
+    shards = Shards.open(shard_folder, "val")
+    shares = [min(w, h) / max(w, h) for w, h in zip(shards.width, shards.height, strict=True)]
+    ratios = found["counted"].table["chroma_true"] / found["left out"].table["chroma_true"]
+    assert ratios == pytest.approx(shares, rel=0.1)
+
+
+def test_images_are_chosen_by_a_list(run, shard_folder, tmp_path):
+    shards = Shards.open(shard_folder, "val")
+    chosen = sorted(shards.describe(sample).source for sample in (1, 4, 6))
+    (tmp_path / "list.txt").write_text("\n".join(chosen))
+    settings = config.Evaluate(run, shard_folder, out=tmp_path / "out", ids=tmp_path / "list.txt", threads=2)
+    evaluate.evaluate(settings)
+    found = results.read(tmp_path / "out")
+    assert sorted(found.images) == chosen
+    (tmp_path / "list.txt").unlink()
+    written = protocol.find(str(tmp_path / "out/protocol.toml"))
+    assert protocol.hashes(written).ids_sha256 == found.report["protocol"]["ids_sha256"], "the list is kept beside it"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "val5k"}, "5000 of the 5000 images of val5k are not in"),
+        ({"protocol": "report"}, r'report judges 5000 images, but .* \(split "val"\) holds 8'),
+        ({"protocol": "ctest10k"}, "name the file that lists them with --ids FILE"),
+        ({"protocol": "val5k", "where": "chroma > 3"}, "val5k names its images; leave --where out"),
+        ({"protocol": "val6k"}, "there is no protocol val6k"),
+        ({"geometry": "random_crop"}, "random_crop is another picture each time; judge with --geometry crop"),
+        ({"inception": Path("nowhere.pth"), "lpips": Path("nowhere.pth"), "size": 32}, "nowhere.pth does not exist"),
+    ],
+)
+def test_what_cannot_be_judged_so_is_said(run, shard_folder, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path, threads=2, **options))
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
+    """With features that can be had by hand: a picture's mean colours. The reference may be other images."""
+
+    def few(*_):
+        return features.Features("fid", "kid", 3, "0" * 64, False, lambda shown: shown.float().mean(dim=(2, 3)))
+
+    monkeypatch.setattr(features, "features", few)
+    monkeypatch.setitem(features.NAMES, "inception_2015", ("fid", "kid", 3))
+    monkeypatch.setattr(evaluate, "_PARTS_AT_ONCE", 2)
+    shards = Shards.open(shard_folder, "val")
+    names = [protocol.stem(shards.describe(sample).source) for sample in range(8)]
+    for name, some in (("ids", names[:4]), ("reference", names[4:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(some))
+    (tmp_path / "other.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n[reference]\nfile = "reference.txt"\n')
+    (tmp_path / "same.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n')
+    data = config.Data(shard_folder, size=32, threads=2)
+    (batch,) = pipeline.batches(shards, [Places(np.arange(8), np.zeros(8, int))], data, "cpu", batch=8, with_rgb=True)
+    true = batch.rgb.float().mean(dim=(2, 3)).numpy()
+    for name, reference in (("same", true[:4]), ("other", true[4:])):
+        settings = config.Evaluate(
+            run, shard_folder, out=tmp_path / name, protocol=str(tmp_path / f"{name}.toml"), batch=1, threads=2
+        )
+        with distributed.accelerated(settings) as accelerator:
+            evaluation = evaluate.Evaluation(settings, accelerator)
+            made = np.concatenate(
+                [p.pictures.float().mean(dim=(2, 3)).numpy() for p in evaluation.predictions(np.arange(4)[:, None])]
+            )
+        evaluate.evaluate(settings)
+        scores = results.read(tmp_path / name).scores
+        expected = metrics.frechet_distance(metrics.Moments.of(made), metrics.Moments.of(reference))
+        assert scores["fid"] == pytest.approx(expected, rel=1e-4)
+        assert scores["kid"] == pytest.approx(metrics.kernel_distance(made, reference), rel=1e-4)
+
+
+# ---------------------------------------------------------------- pictures that others made
+
+
+def others_pictures(evaluated: Path, folder: Path, rename=lambda name: name) -> Path:
+    for path in (evaluated / "pictures").rglob("*.png"):
+        target = folder / rename(path.relative_to(evaluated / "pictures").as_posix())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name,
+        lambda name: name.replace(".jpg.png", ".png"),
+        lambda name: "flat/" + name.rpartition("/")[2].replace(".jpg.png", ".png"),
+    ],
+)
+def test_pictures_of_others_are_judged_by_the_same_rules(evaluated, shard_folder, tmp_path, rename):
+    """koala's own pictures, taken for another's, get koala's scores."""
+    folder = others_pictures(evaluated, tmp_path / "others", rename)
+    settings = config.Evaluate(folder, shard_folder, protocol=str(evaluated / "protocol.toml"), threads=2)
+    evaluate.evaluate(settings)
+    mine, theirs = results.read(evaluated), results.read(tmp_path / "others-evaluation")
+    for name in ("psnr", "ssim", "ciede2000", "cf_signed"):
+        assert theirs.table[name] == pytest.approx(mine.table[name], rel=1e-6)
+    assert theirs.scores["out_of_gamut"] == 0
+    assert theirs.report["pictures_of"] == str(folder)
+    assert not list(folder.rglob("scores.json")), "their folder stays as it is"
+
+
+def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
+    folder = others_pictures(evaluated, tmp_path / "others")
+    settings = config.Evaluate(folder, shard_folder, protocol=str(evaluated / "protocol.toml"), threads=2)
+    with pytest.raises(UserError, match=r"holds pictures, no checkpoint; say with --protocol how to judge them"):
+        evaluate.evaluate(config.Evaluate(folder, shard_folder))
+    one, other, *_ = sorted(folder.rglob("*.png"))
+    Image.new("RGB", (20, 20)).save(one)
+    with pytest.raises(UserError, match=r"is 20 x 20 pixels, but .* is judged at .*16 x .*; colour the images as"):
+        evaluate.evaluate(settings)
+    one.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=rf"{one.name}: "):
+        evaluate.evaluate(settings)
+    one.unlink()
+    other.unlink()
+    with pytest.raises(UserError, match=r"holds no picture, or several, for 2 of 8 images, such as .*; name the pict"):
+        evaluate.evaluate(settings)
 
 
 def test_names_cannot_leave_the_folder():
-    assert evaluate._safe_name("/etc/../../passwd.jpg") == Path("etc/passwd.jpg.png")
+    assert evaluate.picture_name("/etc/../../passwd.jpg") == Path("etc/passwd.jpg.png")
 
 
 @pytest.mark.parametrize("content", [None, "{}", "not json"])

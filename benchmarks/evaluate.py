@@ -1,0 +1,107 @@
+"""Evaluation against the loading alone, on the CPU: what does scoring cost?
+
+    python benchmarks/evaluate.py RUN SHARDS [--split val] [--threads 2] [--rounds 3]
+
+"Loading" makes the same batches and does nothing with them. "Scoring" is koala evaluate in all its parts, from the
+metrics to the page, but for the network, whose prediction is replaced by the truth's ab, halved; "with the network" is
+koala evaluate. Neither has networks that judge, nor writes pictures. The last lines are ratios of times.
+"""
+
+import argparse
+import io
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from side_by_side import measure, ratio, report
+
+from koala import config, distributed
+from koala.evaluate import Evaluation, evaluate
+from koala.order import every_sample_once
+from koala.pipeline import batches
+from koala.predictions import Assembled, Prediction
+
+LOADING, SCORING, WHOLE = "loading", "loading and scoring", "with the network"
+
+
+class Halved:
+    """A colouriser that costs nothing."""
+
+    def predict(self, batch: Any) -> Prediction:
+        return Assembled(batch, batch.ab / 2, "color")
+
+    def provenance(self) -> dict[str, Any]:
+        return {"checkpoint": "none"}
+
+
+def loading(settings: config.Evaluate) -> int:
+    with distributed.accelerated(settings) as accelerator:
+        evaluation = Evaluation(settings, accelerator)
+    shards = evaluation.shards
+    places = every_sample_once(len(shards), settings.batch, rank=0, world_size=1)
+    return sum(
+        len(batch.ab) for batch in batches(shards, places, evaluation.data, "cpu", batch=settings.batch, with_rgb=True)
+    )
+
+
+def scoring(settings: config.Evaluate) -> int:
+    with distributed.accelerated(settings) as accelerator:
+        evaluation = Evaluation(settings, accelerator)
+        evaluation.colorist = Halved()
+        evaluation.begin()
+        evaluation.run()
+        evaluation.finish()
+    return len(evaluation.shards)
+
+
+def whole(settings: config.Evaluate) -> int:
+    evaluate(settings)
+    with distributed.accelerated(settings) as accelerator:
+        return len(Evaluation(settings, accelerator).shards)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--network", action="store_true", help="measure koala evaluate with its network, too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cpu_seconds: dict[str, list[float]] = {}
+        outs = (Path(folder) / str(number) for number in count())
+
+        def quietly(work: Callable[[config.Evaluate], int]) -> Callable[[], int]:
+            settings = {"split": arguments.split, "threads": arguments.threads, "features": "none", "pictures": 0}
+
+            def run() -> int:
+                began = time.process_time()
+                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                    images = work(config.Evaluate(arguments.run, arguments.shards, out=next(outs), **settings))
+                cpu_seconds.setdefault(work.__name__, []).append(time.process_time() - began)
+                return images
+
+            return run
+
+        ways = {LOADING: quietly(loading), SCORING: quietly(scoring)}
+        if arguments.network:
+            ways[WHOLE] = quietly(whole)
+        rates = measure(ways, arguments.rounds)
+    print(f"evaluation, {arguments.threads} threads, on the CPU")
+    report(rates)
+    for way in list(ways)[1:]:
+        print(f"{way}: {ratio(rates, LOADING, way):.2f} times the loading alone")
+    least = {name: min(seconds) for name, seconds in cpu_seconds.items()}
+    print("CPU seconds at the least: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in least.items()))
+    print(f"memory at the most: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

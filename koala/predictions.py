@@ -1,0 +1,286 @@
+"""Where coloured pictures come from that are judged: a network, or a folder that another colouriser left."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from koala import color, pictures
+from koala.checkpoint import Checkpoint
+from koala.config import Data, LightnessSource
+from koala.errors import UserError
+from koala.files import sha256
+from koala.intake import UnusableError, decode
+from koala.model import Colorizer
+from koala.pipeline import Batch, Window, window
+from koala.protocol import stem
+from koala.shards import Shards
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class Prediction(ABC):
+    """A batch with the colours that were made of it, worked out when they are asked for, in the thread that asks.
+
+    Attributes:
+        batch: with the photos themselves.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    @property
+    def photos(self) -> Tensor:
+        """The photos themselves, `(B, 3, H, W)` uint8."""
+        return photos_of(self.batch)
+
+    @cached_property
+    def photo_lab(self) -> Tensor:
+        """L*a*b* of the photos, `(B, 3, H, W)`."""
+        return color.rgb_to_lab(self.photos)
+
+    @property
+    @abstractmethod
+    def ab(self) -> Tensor:
+        """`(B, 2, H, W)` on the network's scale."""
+
+    @property
+    @abstractmethod
+    def pictures(self) -> Tensor:
+        """What is judged, `(B, 3, H, W)` uint8."""
+
+    @property
+    @abstractmethod
+    def beyond(self) -> Tensor:
+        """Where L* and ab made a colour outside sRGB, `(B, 1, H, W)` bool."""
+
+    @cached_property
+    def lab(self) -> Tensor:
+        """L*a*b* of the pictures, `(B, 3, H, W)`."""
+        return color.rgb_to_lab(self.pictures)
+
+
+def photos_of(batch: Batch) -> Tensor:
+    """A batch's photos, `(B, 3, H, W)` uint8."""
+    if batch.rgb is None:
+        raise ValueError("scores need the photos themselves: batches(..., with_rgb=True)")
+    return batch.rgb
+
+
+class Assembled(Prediction):
+    """Predicted ab joined with L* of the photos.
+
+    Args:
+        batch: with the photos.
+        ab: `(B, 2, H, W)` on the network's scale.
+        assembly: whose L*: the grey-scaled photos', or the photos'.
+    """
+
+    def __init__(self, batch: Batch, ab: Tensor, assembly: LightnessSource) -> None:
+        super().__init__(batch)
+        self._ab, self._assembly = ab.float(), assembly
+
+    @property
+    def ab(self) -> Tensor:
+        """As it was predicted."""
+        return self._ab
+
+    @cached_property
+    def _rgb(self) -> Tensor:
+        """In 0..1, and beyond that outside sRGB."""
+        if self._assembly == "grey":
+            lab = color.to_lab(color.to_lightness(self.photos, "grey"), self.ab)
+        else:
+            lab = color.to_lab(self.batch.lightness, self.ab)
+            lab[:, :1] = self.photo_lab[:, :1]
+        return color.lab_to_rgb(lab, clip=False)
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """In 8-bit sRGB, clipped."""
+        return pictures.to_bytes(self._rgb.clamp(0, 1))
+
+    @cached_property
+    def beyond(self) -> Tensor:
+        """By more than half a level of 8 bits."""
+        return pictures.outside_srgb(self._rgb)
+
+
+class Read(Prediction):
+    """Pictures that were made elsewhere; their ab is that of their 8-bit colours.
+
+    Args:
+        batch: with the photos.
+        read: gives a sample's picture, `(H, W, 3)` uint8.
+    """
+
+    def __init__(self, batch: Batch, read: Callable[[int], NDArray[np.uint8]]) -> None:
+        super().__init__(batch)
+        self._read = read
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        """As they are."""
+        squares = np.stack([self._read(int(sample)) for sample in self.batch.samples])
+        return torch.from_numpy(squares).permute(0, 3, 1, 2).contiguous().to(self.photos.device)
+
+    @cached_property
+    def ab(self) -> Tensor:
+        """Of the pictures."""
+        return color.to_ab(self.pictures)
+
+    @property
+    def beyond(self) -> Tensor:
+        """Nowhere: they are in sRGB."""
+        return torch.zeros_like(self.pictures[:, :1], dtype=torch.bool)
+
+
+class Colorist(Protocol):
+    """What makes coloured pictures."""
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Colour a batch."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What it is, with the hashes of all that it depends on."""
+
+
+class Network:
+    """A trained network.
+
+    Args:
+        found: its checkpoint.
+        model: the network with its extractor, on its device.
+        assembly: whose L* its ab is joined with.
+        autocast: the context in which it computes.
+    """
+
+    def __init__(
+        self,
+        found: Checkpoint,
+        model: Colorizer,
+        assembly: LightnessSource,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._found, self._model, self._assembly, self._autocast = found, model, assembly, autocast
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Colour a batch."""
+        with self._autocast():
+            ab = self._model(batch.lightness)
+        return Assembled(batch, ab, self._assembly)
+
+    def provenance(self) -> dict[str, Any]:
+        """Its checkpoint and its extractor."""
+        return {
+            "checkpoint": str(self._found.path),
+            "images_seen": self._found.images_seen,
+            "checkpoint_sha256": sha256(self._found.path / "model.safetensors"),
+            "extractor_sha256": self._found.extractor_sha256,
+        }
+
+
+class Folder:
+    """Coloured pictures in a folder, found by the names of the shards' images.
+
+    A picture belongs to the image whose path below the source folder it has, with any suffix or with one more
+    (`a/b.JPEG` has `a/b.png` or `a/b.JPEG.png`), or else to the image whose name it has, wherever it lies.
+
+    Args:
+        folder: of pictures.
+        shards: the images.
+        data: in what square each is judged.
+
+    Raises:
+        UserError: an image has no picture.
+    """
+
+    def __init__(self, folder: Path, shards: Shards, data: Data) -> None:
+        self._folder, self._shards, self._data = folder, shards, data
+        self._files = {path.relative_to(folder).as_posix(): path for path in picture_files(folder)}
+        self._paths = {key: path for name, path in self._files.items() for key in (name, _without_suffix(name))}
+        self._names: dict[str, list[Path]] = {}
+        for name, path in self._files.items():
+            for key in {stem(name), stem(stem(name))}:
+                self._names.setdefault(key, []).append(path)
+        self._check()
+
+    def _check(self) -> None:
+        sources = [self._shards.describe(sample).source for sample in range(len(self._shards))]
+        missing = [source for source in sources if self._find(source) is None]
+        if missing:
+            raise UserError(
+                f"{self._folder} holds no picture, or several, for {len(missing)} of {len(sources)} images, such as "
+                f"{missing[0]}; name the pictures as the images are named, with any suffix"
+            )
+
+    def _find(self, source: str) -> Path | None:
+        """The file that belongs to the image of that name."""
+        for key in (source, _without_suffix(source)):
+            if key in self._paths:
+                return self._paths[key]
+        called = self._names.get(stem(source), [])
+        return called[0] if len(called) == 1 else None
+
+    def predict(self, batch: Batch) -> Prediction:
+        """The pictures of a batch; asking for them raises UserError where one cannot be read or has another size."""
+        return Read(batch, self._square)
+
+    def _square(self, sample: int) -> NDArray[np.uint8]:
+        """A picture in the square that its photo is judged in, `(size, size, 3)`."""
+        source, size = self._shards.describe(sample).source, self._data.size
+        path = self._find(source)
+        assert path is not None, "all were looked for at the beginning"
+        try:
+            picture = np.asarray(decode(path.read_bytes()).convert("RGB"))
+        except (UnusableError, OSError) as error:
+            raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        if picture.shape[:2] == (size, size):
+            return picture
+        seen = seen_window(self._shards, sample, self._data)
+        if picture.shape[:2] != seen.shape:
+            sizes = {f"{width} x {height}" for height, width in ((size, size), seen.shape)}
+            raise UserError(
+                f"{path} is {picture.shape[1]} x {picture.shape[0]} pixels, but {source} is judged at "
+                f"{' or '.join(sorted(sizes))}; colour the images as this protocol cuts and resizes them"
+            )
+        square = np.zeros((size, size, 3), np.uint8)
+        inside(square, seen)[...] = picture
+        return square
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the pictures lie, and the hash of all files' names and contents."""
+        digest = hashlib.sha256()
+        for name, path in sorted(self._files.items()):
+            digest.update(f"{sha256(path)} {name}\n".encode("utf-8", "surrogateescape"))
+        return {"pictures_of": str(self._folder), "pictures_sha256": digest.hexdigest()}
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Files below a folder whose suffix is a picture's."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in _SUFFIXES else name
+
+
+def seen_window(shards: Shards, sample: int, data: Data) -> Window:
+    """Where a photo lies in its square; for geometries that draw nothing at random."""
+    height, width = int(shards.height[sample]), int(shards.width[sample])
+    return window(data.geometry, height, width, data.size, np.random.default_rng(0))
+
+
+def inside(square: np.ndarray, seen: Window) -> np.ndarray:
+    """The photo without what was padded: a view of `(H, W, ...)`."""
+    (y, x), (rows, columns) = seen.place, seen.shape
+    return square[y : y + rows, x : x + columns]

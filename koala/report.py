@@ -1,0 +1,146 @@
+"""An evaluation on one page, which holds all it needs: scores, protocol, histograms, pictures. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from koala import page
+from koala.metrics import CHROMA_STEP, Histograms
+from koala.scoring import MEANINGS, Table
+
+ARROWS = {"lower": "&darr;", "higher": "&uarr;", "": ""}
+_DRAWN = ("psnr", "ssim", "ciede2000", "lpips", "mse")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture to show.
+
+    Attributes:
+        group: "best", "median" or "worst".
+        name: the image's.
+        measures: of this picture.
+        pictures: grey, coloured and original, `(H, W, 3)` uint8 each.
+    """
+
+    group: str
+    name: str
+    measures: Mapping[str, float]
+    pictures: Sequence[NDArray[np.uint8]]
+
+
+def html(
+    report: Mapping[str, Any],
+    table: Table,
+    *,
+    predicted: Histograms,
+    true: Histograms,
+    examples: Sequence[Example],
+    columns: Sequence[str],
+) -> str:
+    """The page.
+
+    Args:
+        report: what scores.json holds.
+        table: names to `(N,)` measures of each picture.
+        predicted: hues and chromas of the coloured pictures.
+        true: and of the photos.
+        examples: the pictures to show, group after group.
+        columns: what each of an example's pictures is.
+    """
+    what = report.get("checkpoint") or report.get("pictures_of")
+    parts = [
+        f'<p class="soft">{page.text(what)}: {report["pictures"]} pictures under the protocol '
+        f"{page.text(report['protocol']['name'])}. In brackets: 95 % intervals over pictures (bootstrap).</p>",
+        *_scores(report),
+        "<h2>Colours, predicted and true</h2>",
+        _colors(predicted, true),
+        "<h2>Measures of each picture</h2>",
+        page.charts(_distributions(table)),
+        *_shown(examples, columns),
+        "<p>Best is what is near to the photo in colour (CIEDE2000) and as colourful; convincing.txt has them all.</p>",
+        *_protocol(report),
+    ]
+    return page.page("koala evaluate", parts)
+
+
+def _scores(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"<b>{name}</b> {ARROWS[MEANINGS[name].better]}",
+            f"{value:.4g} {interval_text(report['intervals'].get(name))}",
+            page.text(MEANINGS[name].text),
+        ]
+        for name, value in report["scores"].items()
+    ]
+    parts = ["<h2>Scores</h2>", page.table([], rows, numbers=[1], folding=True)]
+    if report["left_out"]:
+        parts.append("<p>Left out:</p>")
+        parts.append(page.table([], [[f"<b>{name}</b>", page.text(why)] for name, why in report["left_out"].items()]))
+    return parts
+
+
+def interval_text(interval: Sequence[float] | None, sign: str = "") -> str:
+    """An interval in brackets, with signs for "+"; nothing where there is none."""
+    if interval is None:
+        return ""
+    return f'<span class="soft">[{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]</span>'
+
+
+def _colors(predicted: Histograms, true: Histograms) -> str:
+    shares = {name: (predicted.compute()[name], true.compute()[name]) for name in ("hue", "chroma")}
+    last = len(shares["chroma"][0]) * CHROMA_STEP
+    legend = '<span class="first">&#9632; predicted</span> <span class="second">&#9644; true</span>'
+    drawn = {
+        "hue": page.bars(_pair(shares["hue"]), ["0°", "90°", "180°", "270°", "360°"], page.hue_strip(36)),
+        "chroma": page.bars(_pair(shares["chroma"]), ["0", f"{last / 2:.0f}", f"{last:.0f} or more"]),
+    }
+    captions = {"hue": "hue of pixels with a chroma of 5 or more", "chroma": "chroma of pixels (CIELAB)"}
+    return page.charts(page.figure(chart, f"{captions[name]}: {legend}") for name, chart in drawn.items())
+
+
+def _pair(shares: tuple[NDArray, NDArray]) -> list[page.Series]:
+    return [page.Series(shares[0], "first"), page.Series(shares[1], "second")]
+
+
+def _distributions(table: Table) -> list[str]:
+    drawn = {name: table[name] for name in _DRAWN if name in table}
+    drawn["chroma ratio"] = np.minimum(table["chroma_predicted"] / np.maximum(table["chroma_true"], 1e-6), 3)
+    captions = {"chroma ratio": "chroma ratio (3 stands for all beyond)"}
+    return [page.figure(page.histogram(values), captions.get(name, name)) for name, values in drawn.items()]
+
+
+def _shown(examples: Sequence[Example], columns: Sequence[str]) -> list[str]:
+    parts = []
+    for group, members in groupby(examples, lambda example: example.group):
+        rows = (page.row(example.pictures, columns, _caption(example)) for example in members)
+        parts += [f"<h2>The {page.text(group)}: {page.text(', '.join(columns))}</h2>", page.sheet(rows)]
+    return parts
+
+
+def _caption(example: Example) -> str:
+    measures = ", ".join(f"{name} {value:.3g}" for name, value in example.measures.items())
+    return f"{page.text(example.name.rpartition('/')[2])}: {page.text(measures)}"
+
+
+def _protocol(report: Mapping[str, Any]) -> list[str]:
+    protocol = report["protocol"]
+    parts = ["<h2>Protocol</h2>"]
+    parts += [f"<p>{page.text(protocol[key])}</p>" for key in ("about", "departures") if protocol[key]]
+    shown = {key: value for key, value in protocol.items() if key not in ("name", "about", "departures")}
+    others = ("scores", "intervals", "left_out", "protocol")
+    rest = {key: value for key, value in report.items() if key not in others}
+    parts += [page.table([], [[key, f"<code>{page.text(_plain(value))}</code>"] for key, value in shown.items()])]
+    parts += ["<h2>What was judged</h2>"]
+    parts += [page.table([], [[key, f"<code>{page.text(_plain(value))}</code>"] for key, value in rest.items()])]
+    return parts
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if item not in ("", 0, None)) or "all"
+    return str(value)

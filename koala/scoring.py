@@ -1,0 +1,156 @@
+"""Scores: of each picture of a batch, and of all pictures together. Pure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from koala import bootstrap, color, metrics
+from koala.config import Protocol
+from koala.predictions import Prediction
+
+COLORED = 5.0  # mean chroma (CIELAB) of a photo below which its colours cannot convince anyone
+
+Table = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a score says.
+
+    Attributes:
+        better: which values are; "" where neither is.
+        text: in words.
+    """
+
+    better: Literal["lower", "higher", ""]
+    text: str
+
+
+MEANINGS = {
+    "mse": Meaning("lower", "squared error of ab on the network's scale (ab / 127)"),
+    "psnr": Meaning("higher", "peak signal-to-noise ratio in dB, on 8-bit sRGB"),
+    "ssim": Meaning("higher", "structural similarity (Wang et al. 2004) of the three channels"),
+    "ciede2000": Meaning("lower", "mean colour difference CIEDE2000; about 1 is just noticed"),
+    "lpips": Meaning("lower", "perceptual distance LPIPS 0.1 (AlexNet)"),
+    "fid": Meaning("lower", "Fréchet distance between features of TensorFlow's Inception"),
+    "kid": Meaning("lower", "kernel distance between features of TensorFlow's Inception"),
+    "fid_torchvision": Meaning("lower", "Fréchet distance between features of torchvision's Inception"),
+    "kid_torchvision": Meaning("lower", "kernel distance between features of torchvision's Inception"),
+    "fd_efficientnet_lite0": Meaning("lower", "Fréchet distance between features of EfficientNet-Lite0, not FID"),
+    "kd_efficientnet_lite0": Meaning("lower", "kernel distance between features of EfficientNet-Lite0, not KID"),
+    "chroma_predicted": Meaning("", "mean chroma on the network's scale"),
+    "chroma_true": Meaning("", "mean chroma of the photos on the network's scale"),
+    "chroma_ratio": Meaning("", "mean chroma over that of the photos; 1 is as colourful"),
+    "out_of_gamut": Meaning("lower", "share of pixels whose L* and ab make a colour outside sRGB"),
+    "cf": Meaning("", "colourfulness as the protocol defines it"),
+    "cf_true": Meaning("", "the same of the photos"),
+    "dcf": Meaning("lower", "its difference from the photos' as the protocol defines it"),
+    "cf_signed": Meaning("", "colourfulness (Hasler and Süsstrunk 2003)"),
+    "cf_signed_true": Meaning("", "the same of the photos"),
+    "cf_absolute": Meaning("", "colourfulness with absolute values taken first (CT2, DDColor)"),
+    "cf_absolute_true": Meaning("", "the same of the photos"),
+    "dcf_signed_of_means": Meaning("lower", "difference of mean cf_signed"),
+    "dcf_signed_of_pictures": Meaning("lower", "mean of the pictures' differences of cf_signed"),
+    "dcf_absolute_of_means": Meaning("lower", "difference of mean cf_absolute"),
+    "dcf_absolute_of_pictures": Meaning("lower", "mean of the pictures' differences of cf_absolute"),
+}
+
+# those that one looks at first
+HEADLINE = (
+    *("mse", "psnr", "ssim", "ciede2000", "lpips", "fid", "kid", "fid_torchvision", "kid_torchvision"),
+    *("fd_efficientnet_lite0", "kd_efficientnet_lite0", "chroma_ratio", "out_of_gamut", "cf", "dcf"),
+)
+
+
+def score(
+    prediction: Prediction,
+    weight: Tensor | None = None,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The measures of each picture of a batch.
+
+    Args:
+        prediction: what was made of the batch.
+        weight: `(B, 1, H, W)`, which pixels count; None counts all.
+        perceptual: LPIPS, where there is one.
+
+    Returns:
+        Names to `(B,)` float64.
+    """
+    made, photos = prediction.pictures, prediction.photos
+    flat = None if weight is None else weight[:, 0]
+    scores = {
+        "mse": metrics.mse(prediction.ab, prediction.batch.ab, weight),
+        "psnr": metrics.psnr(made, photos, weight),
+        "ciede2000": metrics.mean_ciede2000(prediction.lab, prediction.photo_lab, weight),
+        "chroma_predicted": metrics.chroma(prediction.ab, weight),
+        "chroma_true": metrics.chroma(prediction.batch.ab, weight),
+        "out_of_gamut": metrics.mean(prediction.beyond, weight),
+    }
+    if min(photos.shape[-2:]) >= metrics.SSIM_WINDOW:
+        scores["ssim"] = metrics.ssim(made, photos, weight)
+    if perceptual is not None:
+        scores["lpips"] = perceptual(made, photos).double()
+    for variant in ("signed", "absolute"):
+        absolute = variant == "absolute"
+        mine, theirs = (color.colorfulness(picture, absolute, flat) for picture in (made, photos))
+        scores |= {f"cf_{variant}": mine, f"cf_{variant}_true": theirs, f"dcf_{variant}": (mine - theirs).abs()}
+    return scores
+
+
+def summary(means: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
+    """Scores of all pictures from the means of their measures.
+
+    Args:
+        means: of what `score` measures: numbers, or arrays of resampled means.
+        protocol: which colourfulness `cf` and `dcf` are.
+
+    Returns:
+        Scores of the same kind, in the order of `MEANINGS`.
+    """
+    scores = {name: value for name, value in means.items() if not name.startswith("dcf_")}
+    scores["chroma_ratio"] = means["chroma_predicted"] / np.maximum(means["chroma_true"], 1e-12)
+    for variant in ("signed", "absolute"):
+        scores[f"dcf_{variant}_of_means"] = abs(means[f"cf_{variant}"] - means[f"cf_{variant}_true"])
+        scores[f"dcf_{variant}_of_pictures"] = means[f"dcf_{variant}"]
+    scores["cf"], scores["cf_true"] = (scores[f"cf_{protocol.colorfulness}{end}"] for end in ("", "_true"))
+    scores["dcf"] = scores[f"dcf_{protocol.colorfulness}_{protocol.dcf}"]
+    return {name: scores[name] for name in MEANINGS if name in scores}
+
+
+def summarize(table: Table, protocol: Protocol) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Scores of all pictures, and their intervals (95 %, over pictures).
+
+    Args:
+        table: names to `(N,)` measures of each picture.
+        protocol: which colourfulness `cf` and `dcf` are.
+    """
+    scores = summary({name: values.mean() for name, values in table.items()}, protocol)
+    resampled = bootstrap.resampled_means(np.stack(list(table.values()), axis=1))
+    spread = summary(dict(zip(table, resampled.T, strict=True)), protocol)
+    return {name: float(score) for name, score in scores.items()}, {
+        name: bootstrap.interval(values) for name, values in spread.items()
+    }
+
+
+def convincing(table: Table) -> NDArray[np.int64]:
+    """Pictures in order, those first that could best pass for photos: `(N,)` row numbers.
+
+    A picture convinces whose colours are near the photo's (CIEDE2000, and LPIPS where it was measured) and as strong
+    (the logarithm of the ratio of mean chromas is near 0): the order is by the sum of its ranks in these. Photos that
+    hardly have colour, of which any network makes good pictures, come last.
+    """
+    true = np.maximum(table["chroma_true"], 1e-6)
+    strength = np.abs(np.log(np.maximum(table["chroma_predicted"], 1e-6) / true))
+    criteria = [table["ciede2000"], strength, *([table["lpips"]] if "lpips" in table else [])]
+    ranks = np.sum([np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in criteria], axis=0)
+    return np.lexsort((table["ciede2000"], ranks, pale(table)))
+
+
+def pale(table: Table) -> NDArray[np.bool_]:
+    """Which photos hardly have colour, `(N,)`."""
+    return table["chroma_true"] * 127 < COLORED
