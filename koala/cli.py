@@ -5,6 +5,7 @@ Both are imported when the command is chosen, so that `koala --help` starts at o
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "doctor": ("Doctor", "koala.doctor:doctor", ".", "look at machine, data and run folder before a training"),
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
     "compare": ("Compare", "koala.compare:compare_command", "", "lay evaluations side by side, with their differences"),
+    "ablate": ("Ablate", "koala.ablate:ablate", "ablation", "variants of a training at equal budget, side by side"),
     "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
     "kit": ("Kit", "koala.kit:copy", "", "copy launch/, shards/ and slurm/ out, for editing"),
 }
@@ -61,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = str(error)
     except KeyboardInterrupt:
         message, code = "interrupted; run the same command again to go on", 130
+    except BrokenPipeError:  # of "koala ... | head": who read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in _MENDABLE:
             raise

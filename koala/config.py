@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from koala.errors import UserError
 
@@ -85,17 +85,6 @@ class WriteShards(_Strict):
     """Processes that write."""
     part: str = "1/1"
     """I/N writes every N-th shard, beginning with the I-th; koala shards finish puts the parts together."""
-
-    def part_numbers(self) -> tuple[int, int]:
-        """I and N.
-
-        Raises:
-            UserError: `part` is nothing of the kind.
-        """
-        part, _, parts = self.part.partition("/")
-        if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-            raise UserError(f"--part {self.part} is not I/N with I from 1 to N, as in 1/4")
-        return int(part), int(parts)
 
 
 @dataclass(frozen=True)
@@ -406,6 +395,31 @@ class Compare(_Strict):
 
 
 @dataclass(frozen=True)
+class Ablation(_Strict):
+    """Variants of one training at equal budget, and how each is evaluated."""
+
+    train: Train = field(default_factory=Train)
+    """What the variants have in common; batch and epochs are always the same."""
+    variants: Annotated[dict[str, dict[str, Any]], Suppress] = field(default_factory=dict)
+    """Each variant's name and the settings that differ, as in a run file; others are compared with the first."""
+    evaluations: Annotated[dict[str, dict[str, Any]], Suppress] = field(default_factory=dict)
+    """Ways to evaluate every variant, each with settings of koala evaluate; by default one, as each was trained."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Each variant is trained once with each."""
+
+
+@dataclass(frozen=True)
+class Ablate(_Strict):
+    """Train and evaluate variants of one training at equal budget, and lay them side by side."""
+
+    out: Path
+    """Folder for the runs and the tables."""
+    ablation: Ablation = field(default_factory=Ablation)
+    part: str = "1/1"
+    """I/N trains every N-th run, beginning with the I-th; the part that ends last lays all side by side."""
+
+
+@dataclass(frozen=True)
 class Embed(_Strict):
     """Keep the extractor's embeddings of all samples, and of their mirror images, beside the shards.
 
@@ -459,6 +473,18 @@ class Kit(_Strict):
 
     dir: Positional[Path]
     """Folder to copy them to."""
+
+
+def part_numbers(part: str) -> tuple[int, int]:
+    """I and N of a part "I/N" of the work.
+
+    Raises:
+        UserError: it is nothing of the kind.
+    """
+    number, _, parts = part.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise UserError(f"--part {part} is not I/N with I from 1 to N, as in 1/4")
+    return int(number), int(parts)
 
 
 def for_evaluation(data: Data) -> Data:

@@ -94,6 +94,11 @@ def _check_world(accelerator: Accelerator, processes: int) -> None:
         )
 
 
+def is_first() -> bool:
+    """Whether this is the only process or the first of several, also where no accelerator is set up."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
     """Let the first process do something, and give its result to all; an error is raised in all of them."""
     outcome: list[Any] = [None, None]

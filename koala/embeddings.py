@@ -354,8 +354,13 @@ def _for_training(settings: config.Embed) -> config.Embed:
     usual = config.Embed(settings.shards)
     if replace(settings.data, threads=usual.data.threads) != usual.data or settings.extractor != usual.extractor:
         raise UserError(f"{settings.training} says which extractor and which view; leave out the flags for these")
-    training = config.load(config.Train, settings.training)
+    return for_training(config.load(config.Train, settings.training), settings)
+
+
+def for_training(training: config.Train, settings: config.Embed | None = None) -> config.Embed:
+    """What must be embedded for a training; `settings` say where and how, by default as the training."""
     data = training.data
+    settings = settings or config.Embed(data.shards, mixed_precision=training.mixed_precision, device=training.device)
     view = replace(settings.data, geometry=data.geometry, size=data.size, lightness=data.lightness)
     return replace(settings, extractor=replace(training.extractor, cache=False), data=view, seed=training.seed)
 

@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from koala.config import FinishShards, Recipe, RepairShards, Split, WriteShards, dump
+from koala.config import FinishShards, Recipe, RepairShards, Split, WriteShards, dump, part_numbers
 from koala.errors import UserError
 from koala.files import put, sync
 from koala.intake import Admitted, UnusableError, admit
@@ -124,7 +124,7 @@ def write(settings: WriteShards) -> Manifest | None:
         UserError: the source is absent or empty, or `out` holds shards of another recipe or source.
     """
     job, plan = _prepare(settings.source, settings.out, settings.recipe)
-    part, parts = settings.part_numbers()
+    part, parts = part_numbers(settings.part)
     _write_missing(job, plan[part - 1 :: parts], settings.workers)
     return finish(settings.out) if parts == 1 else None
 

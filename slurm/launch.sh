@@ -33,6 +33,12 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it from
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds for koala to save; torch's launcher would kill it after 30
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NCCL_DEBUG=${NCCL_DEBUG:-WARN} PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 
+part=() # of the work, in an array's jobs
+if [[ ${SLURM_ARRAY_TASK_COUNT:-} ]]; then
+  [[ $SLURM_ARRAY_TASK_MIN == 1 && $SLURM_ARRAY_TASK_MAX == "$SLURM_ARRAY_TASK_COUNT" ]] ||
+    refuse "the array must be whole, as in --array=1-8; parts that are done already are passed over"
+  part=(--part "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT")
+fi
 restarts=${SLURM_RESTART_COUNT:-0}
 per_node=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 processes=$((SLURM_NNODES * per_node))

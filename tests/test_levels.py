@@ -16,7 +16,7 @@ LEVELS = [
     {"report", "results"},
     {"evaluate"},
     {"demo", "compare", "checks"},
-    {"doctor"},
+    {"doctor", "ablate"},
     {"cli"},
     {"__main__"},
 ]

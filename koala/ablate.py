@@ -1,0 +1,229 @@
+"""Variants of one training at equal budget: trained, evaluated and laid side by side.
+
+    OUT/VARIANT-SEED/         a run of `koala train`; what `koala evaluate` makes of it is in evaluation/, or under the
+                              evaluation's name
+    OUT/ablation.md, .csv     the variants' scores: means over seeds, differences to the first row, what chance leaves
+    OUT/comparison/           `koala compare` of the first seed's runs: intervals over images, and a sheet
+
+All of it goes on where it stopped. Whether a difference is more than chance is asked of the seeds: how far trainings
+lie apart that differ in nothing else, pooled over the variants, says how far two means would lie apart by chance.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from koala import compare, config, embeddings, evaluate, results, train
+from koala.distributed import is_first
+from koala.errors import UserError
+from koala.files import put
+
+_SHARED = ("batch", "epochs", "seed", "run", "resume", "processes", "dry_run")  # no variant's own: equal budget
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of an ablation.
+
+    Attributes:
+        variant: its name.
+        settings: of its training.
+        evaluations: folder of each evaluation, by name.
+    """
+
+    variant: str
+    settings: config.Train
+    evaluations: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant under one evaluation.
+
+    Attributes:
+        name: of both.
+        means: of each score, over the seeds.
+        differences: to the first row; empty for that one.
+        chance: how large a difference chance would leave in one of twenty ablations of equal variants; empty with one
+            seed.
+    """
+
+    name: str
+    means: Mapping[str, float]
+    differences: Mapping[str, float]
+    chance: Mapping[str, float]
+
+
+# ---------------------------------------------------------------- what is to be done
+
+
+def runs(settings: config.Ablate) -> list[Run]:
+    """All trainings, seed by seed, so that each variant is there once before any is trained again.
+
+    Raises:
+        UserError: a variant has a setting that does not exist, or one that must be the same for all.
+    """
+    ablation = settings.ablation
+    if not ablation.variants:
+        raise UserError("an ablation needs variants: tables [variants.NAME] with the settings in which they differ")
+    found = []
+    for seed in ablation.seeds:
+        for name in ablation.variants:
+            folder = settings.out / f"{name}-{seed}"
+            evaluations = {word: folder / word for word in ablation.evaluations} or {"": folder / "evaluation"}
+            found.append(Run(name, replace(_variant(ablation, name), seed=seed, run=folder), evaluations))
+    return found
+
+
+def _variant(ablation: config.Ablation, name: str) -> config.Train:
+    changes = ablation.variants[name]
+    if shared := [key for key in _SHARED if key in changes]:
+        raise UserError(f"variants.{name}.{shared[0]}: it is the same for all variants; set it in [train]")
+    return config.validate(config.Train, _merged(config.dump(ablation.train), changes), f"variants.{name}")
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, the second's values winning."""
+    changed = {
+        key: _merged(first[key], value) if isinstance(value, Mapping) and isinstance(first.get(key), Mapping) else value
+        for key, value in second.items()
+    }
+    return {**first, **changed}
+
+
+# ---------------------------------------------------------------- doing it
+
+
+def ablate(settings: config.Ablate) -> int:
+    """Train and evaluate what is not there yet, and lay all side by side.
+
+    Returns:
+        0, or what an interrupted training returns.
+
+    Raises:
+        UserError: the settings cannot be honoured.
+    """
+    everything = runs(settings)
+    part, parts = config.part_numbers(settings.part)
+    for run in everything[part - 1 :: parts]:
+        if code := _make(run, settings.ablation.evaluations):
+            return code
+    if not is_first():
+        return 0
+    missing = [run for run in everything if not all(map(results.read_scores, run.evaluations.values()))]
+    if missing:
+        print(f"{missing[0].settings.run} is not there yet; the last part to end lays all side by side")
+        return 0
+    _lay_side_by_side(everything, settings.out)
+    return 0
+
+
+def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
+    """Train a run and evaluate it; what is done already takes no time."""
+    training = run.settings
+    if training.extractor.cache:
+        embeddings.embed(embeddings.for_training(training))
+    if code := train.train(training):
+        return code
+    for name, folder in run.evaluations.items():
+        common: dict[str, Any] = {"model": training.run, "shards": training.data.shards, "out": folder}
+        common |= {"where": training.data.where, "threads": training.data.threads, "device": training.device}
+        flags = {**common, **evaluations.get(name, {})}
+        evaluate.evaluate(config.validate(config.Evaluate, flags, f"evaluations.{name}"))
+    return 0
+
+
+def _lay_side_by_side(everything: Sequence[Run], out: Path) -> None:
+    """Write the tables, and print the one for people."""
+    scores: dict[str, list[dict[str, float]]] = {}
+    for run in everything:
+        for evaluation, folder in run.evaluations.items():
+            name = f"{run.variant}, {evaluation}" if evaluation else run.variant
+            scores.setdefault(name, []).append(results.read(folder).scores)
+    rows = table(scores)
+    seeds = len(next(iter(scores.values())))
+    put(out / "ablation.csv", to_csv(rows).encode())
+    put(out / "ablation.md", to_markdown(rows, seeds).encode())
+    first = [run for run in everything if run.settings.seed == everything[0].settings.seed]
+    for evaluation in everything[0].evaluations:
+        columns = [results.read(run.evaluations[evaluation], run.variant) for run in first]
+        if len(columns) > 1:
+            compare.write(compare.compare(columns), out / "comparison" / evaluation)
+    print(to_markdown(rows, seeds))
+    print(f"{out}: ablation.md, ablation.csv, comparison/")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
+    """Lay scores side by side.
+
+    Args:
+        scores: for each row, those of each seed; the first row is what others are compared with.
+    """
+    names = [name for name in compare.HEADLINE if all(name in one for seeds in scores.values() for one in seeds)]
+    values = {row: {name: np.array([one[name] for one in seeds]) for name in names} for row, seeds in scores.items()}
+    chance = {name: _chance([seeds[name] for seeds in values.values()]) for name in names}
+    means = {row: {name: float(column.mean()) for name, column in columns.items()} for row, columns in values.items()}
+    first = next(iter(means.values()))
+    return [
+        Row(
+            row,
+            mine,
+            {name: mine[name] - first[name] for name in names} if mine is not first else {},
+            {name: limit for name, limit in chance.items() if limit is not None} if mine is not first else {},
+        )
+        for row, mine in means.items()
+    ]
+
+
+def _chance(rows: Sequence[np.ndarray]) -> float | None:
+    """How far the means of two equal variants lie apart at most, in 95 of 100 ablations; None for one seed.
+
+    The variance between seeds is pooled over the rows; Student's t has as many degrees of freedom.
+    """
+    from scipy import stats
+
+    freedom = sum(len(row) - 1 for row in rows)
+    if not freedom:
+        return None
+    pooled = sum(float(((row - row.mean()) ** 2).sum()) for row in rows) / freedom
+    return float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * math.sqrt(2 * pooled / len(rows[0]))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """A line for each score of each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["variant", "score", "mean", "difference", "chance"])
+    for row in rows:
+        for name, mean in row.means.items():
+            writer.writerow([row.name, name, mean, row.differences.get(name, ""), row.chance.get(name, "")])
+    return text.getvalue()
+
+
+def to_markdown(rows: Sequence[Row], seeds: int) -> str:
+    """A table in Markdown; a difference that is more than chance leaves is bold."""
+    names = list(rows[0].means)
+    lines = [f"| variant | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    lines += [f"| {row.name} | {' | '.join(_cell(row, name) for name in names)} |" for row in rows]
+    known = f"In brackets the difference to {rows[0].name}; means over {seeds} seeds"
+    judged = ", bold where it is more than seeds leave to chance (95 %)" if rows[-1].chance else ""
+    return "\n".join([*lines, "", f"{known}{judged}.", ""])
+
+
+def _cell(row: Row, name: str) -> str:
+    mean = f"{row.means[name]:.4g}"
+    if name not in row.differences:
+        return mean
+    difference = f"{row.differences[name]:+.2g}"
+    clear = name in row.chance and abs(row.differences[name]) > row.chance[name]
+    return f"{mean} ({f'**{difference}**' if clear else difference})"
