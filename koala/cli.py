@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
     "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
+    "study build": ("BuildStudy", "koala.study.build:build_command", "", "pictures -> the folder of a realness study"),
+    "study serve": ("ServeStudy", "koala.study.server:serve_command", "", "ask people which pictures are real"),
+    "study report": ("ReportStudy", "koala.study.report:report_command", "", "answers -> tables, tests, plain words"),
+    "study power": ("PowerStudy", "koala.study.power:power_command", "", "how many participants and scenes it takes"),
     "kit": ("Kit", "koala.kit:copy", "", "copy launch/, shards/ and slurm/ out, for editing"),
 }
 
