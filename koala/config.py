@@ -353,7 +353,7 @@ class Study(_Strict):
 
     shown: Count = 24
     """Pictures that each participant judges."""
-    original_share: Share = 0.5
+    original_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of originals among them."""
     checks: Annotated[int, Field(ge=0, le=20)] = 2
     """Attention checks for each participant."""
@@ -371,7 +371,7 @@ class Study(_Strict):
 
 @dataclass(frozen=True)
 class BuildStudy(_Strict):
-    """Make the folder of a realness study: pictures of the same scenes by several hands, which only colour tells apart."""
+    """Make the folder of a realness study: the same scenes by several hands, which only colour tells apart."""
 
     dir: Positional[Path]
     """Folder to make."""
@@ -452,7 +452,7 @@ class PowerStudy(_Strict):
     """Numbers of scenes to try."""
     shown: Count = 24
     """Pictures that each participant judges."""
-    original_share: Share = 0.5
+    original_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of originals among them."""
     simulations: Annotated[int, Field(ge=20)] = 400
     """Studies that are simulated for each combination."""

@@ -1,4 +1,7 @@
-"""The researcher's page: how the study goes, and the answers for download. Behind a password, and nothing can be changed."""
+"""The researcher's page: how the study goes, and the answers for download.
+
+It is behind a password, and nothing can be changed there.
+"""
 
 import base64
 import binascii
@@ -28,7 +31,7 @@ def routes(site: Site) -> list[Route]:
     def guarded(make: Callable[[Site], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             refusal = _refusal(request, site.secret, failures)
-            return refusal or await run_in_threadpool(make, site)
+            return await run_in_threadpool(make, site) if refusal is None else refusal
 
         return endpoint
 
@@ -79,7 +82,7 @@ def _version(collected: answers.Collected, site: Site, number: int) -> dict[str,
         "median": f"{counts.median():g}",
         "most": int(counts.max()),
         "realness": percent(estimate.value),
-        "interval": " to ".join(percent(end) for end in estimate.interval()),
+        "interval": " to ".join(percent(end) for end in estimate.interval()) if estimate.df > 0 else "–",
     }
 
 

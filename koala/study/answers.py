@@ -68,7 +68,7 @@ def from_folder(study: Folder) -> Collected:
             {
                 "participant": row["participant"],
                 "position": row["position"],
-                "scene": (picture := manifest.by_name[row["picture"]]).scene,
+                "scene": (picture := manifest.find(row["picture"])).scene,
                 "version": picture.version,
                 "picture": picture.name,
                 "label": picture.label,
@@ -139,7 +139,10 @@ def leave_out(collected: Collected, settings: config.ReportStudy) -> tuple[Colle
     people, said = collected.people, []
     out = people["failed_checks"] > settings.failed_checks
     if out.any():
-        said.append(f"{_people(out.sum())} failed more than {settings.failed_checks} attention checks")
+        most = settings.failed_checks
+        said.append(
+            f"{_people(out.sum())} failed {f'more than {most} attention checks' if most else 'an attention check'}"
+        )
     for words in settings.exclude:
         question, _, reply = words.partition("=")
         if question not in collected.questions:

@@ -10,7 +10,6 @@ import io
 import re
 import secrets
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,8 +22,9 @@ from koala import __version__, color, config, intake, sources
 from koala.errors import UserError
 from koala.files import put
 from koala.progress import Progress
-from koala.study import folder, languages, trials
+from koala.study import languages, trials
 from koala.study.folder import Manifest, Picture
+from koala.study.templates import PAGE
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")
 _ORIGINAL = "original"
@@ -98,8 +98,8 @@ def build_command(settings: config.BuildStudy) -> int:
         raise UserError(f"{settings.dir} holds a study already; choose another folder, so that no answer is lost")
     if settings.study.shown > settings.scenes:
         raise UserError(
-            f"--shown {settings.study.shown} pictures cannot be shown of --scenes {settings.scenes}: nobody sees a scene "
-            "twice; choose more scenes"
+            f"--shown {settings.study.shown} pictures cannot be shown of --scenes {settings.scenes}, for nobody sees a "
+            "scene twice; choose more scenes"
         )
     versions = open_versions(settings)
     encoded = make(settings, versions)
@@ -150,11 +150,10 @@ def make(settings: config.BuildStudy, versions: Sequence[Version]) -> list[Encod
                 refused.append(f"{scene}: {error}")
                 progress.say(f"left out: {refused[-1]}")
     if len(made) < needed:
+        hands, why = ", ".join(version.name for version in versions), f" ({refused[0]})" if refused else ""
         raise UserError(
-            f"{len(made)} scenes can be shown of the {len(candidates)} that {', '.join(v.name for v in versions)} have in "
-            f"common, and {needed} are needed (--scenes {settings.scenes}"
-            + (" and one to practise with)" if settings.study.practice else ")")
-            + (f"; the first left out is {refused[0]}" if refused else "; choose fewer")
+            f"{len(made)} scenes can be shown of the {len(candidates)} that {hands} have in common{why}, and {needed} "
+            "are needed with the one to practise with; choose fewer --scenes, or add pictures"
         )
     shown, practice = made[: settings.scenes], made[settings.scenes :]
     return [*(each for scene in shown for each in scene), *(scene[0] for scene in practice)]
@@ -174,11 +173,9 @@ def encode_scene(settings: config.BuildStudy, versions: Sequence[Version], scene
     for version, picture, lab in zip(versions, pictures, labs, strict=True):
         shared = settings.lightness == "shared" and version is not versions[0]
         shown = _joined(lightness, lab[..., 1:]) if shared else _resized(picture, size)
+        picture_of = Picture(secrets.token_hex(16), scene, version.name, label, *size)
         difference = float(np.abs(lab[..., :1] - lightness).mean())
-        name = secrets.token_hex(16)
-        encoded.append(
-            Encoded(Picture(name, scene, version.name, label, *size), encode(shown, settings.quality), difference)
-        )
+        encoded.append(Encoded(picture_of, encode(shown, settings.quality), difference))
     return encoded
 
 
@@ -189,7 +186,7 @@ def describe(settings: config.BuildStudy, versions: Sequence[Version], encoded: 
         "koala": __version__,
         **{name: getattr(settings, name) for name in ("select", "seed", "side", "quality", "lightness")},
         "lightness_difference": {
-            model: statistics.median(each.difference for each in encoded if each.picture.version == model)
+            model: float(np.median([each.difference for each in encoded if each.picture.version == model]))
             for model in models
         },
     }
@@ -232,12 +229,12 @@ def write(settings: config.BuildStudy, manifest: Manifest, files: dict[str, byte
     for name, jpeg in files.items():
         put(pictures / f"{name}.jpg", fill_up(jpeg, length), durable=False)
     (settings.dir / "languages").mkdir(exist_ok=True)
-    for path in folder.PAGE.glob("??.toml"):
+    for path in PAGE.glob("*.toml"):
         shutil.copyfile(path, settings.dir / "languages" / path.name)
-    for path in folder.PAGE.glob("consent.*.md"):
+    for path in PAGE.glob("consent.*.md"):
         shutil.copyfile(path, settings.dir / path.name)
     config.save(settings.study, settings.dir / "study.toml")
-    languages.load(settings.dir, folder.PAGE, settings.study.questions)
+    languages.load(settings.dir, settings.study.questions)
     manifest.save(settings.dir / "manifest.json")
 
 

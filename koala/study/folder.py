@@ -1,15 +1,18 @@
 """What a study's folder holds.
 
-study.toml           what participants meet; for editing
-consent.en.md ...    what they agree to, in each language; for editing
-languages/en.toml .. all other words; for editing
-manifest.json        which picture is which: never served
-pictures/            under random names
-answers.sqlite       what was answered
-admin-token.txt      the password of the admin page
+    study.toml           what participants meet; for editing
+    consent.en.md ..     what they agree to, in each language; for editing
+    languages/en.toml .. all other words; for editing
+    manifest.json        which picture is which
+    pictures/            under random names
+    answers.sqlite       what was answered
+    admin-token.txt      the password of the researcher's page
+
+None of it is served as a file: a participant's pages know pictures by names that are theirs alone.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +25,6 @@ from koala import config
 from koala.errors import UserError
 from koala.files import put
 from koala.study.trials import ORIGINAL
-
-PAGE = Path(__file__).parent / "page"
-"""Templates, style, script, and the words that `build` copies into a study's folder."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,23 @@ class Manifest:
         """The picture that shows a version of a scene."""
         return self._names[scene, version]
 
-    def counts(self, of_pictures: dict[str, int]) -> NDArray[np.int64]:
+    def counts(self, of_pictures: Mapping[str, int]) -> NDArray[np.int64]:
         """Counts by picture as a table of scenes and versions."""
         table = np.zeros((len(self.scenes), len(self.versions)), np.int64)
         for name, count in of_pictures.items():
+            self.find(name)
             table[self._places[name]] = count
         return table
+
+    def find(self, name: str) -> Picture:
+        """The picture of a name that stands in the answers.
+
+        Raises:
+            UserError: there is none.
+        """
+        if name not in self.by_name:
+            raise UserError("the answers are about pictures of another study; put answers.sqlite back where it belongs")
+        return self.by_name[name]
 
     def is_real(self, name: str) -> bool:
         """Whether a picture is an original."""
@@ -140,8 +151,19 @@ class Folder:
 
     @cached_property
     def settings(self) -> config.Study:
-        """What participants meet."""
-        return config.load(config.Study, self.path / "study.toml")
+        """What participants meet.
+
+        Raises:
+            UserError: it cannot be shown.
+        """
+        path, scenes = self.path / "study.toml", len(self.manifest.scenes)
+        study = config.load(config.Study, path)
+        if study.shown > scenes:
+            raise UserError(
+                f"{path}: shown = {study.shown}, but there are {scenes} scenes and nobody sees one twice; "
+                f"choose at most {scenes}"
+            )
+        return study
 
     @property
     def answers(self) -> Path:
@@ -154,21 +176,8 @@ class Folder:
         Raises:
             UserError: the file is absent.
         """
-        path = self.path / "pictures" / f"{self.manifest.by_name[name].name}.jpg"
+        path = self.path / "pictures" / f"{name}.jpg"
         try:
             return path.read_bytes()
         except FileNotFoundError:
             raise UserError(f"{path} is absent; copy the study's whole folder from where it was built") from None
-
-
-def check_settings(study: config.Study, manifest: Manifest) -> None:
-    """Refuse what cannot be shown.
-
-    Raises:
-        UserError: more pictures are to be shown than there are scenes.
-    """
-    if study.shown > len(manifest.scenes):
-        raise UserError(
-            f"shown = {study.shown} pictures, but the study has {len(manifest.scenes)} scenes and nobody sees one twice; "
-            f"choose at most {len(manifest.scenes)}"
-        )

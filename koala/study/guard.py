@@ -1,5 +1,6 @@
 """What keeps a study's pages safe: signed names that cannot be guessed, limits, headers."""
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -8,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -16,23 +16,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "study"
 _LONGEST_BODY = 16_384  # bytes
+_LONGEST_WAIT_S = 10.0
 _MOST_FIELDS = 64
 _BUCKETS = 20_000
 
-_HEADERS = {
-    # Nothing from elsewhere, no script or style inside a page, no framing.
-    "content-security-policy": (
-        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-    ),
-    "x-frame-options": "DENY",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",  # with no-referrer, browsers send "Origin: null" with forms
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "x-robots-tag": "noindex, nofollow",
-}
+_POLICY = (  # nothing from elsewhere, no script or style inside a page, no framing
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-frame-options", b"DENY"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),  # with no-referrer, browsers send "Origin: null" with forms
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+    (b"x-robots-tag", b"noindex, nofollow"),
+    (b"cache-control", b"no-store"),
+]
 
 
 class Keys:
@@ -88,33 +90,46 @@ def _derived(secret: str, purpose: str) -> str:
 # ---------------------------------------------------------------- requests
 
 
-async def read_form(request: Request) -> Mapping[str, str]:
+async def read_form(request: Request, url: str = "") -> Mapping[str, str]:
     """The fields of a form, which must come from our own pages and be small.
 
+    Args:
+        request: with the form.
+        url: the address that participants open; "" is the one of the request.
+
     Raises:
-        HTTPException: 403 from elsewhere, 413 too long, 415 or 400 not a form.
+        HTTPException: 403 from elsewhere, 408 too slow, 413 too long, 415 or 400 not a form.
     """
-    if not _from_here(request):
+    if not _from_here(request, url):
         raise HTTPException(403, "error_session")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "error_form")
+    try:
+        async with asyncio.timeout(_LONGEST_WAIT_S):
+            body = await _read_body(request)
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
+    except TimeoutError:
+        raise HTTPException(408, "error_busy") from None
+    except ValueError:
+        raise HTTPException(400, "error_form") from None
+
+
+async def _read_body(request: Request) -> bytes:
     body = b""
     async for piece in request.stream():
         body += piece
         if len(body) > _LONGEST_BODY:
             raise HTTPException(413, "error_form")
-    try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
-    except ValueError:
-        raise HTTPException(400, "error_form") from None
+    return body
 
 
-def _from_here(request: Request) -> bool:
+def _from_here(request: Request, url: str) -> bool:
     """Whether a browser says that a form comes from our own pages; what is no browser says nothing."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         return site == "same-origin"
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    host = urlsplit(url).netloc or request.headers.get("host")
+    return origin in (None, f"http://{host}", f"https://{host}")
 
 
 class Buckets:
@@ -141,7 +156,7 @@ class Buckets:
 
 
 class Guard:
-    """Stands before all pages: the sub-path, the host, the rate, the headers of every response.
+    """Stands before all pages: the sub-path, the rate, the headers of every response.
 
     Args:
         app: the pages.
@@ -150,9 +165,7 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, url: str = "") -> None:
-        self._app, self._keys = app, keys
-        parts = urlsplit(url)
-        self._host, self._prefix = parts.netloc.lower(), parts.path.rstrip("/")
+        self._app, self._keys, self._prefix = app, keys, urlsplit(url).path.rstrip("/")
         self._sessions = Buckets(burst=100, rate_s=20)
         self._strangers = Buckets(burst=1000, rate_s=50)  # a lecture hall has one address
 
@@ -164,25 +177,20 @@ class Guard:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                headers.setdefault("cache-control", "no-store")
+                present = {name for name, _ in message["headers"]}
+                message["headers"] += [header for header in _HEADERS if header[0] not in present]
             await send(message)
 
         app = self._refusal(scope) or self._app
         await app(self._without_prefix(scope), receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        request = Request(scope)
         path = scope["path"]
         if self._prefix and path == self._prefix:  # relative addresses begin behind the slash
             return PlainTextResponse("", 308, {"location": f"{self._prefix}/"})
         if path.removeprefix(self._prefix) == "/health":
             return None
-        if self._host and request.headers.get("host", "").lower() != self._host:
-            return PlainTextResponse("this study has another address\n", 421)
-        cookie = request.cookies.get(COOKIE, "")
+        cookie = Request(scope).cookies.get(COOKIE, "")
         known = self._keys.is_session(cookie)
         address = scope["client"][0] if scope.get("client") else ""
         if not (self._sessions.take(cookie) if known else self._strangers.take(address)):

@@ -11,6 +11,7 @@ from string import Formatter
 
 from koala.config import Question
 from koala.errors import UserError
+from koala.study.templates import PAGE
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,17 @@ class Language:
         return self.text[name].format(**fields)
 
 
-def load(folder: Path, page: Path, questions: Sequence[Question]) -> dict[str, Language]:
+def load(folder: Path, questions: Sequence[Question]) -> dict[str, Language]:
     """Read all languages of a study.
 
     Args:
         folder: of the study.
-        page: with the English words that come with koala, whose names every language must have.
         questions: that must have words.
 
     Raises:
         UserError: a file is absent or lacks words.
     """
-    needed = tomllib.loads((page / "en.toml").read_text("utf-8"))["text"]
+    needed = tomllib.loads((PAGE / "en.toml").read_text("utf-8"))["text"]  # every language must have these words
     files = sorted((folder / "languages").glob("*.toml"))
     if not files:
         raise UserError(f"{folder / 'languages'} holds no language; copy en.toml there from another study")

@@ -7,6 +7,7 @@ All addresses in the pages are relative, so that they hold under any sub-path.
 """
 
 import fcntl
+import re
 import socket
 import sqlite3
 import time
@@ -33,9 +34,9 @@ from koala.study.trials import Check
 
 _COOKIE_S = 30 * 24 * 3600
 _LONGEST_REPLY = 500  # characters
-_LONGEST_TIME_MS = 3_600_000
 _AHEAD = 2  # pictures after the present one that a browser may ask for
 _PRACTICE = 0  # the position of the picture to practise with
+_SHOWN_SIDE = 512  # of a page's pixels: smaller pictures are shown this long, larger ones as they are
 
 
 class Pages:
@@ -72,7 +73,7 @@ class Pages:
 
     async def start(self, request: Request) -> Response:
         """Somebody agrees: they get a cookie and their pictures."""
-        form = await read_form(request)
+        form = await read_form(request, self.site.url)
         session = self.site.session(request) or self.site.keys.session(form.get("ticket", ""))
         if not session or form.get("agree") != "yes":
             return _go(".")
@@ -213,7 +214,7 @@ class Pages:
 
     async def _form(self, request: Request) -> tuple[str, Mapping[str, str]]:
         """The session and the fields of a form that one of its own pages held."""
-        session, form = self.site.session(request), await read_form(request)
+        session, form = self.site.session(request), await read_form(request, self.site.url)
         if not session:
             raise ElsewhereError(".")
         if not same(form.get("token", ""), form_token(session)):
@@ -235,7 +236,9 @@ class Pages:
             question = language.say(f"check_{shown.expected}")
         elif shown is not None:
             found = self.site.manifest.by_name[shown]
-            picture = {"token": picture_token(session, position), "width": found.width, "height": found.height}
+            scale = max(1.0, _SHOWN_SIDE / max(found.width, found.height))
+            width, height = round(found.width * scale), round(found.height * scale)
+            picture = {"token": picture_token(session, position), "width": width, "height": height}
         return self.site.page(
             "trial.html",
             language,
@@ -293,6 +296,7 @@ def create_app(site: Site) -> ASGIApp:
 
     handlers = {ElsewhereError: elsewhere, HTTPException: refused, sqlite3.Error: unsaved}
     app = Starlette(routes=[*Pages(site).routes(), *admin.routes(site)], exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False  # such a redirect would hold whatever host the request named
     return Guard(app, site.keys, site.url)
 
 
@@ -346,7 +350,8 @@ def _listening(settings: config.ServeStudy) -> Iterator[socket.socket]:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
         raise UserError(
-            f"{settings.host} port {settings.port} cannot be listened at ({error.strerror}); choose another --port or --host"
+            f"{settings.host} port {settings.port} cannot be listened at ({error.strerror}); choose another --port or "
+            "--host"
         ) from None
     with listener:
         yield listener
@@ -369,6 +374,4 @@ def _go(page: str) -> Response:
 
 def _number(text: str) -> int | None:
     """A whole number that is not beyond reason."""
-    return (
-        int(text) if text.isascii() and text.isdecimal() and len(text) < 9 and int(text) <= _LONGEST_TIME_MS else None
-    )
+    return int(text) if re.fullmatch("[0-9]{1,7}", text) else None

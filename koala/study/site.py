@@ -3,20 +3,22 @@
 import hashlib
 import os
 import secrets
+import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from koala.errors import UserError
-from koala.study import folder, guard, languages, trials
+from koala.study import guard, languages, trials
 from koala.study.folder import Folder
 from koala.study.languages import Language
 from koala.study.store import Participant, Queue, Store
+from koala.study.templates import PAGE, environment
 from koala.study.trials import Check
 
 STATIC = {"style.css": "text/css", "script.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -43,27 +45,18 @@ class Site:
 
     def __init__(self, study: Folder, url: str = "") -> None:
         self.folder, self.settings, self.manifest, self.url = study, study.settings, study.manifest, url
-        if self.settings.shown > len(self.manifest.scenes):
-            raise UserError(
-                f"{study.path / 'study.toml'}: shown = {self.settings.shown}, but there are {len(self.manifest.scenes)} "
-                "scenes and nobody sees one twice; choose a smaller number"
-            )
-        self.languages = languages.load(study.path, folder.PAGE, self.settings.questions)
+        self.languages = languages.load(study.path, self.settings.questions)
         for name in self.manifest.by_name:
             study.picture(name)  # one that is absent is found before anybody comes
         self.picture = lru_cache(maxsize=2048)(study.picture)
         self.secret = _secret(study.path / "admin-token.txt")
         self.keys = guard.Keys(self.secret)
-        self.static = {name: (folder.PAGE / name).read_bytes() for name in STATIC}
+        self.static = {name: (PAGE / name).read_bytes() for name in STATIC}
         self._release = hashlib.sha256(b"".join(self.static.values())).hexdigest()[:12]
-        self._templates = Environment(
-            loader=FileSystemLoader(folder.PAGE),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self.queue = Queue(Store(study.answers))
+        self._templates = environment()
+        store = Store(study.answers)
+        self.manifest.counts(store.picture_counts(time.time()))  # the answers must be about these pictures
+        self.queue = Queue(store)
 
     def session(self, request: Request) -> str:
         """The cookie, if this study gave it out; else ""."""
@@ -92,12 +85,12 @@ class Site:
             raise ElsewhereError(place)
         return participant
 
-    def trials(self, participant: int, counts: dict[str, int]) -> list[str | Check]:
-        """What a new participant is shown; drawn from the study's seed and its secret, so that nobody can foresee it."""
+    def trials(self, participant: int, counts: Mapping[str, int]) -> list[str | Check]:
+        """What a new participant is shown; drawn from the study's seed and its secret, which nobody can foresee."""
         secret = int.from_bytes(hashlib.sha256(self.secret.encode()).digest())
         rng = np.random.default_rng([self.manifest.made["seed"], participant, secret])
-        table = self.manifest.counts(counts)
-        pairs = trials.assign(table, self.settings.shown, self.settings.original_share, rng)
+        quota = trials.Quota(self.settings.shown, self.settings.original_share)
+        pairs = trials.assign(self.manifest.counts(counts), quota, rng)
         pictures = [self.manifest.name_at(scene, version) for scene, version in pairs]
         return trials.insert_checks(pictures, self.settings.checks, rng)
 

@@ -1,9 +1,9 @@
 """The statistics of a study: pure functions of arrays.
 
-*Realness* is the share of answers "Real". Both the people and the scenes of a study are samples, of all people and of all
-photographs: whoever is easily fooled gives many answers, and a scene that is easily coloured gets many. Answers are
-therefore not independent, and what a study finds is uncertain from both sides. The functions called `crossed` take both
-into account; shapes are P participants, S scenes, V versions of each scene (the original, and one of each model).
+*Realness* is the share of answers "Real". Both the people and the scenes of a study are samples, of all people and of
+all photographs. Who is easily fooled is so in many answers, and a scene that is easily coloured gets many, so that
+answers are not independent and what a study finds is uncertain from both sides. The functions called `crossed` take
+both into account; shapes are P participants, S scenes, V versions of each scene (the original, and one of each model).
 """
 
 from collections.abc import Sequence
@@ -119,7 +119,7 @@ def crossed(answers: Answers, weights: Sequence[float]) -> Estimate:
     part = answers.of_versions(np.flatnonzero(weights))
     participants, scenes = part.versions.shape
     value, deviations = 0.0, np.zeros(part.versions.shape)
-    for version in np.flatnonzero(weights):
+    for version in np.flatnonzero(weights).tolist():
         seen = part.versions == version
         if not seen.any():
             return Estimate(np.nan, np.nan, np.nan)
@@ -170,7 +170,7 @@ def crossed_bootstrap(
     stray = np.zeros(draws)
     by_row, by_column, of_answers = np.zeros(rows.shape), np.zeros(columns.shape), np.zeros(draws)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for version in np.flatnonzero(weights):
+        for version in np.flatnonzero(weights).tolist():
             seen = (part.versions == version).astype(float)
             real = seen * part.real
             realness = real.sum() / seen.sum()
@@ -256,7 +256,7 @@ def detection(
 
 
 def crossed_detection(answers: Answers, original: int, model: int) -> tuple[Estimate, Estimate]:
-    """d' and c of all people together, for one model, with the errors that `crossed` finds (delta method)."""
+    """Sensitivity d' and criterion c of all people together, for one model, with their errors (delta method)."""
     versions = np.array([original, model])
     count = np.array([(answers.versions == version).sum() for version in versions])
     real = np.array([answers.real[answers.versions == version].sum() for version in versions])
@@ -276,22 +276,25 @@ def crossed_detection(answers: Answers, original: int, model: int) -> tuple[Esti
 
 
 def published_test(scores: Sequence[float], participants: int) -> float:
-    """p of the replication's t-test against the original paper: the sd is over pictures, n is the participants.
+    """The replication's t-test against the original paper: the sd is over pictures, n is the participants.
 
     It is here to be compared with `pictures_test`. n must be the number of things that the sd is over, and with
     participants in its place equal models are found different far too often.
+
+    Returns:
+        p.
     """
     mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1))
     return float(stats.ttest_ind_from_stats(mean, sd, participants, *ORIGINAL_PAPER_SUMMARY).pvalue)
 
 
 def pictures_test(scores: Sequence[float], others: Sequence[float] = ORIGINAL_PAPER) -> tuple[float, float]:
-    """p of the t-test over pictures, with equal variances and without (Welch)."""
+    """The t-test over pictures: p with equal variances, and without (Welch)."""
     return float(stats.ttest_ind(scores, others).pvalue), float(stats.ttest_ind(scores, others, equal_var=False).pvalue)
 
 
 def pictures_equality(scores: Sequence[float], margin: float, others: Sequence[float] = ORIGINAL_PAPER) -> float:
-    """p of the two one-sided tests (TOST) over pictures that the means differ by less than `margin`."""
+    """The two one-sided tests (TOST) over pictures: p that their means differ by less than `margin`."""
     from statsmodels.stats.weightstats import ttost_ind
 
     return float(ttost_ind(np.asarray(scores), np.asarray(others), -margin, margin, usevar="unequal")[0])
@@ -344,6 +347,48 @@ def simulate(
     )
     seen = np.take_along_axis(logits, np.maximum(versions, 0)[..., None], axis=2)[..., 0]
     return Answers(versions, rng.random(versions.shape) < special.expit(seen))
+
+
+def spread_of(answers: Answers, versions: int) -> Spread:
+    """Estimate how much people and scenes differ, for planning another study.
+
+    Answers of one person to different scenes agree more than chance as far as people differ, and so on: each of the
+    four variances is a mean product of two answers' deviations. They are on the scale of shares, and are brought to
+    logits by the mean slope of the logistic curve (in a few rounds, for it depends on the result).
+
+    Args:
+        answers: everything that was answered.
+        versions: how many there are.
+    """
+    seen = np.stack([answers.versions == version for version in range(versions)]).astype(float)  # (V, P, S)
+    count = np.maximum(seen.sum(axis=(1, 2), keepdims=True), 1)
+    means = (seen * answers.real).sum(axis=(1, 2), keepdims=True) / count
+    deviations = seen * (answers.real - means)
+
+    def shared(axis: int, different: bool) -> float:
+        """Mean product over pairs that share a participant (axis 2 is summed) or a scene (axis 1)."""
+        sums, counts = deviations.sum(axis=axis), seen.sum(axis=axis)
+        if different:  # pairs of different versions: all pairs less those of one version
+            products = (sums.sum(axis=0) ** 2 - (sums**2).sum(axis=0)).sum()
+            pairs = (counts.sum(axis=0) ** 2 - (counts**2).sum(axis=0)).sum()
+        else:
+            products, pairs = (sums**2).sum() - (deviations**2).sum(), (counts**2).sum() - seen.sum()
+        return float(products / pairs) if pairs else 0.0
+
+    participants, scenes = max(0.0, shared(2, True)), max(0.0, shared(1, True))
+    tastes, pictures = max(0.0, shared(2, False) - participants), max(0.0, shared(1, False) - scenes)
+    spread = Spread()
+    for _ in range(10):
+        slopes = [_mean_slope(float(np.clip(mean, 0.01, 0.99)), round(spread.total, 3)) for mean in means.ravel()]
+        spread = Spread(*(np.sqrt([participants, scenes, pictures, tastes]) / np.mean(slopes)).tolist())
+    return spread
+
+
+def _mean_slope(mean: float, sd: float) -> float:
+    """Of the logistic curve, over normal logits whose probabilities have this mean."""
+    places, shares = np.polynomial.hermite_e.hermegauss(60)
+    chance = special.expit(_logit_of_mean(mean, sd) + sd * places)
+    return float(chance * (1 - chance) @ shares / shares.sum())
 
 
 @cache

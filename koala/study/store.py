@@ -7,9 +7,11 @@ disk. So an answer that was acknowledged survives a crash, and two hundred answe
 
 import asyncio
 import hashlib
+import math
 import queue
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,9 +51,9 @@ CREATE TABLE trial (
     time_ms INTEGER,                 -- from picture to answer, as the participant's browser measured it
     PRIMARY KEY (participant, position)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX trial_picture ON trial (picture);
 """
 _WAIT_S = 1800.0  # who has been away longer is not waited for
+_COUNT_S = 60.0  # so old may a count of all answers be, kept up with who came since
 _TOGETHER = 512  # jobs in a transaction at most
 
 
@@ -108,6 +110,9 @@ class Store:
         if version not in (0, _VERSION):
             raise UserError(f"{path} was made by another koala (version {version} of its tables); use that one")
 
+        self._counts: Counter[str] = Counter()
+        self._counted_at = -math.inf
+
     def close(self) -> None:
         """Put everything into the one file, and let go of it."""
         self._db.close()
@@ -139,7 +144,7 @@ class Store:
     # ------------------------------------------------------------ participants
 
     def start(
-        self, session: str, language: str, trials: Callable[[int, dict[str, int]], Sequence[str | Check]], now: float
+        self, session: str, language: str, trials: Callable[[int, Mapping[str, int]], Sequence[str | Check]], now: float
     ) -> None:
         """Let a participant in; one who is in already stays as they are.
 
@@ -156,13 +161,15 @@ class Store:
         ).fetchone()
         if row is None:
             return
+        shown = trials(row[0], self.picture_counts(now))
+        self._counts.update(trial for trial in shown if isinstance(trial, str))
         self._db.executemany(
             "INSERT INTO trial (participant, position, picture, expected) VALUES (?, ?, ?, ?)",
             [
                 (row[0], position, None, trial.expected)
                 if isinstance(trial, Check)
                 else (row[0], position, trial, None)
-                for position, trial in enumerate(trials(row[0], self.picture_counts(now)), 1)
+                for position, trial in enumerate(shown, 1)
             ],
         )
 
@@ -249,15 +256,20 @@ class Store:
         """
         self._db.execute("UPDATE participant SET id = id WHERE 0")
 
-    def picture_counts(self, now: float) -> dict[str, int]:
+    def picture_counts(self, now: float) -> Mapping[str, int]:
         """Answers to each picture, with those that are awaited from participants who were seen lately."""
-        return dict(
-            self._db.execute(
-                "SELECT picture, count(*) FROM trial JOIN participant ON participant.id = trial.participant"
-                " WHERE picture IS NOT NULL AND (answer IS NOT NULL OR seen_at > ?) GROUP BY picture",
-                (now - _WAIT_S,),
-            ).fetchall()
-        )
+        if now - self._counted_at > _COUNT_S:
+            self._counts = Counter(
+                dict(
+                    self._db.execute(
+                        "SELECT picture, count(*) FROM trial JOIN participant ON participant.id = trial.participant"
+                        " WHERE picture IS NOT NULL AND (answer IS NOT NULL OR seen_at > ?) GROUP BY picture",
+                        (now - _WAIT_S,),
+                    ).fetchall()
+                )
+            )
+            self._counted_at = now
+        return self._counts
 
     def participants(self) -> list[dict[str, Any]]:
         """Everybody, with their replies as "reply NAME" and how many trials they answered."""

@@ -13,6 +13,10 @@
     addEventListener("online", resolve, { once: true });
   });
 
+  const lock = (form, locked) => {
+    for (const button of form.querySelectorAll("button")) button.disabled = locked;
+  };
+
   // Wait until the picture can be seen, however often it must be asked for.
   async function arrival(picture) {
     for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {
@@ -33,11 +37,14 @@
     seenAt = null;
     clearInterval(clock);
     if (!form) return;
+    lock(form, true);
     const picture = form.querySelector("img");
     if (picture) await arrival(picture);
     if (!form.isConnected) return;
     say("");
-    requestAnimationFrame(() => { seenAt = performance.now(); });
+    await new Promise(requestAnimationFrame);
+    seenAt = performance.now();
+    lock(form, false);
     if (form.dataset.next) new Image().src = `pictures/${form.dataset.next}`;
     if (Number(form.dataset.limit)) limit(form);
   }
@@ -60,7 +67,7 @@
     form.elements.time_ms.value = Math.round(performance.now() - seenAt);
     const body = new URLSearchParams(new FormData(form));
     body.set("answer", answer);
-    for (const button of form.querySelectorAll("button")) button.disabled = true;
+    lock(form, true);
     const slow = setTimeout(say, 1000, "saving");
     let page = null;
     for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {
