@@ -123,7 +123,7 @@ def open_versions(settings: config.BuildStudy) -> list[Version]:
         if not path or not _NAME.fullmatch(name):
             raise UserError(f"--pictures {words} is not NAME=DIR, as in koala=runs/45k/evaluation/pictures")
         if name in {version.name for version in versions}:
-            raise UserError(f"--pictures {words}: there is a {name} already; choose another name")
+            raise UserError(f"--pictures {words}: the name {name} is taken; choose another")
         versions.append(Version.open(name, Path(path)))
     return versions
 

@@ -134,7 +134,7 @@ def crossed(answers: Answers, weights: Sequence[float]) -> Estimate:
         [(deviations.sum(axis=1) ** 2).sum(), (deviations.sum(axis=0) ** 2).sum(), (deviations**2).sum()]
     )
     of_participants, of_scenes, of_answers = squares * groups / (groups - 1)
-    variance = max(of_participants + of_scenes - of_answers, of_answers)
+    variance = max(of_participants + of_scenes - of_answers, min(of_participants, of_scenes))
     pieces = of_participants**2 / (participants - 1) + of_scenes**2 / (scenes - 1)
     return Estimate(float(value), float(np.sqrt(variance)), float(variance**2 / pieces) if pieces else np.nan)
 
@@ -184,7 +184,8 @@ def crossed_bootstrap(
             of_answers += weight**2 * (hits * (1 - 2 * drawn) + count * drawn**2)
         of_participants = (rows * by_row**2).sum(axis=1) * participants / (participants - 1)
         of_scenes = (columns * by_column**2).sum(axis=1) * scenes / (scenes - 1)
-        strays = stray / np.sqrt(np.maximum(of_participants + of_scenes - of_answers, of_answers))
+        variance = np.maximum(of_participants + of_scenes - of_answers, np.minimum(of_participants, of_scenes))
+        strays = stray / np.sqrt(variance)
     return np.sort(strays[np.isfinite(strays)])
 
 

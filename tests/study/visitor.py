@@ -39,7 +39,7 @@ class Visitor:
     """
 
     def __init__(self, client) -> None:
-        self.client, self.page = client, None
+        self.client, self.page, self.url = client, None, None
 
     def open(self, address: str = "/") -> Page:
         """Open a page, and land wherever the study sends its visitor."""
@@ -47,7 +47,11 @@ class Visitor:
 
     def send(self, **fields: str) -> Page:
         """Send the page's form."""
-        return self._see(self.client.post(self.page.action, data={**self.page.fields, **fields}))
+        return self._see(self.client.post(self.url.join(self.page.action), data={**self.page.fields, **fields}))
+
+    def look(self, picture: str | None = None) -> bytes:
+        """A picture's bytes; by default that of the page."""
+        return self.client.get(self.url.join(picture or self.page.picture)).content
 
     def begin(self, **replies: str) -> Page:
         """Come, agree, and say something about oneself; the practice is next."""
@@ -67,7 +71,7 @@ class Visitor:
 
     def _see(self, response) -> Page:
         assert response.status_code == 200, response.text
-        self.page = Page(response.text)
+        self.page, self.url = Page(response.text), response.url
         return self.page
 
 
