@@ -75,7 +75,7 @@ class Analysis:
                 "sd_of_pictures": mine["realness"].std(),
             }
             row["wilson_low"], row["wilson_high"] = statistics.wilson(real, count)
-            if number and row["answers"] and self._judged(0):
+            if number:
                 d_prime, criterion = statistics.crossed_detection(table, 0, number)
                 row["d_prime"], row["criterion"] = d_prime.value, criterion.value
                 row["d_prime_low"], row["d_prime_high"] = d_prime.interval()
@@ -194,9 +194,6 @@ class Analysis:
             margin=self.settings.margin,
             draws=self.settings.draws,
         )
-
-    def _judged(self, version: int) -> bool:
-        return bool((self.collected.table().versions == version).any())
 
 
 def _with_holm(comparisons: pd.DataFrame) -> pd.DataFrame:

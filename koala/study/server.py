@@ -7,6 +7,7 @@ All addresses in the pages are relative, so that they hold under any sub-path.
 """
 
 import fcntl
+import os
 import re
 import socket
 import sqlite3
@@ -349,9 +350,9 @@ def _listening(settings: config.ServeStudy) -> Iterator[socket.socket]:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise UserError(
-            f"{settings.host} port {settings.port} cannot be listened at ({error.strerror}); choose another --port or "
-            "--host"
+            f"{settings.host} port {settings.port} cannot be listened at ({reason}); choose another --port or --host"
         ) from None
     with listener:
         yield listener

@@ -258,19 +258,19 @@ def detection(
 
 def crossed_detection(answers: Answers, original: int, model: int) -> tuple[Estimate, Estimate]:
     """Sensitivity d' and criterion c of all people together, for one model, with their errors (delta method)."""
-    versions = np.array([original, model])
-    count = np.array([(answers.versions == version).sum() for version in versions])
-    real = np.array([answers.real[answers.versions == version].sum() for version in versions])
-    score = special.ndtri((real + 0.5) / (count + 1))  # of "Real": the negative of that of "Fake"
-    slope = 1 / stats.norm.pdf(score)
+    seen = [answers.versions == version for version in (model, original)]
+    fakes = [(these & ~answers.real).sum() for these in seen]
+    counts = [these.sum() for these in seen]
+    d_prime, criterion = (float(value) for value in detection(fakes[0], counts[0], fakes[1], counts[1]))
+    slopes = 1 / stats.norm.pdf([d_prime / 2 - criterion, d_prime / 2 + criterion])  # at the model, at the original
 
-    def estimate(value: float, signs: ArrayLike) -> Estimate:
-        weights = np.zeros(max(versions) + 1)
-        weights[versions] = signs * slope
+    def estimate(value: float, of_model: float, of_original: float) -> Estimate:
+        weights = np.zeros(max(model, original) + 1)
+        weights[[model, original]] = slopes * (of_model, of_original)  # of realness: that of "Fake" turned round
         error = crossed(answers, weights.tolist())
-        return Estimate(value, error.se, error.df)
+        return Estimate(value if np.isfinite(error.value) else np.nan, error.se, error.df)
 
-    return estimate(score[0] - score[1], np.array([1, -1])), estimate(score.mean(), np.array([0.5, 0.5]))
+    return estimate(d_prime, -1, 1), estimate(criterion, 0.5, 0.5)
 
 
 # ---------------------------------------------------------------- scores of pictures, as the replication tested them

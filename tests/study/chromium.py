@@ -56,10 +56,17 @@ class Person:
         mishap: str,
     ) -> None:
         self.driver, self.address, self.answers, self.choose, self.mishap = driver, address, answers, choose, mishap
+        self.keyboard = True
         self.given: list[str] = []
 
     def take_part(self) -> None:
         """From the first page to the last."""
+        self.begin()
+        while self.heading() != "Thank you!":
+            self.judge()
+
+    def begin(self) -> None:
+        """To the first picture that counts."""
         self.driver.get(f"{self.address}/")
         self.driver.delete_all_cookies()
         self.driver.get(f"{self.address}/")
@@ -72,8 +79,7 @@ class Person:
         self._seen()
         self.find("button[value=fake]").click()
         self.wait_until(lambda: self.heading().startswith("Picture 1 "))
-        while self.heading() != "Thank you!":
-            self.judge()
+        self._seen()
 
     def judge(self) -> None:
         """One picture, with what happens to this person in the middle."""
@@ -84,7 +90,7 @@ class Person:
         self._seen()
         if position == 3 and self.mishap != "none":
             getattr(self, f"_{self.mishap}")(answer)
-        elif position % 2:
+        elif position % 2 or not self.keyboard:
             self.find(f"button[value={answer}]").click()
         else:
             ActionChains(self.driver).send_keys(_KEYS[answer]).perform()
@@ -130,6 +136,7 @@ class Person:
             return database.execute(query, (session, position)).fetchone()[0]
 
     def find(self, selector: str):
+        self.wait_until(lambda: self.driver.find_elements(By.CSS_SELECTOR, selector))
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def heading(self) -> str:

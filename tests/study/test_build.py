@@ -148,7 +148,7 @@ def test_bad_pictures_are_left_out_and_named(hands, settings, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "scene03: its picture by koala cannot be read (not an image)" in said
     assert "scene04: original has 96x64 pixels and koala 50x50; take pictures of whole scenes" in said
-    with pytest.raises(UserError, match="11 scenes can be shown of the 13 .* and 12 are needed"):
+    with pytest.raises(UserError, match=r"11 scenes can be shown of the 13 .* and 12 are needed"):
         build.build_command(replace(chosen, dir=tmp_path / "t", scenes=11))
     assert not (tmp_path / "t").exists()
 

@@ -242,7 +242,7 @@ def test_answers_of_another_study_are_refused(visitor, study, settings, tmp_path
 
 
 def test_pages_and_pictures_give_nothing_away(browser, study):
-    """For the same scene, what a participant receives is the same to the byte, but for the pixels and what is random."""
+    """For the same scene participants receive the same to the byte, but for the pixels and what is random."""
     pages, headers = {}, set()
     for _ in range(30):
         person = Visitor(browser())
@@ -393,7 +393,7 @@ def test_the_password_is_made_once_and_for_the_owner(study, site):
 def test_settings_are_checked():
     from koala.study.server import serve_command
 
-    with pytest.raises(UserError, match="holds no manifest.json; make a study there"):
+    with pytest.raises(UserError, match=r"holds no manifest\.json; make a study there"):
         serve_command(config.ServeStudy(dir=config.Path("/nowhere")))
-    with pytest.raises(UserError, match="--url example.org is no address"):
+    with pytest.raises(UserError, match=r"--url example\.org is no address"):
         serve_command(config.ServeStudy(dir=config.Path("/nowhere"), url="example.org"))

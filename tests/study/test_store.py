@@ -105,7 +105,7 @@ def test_what_is_no_database_of_ours_is_refused(tmp_path, content):
         database = sqlite3.connect(path)
         database.execute("PRAGMA user_version = 99")
         database.close()
-    with pytest.raises(UserError, match="cannot be used as a database|made by another koala"):
+    with pytest.raises(UserError, match=r"cannot be used as a database|made by another koala"):
         Store(path)
 
 
