@@ -1,0 +1,1 @@
+"""A package, so that it is found before another package's tests."""
