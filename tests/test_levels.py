@@ -6,18 +6,28 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress", "study.guard", "study.statistics", "study.templates", "study.trials"},
-    {"config", "color", "metrics", "objectives", "study.store"},
-    {"order", "intake", "model", "extractor", "kit", "sources", "study.folder", "study.languages", "study.power"},
-    {"shards", "pictures", "study.answers", "study.build", "study.figures", "study.site"},
-    {"audit", "writing", "checkpoint", "pipeline", "distributed", "study.admin", "study.analysis"},
-    {"embeddings", "study.server", "study.words"},
-    {"train", "evaluate", "photos", "study.report"},
+    {"errors", "files", "progress"},
+    {"config", "color", "metrics", "objectives"},
+    {"order", "intake", "model", "extractor", "kit", "sources"},
+    {"shards", "pictures"},
+    {"audit", "writing", "checkpoint", "pipeline", "distributed"},
+    {"embeddings"},
+    {"train", "evaluate", "photos"},
     {"demo"},
     {"cli"},
     {"__main__"},
 ]
+STUDY = [  # koala.study's, on the same levels
+    {"guard", "statistics", "templates", "trials"},
+    {"store"},
+    {"folder", "languages", "power"},
+    {"answers", "build", "figures", "site"},
+    {"admin", "analysis"},
+    {"server", "words"},
+    {"report"},
+]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+LEVEL |= {f"study.{module}": level for level, modules in enumerate(STUDY) for module in modules}
 ROOT = Path(koala.__file__).parent
 
 
