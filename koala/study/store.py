@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -289,7 +289,7 @@ class Store:
 
     def copy(self) -> bytes:
         """The database as it is now, as one file."""
-        with sqlite3.connect(":memory:") as memory:
+        with closing(sqlite3.connect(":memory:")) as memory:
             self._db.backup(memory)
             memory.execute("PRAGMA journal_mode = DELETE")
             return memory.serialize()

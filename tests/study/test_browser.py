@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -11,6 +12,9 @@ chromium = pytest.importorskip("tests.study.chromium", reason="needs selenium")
 if not (chromium.BROWSER and chromium.DRIVER):
     pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)", allow_module_level=True)
 
+from koala import config  # noqa: E402
+from koala.study.analysis import Analysis  # noqa: E402
+from koala.study.answers import from_folder  # noqa: E402
 from koala.study.folder import Folder  # noqa: E402
 from tests.study.serving import served  # noqa: E402
 
@@ -44,6 +48,32 @@ def test_whatever_happens_each_answer_counts_once(study, browser, mishap):
         assert database.execute("SELECT count(*) FROM trial WHERE time_ms BETWEEN 1 AND 20000").fetchone() == (9,)
     messages = [entry for entry in browser.get_log("browser") if "ERR_INTERNET_DISCONNECTED" not in entry["message"]]
     assert messages == [], "also no violation of the content security policy"
+
+
+def test_thirty_people_and_the_planted_effect(study, browser):
+    """Whatever happens to them, every answer is kept, and the report gives what they were made to think."""
+    rng, chance = np.random.default_rng(0), {"original": 0.8, "koala": 0.25, "other": 0.6}
+    given = {}
+
+    def choose(picture: str | None, text: str) -> str:
+        if picture is None:
+            return "real" if "“Real”" in text else "fake"
+        return "real" if rng.random() < chance[study.manifest.find(picture).version] else "fake"
+
+    with served(study.path) as server:
+        for number in range(30):
+            mishap = chromium.MISHAPS[number % len(chromium.MISHAPS)]
+            person = chromium.Person(browser, server.address, study.answers, choose, mishap)
+            person.take_part()
+            given[number + 1] = person.given
+    assert {participant: answers(study, participant) for participant in given} == given
+    collected = from_folder(study)
+    found = Analysis(collected, collected, [], config.ReportStudy(draws=999)).comparisons
+    rows = {(row["version"], row["other"]): row for row in found.to_dict("records")}
+    for (version, other), row in rows.items():
+        assert row["difference"] == pytest.approx(chance[version] - chance[other], abs=0.25)
+    assert rows["koala", "original"]["high"] < 0
+    assert rows["koala", "original"]["p_holm"] < 0.01
 
 
 def test_without_javascript(study):
