@@ -142,13 +142,14 @@ def planted(built, tmp_path_factory) -> Folder:
             return {"real": "fake", "fake": "real"}[trial.expected] if number == 1 else trial.expected
         return "real" if number and rng.random() < chance[study.manifest.find(trial).version] else "fake"
 
-    for number in range(40):
-        store.start(str(number), "en", site.trials, 0.0)
-        me = store.participant(str(number))
-        store.reply(me.id, {"expert": "profession" if number % 4 else "no", "color_vision": "good"}, 1.0)
-        for position in range(1, 3 if number == 2 else me.total + 1):
-            store.show(me.id, position, position)
-            store.answer(me.id, position, answer(number, store.trial(me.id, position)), 800, position + 1)
+    with store.transaction():
+        for number in range(40):
+            store.start(str(number), "en", site.trials, 0.0)
+            me = store.participant(str(number))
+            store.reply(me.id, {"expert": "profession" if number % 4 else "no", "color_vision": "good"}, 1.0)
+            for position in range(1, 3 if number == 2 else me.total + 1):
+                store.show(me.id, position, position)
+                store.answer(me.id, position, answer(number, store.trial(me.id, position)), 800, position + 1)
     store.close()
     site.queue.close()
     return study

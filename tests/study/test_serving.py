@@ -107,10 +107,10 @@ def test_a_report_can_be_made_while_it_is_served(study, tmp_path):
         with httpx2.Client(base_url=server.address, follow_redirects=True) as client:
             person = Visitor(client)
             person.begin()
-            for _ in range(4):
-                person.send(answer="real")
+            person.send(answer="real")  # to practise
+            person.send(answer="real")
         assert cli.main(["study", "report", str(study.path), "--out", str(tmp_path / "out"), "--draws", "199"]) == 0
-        assert "Picture 5 of 9" in person.page.text or "Picture 4 of 9" in person.page.text
+        assert len((tmp_path / "out/answers.csv").read_text().splitlines()) == 2, "a header and the answer"
 
 
 # ---------------------------------------------------------------- without torch
@@ -191,8 +191,8 @@ def _one_answer(study: Folder) -> None:
     with served(study.path) as server, httpx2.Client(base_url=server.address, follow_redirects=True) as client:
         person = Visitor(client)
         person.begin()
-        for _ in range(3):
-            person.send(answer="real")
+        person.send(answer="real")  # to practise
+        person.send(answer="real")
 
 
 @pytest.mark.parametrize("name", ["koala.config", "koala.study.server", "koala.study.build", "koala.study.report"])
