@@ -3,13 +3,13 @@
 #   make demo    the main job, on photographs that packages carry
 #   make test    what CI runs: style, types, all tests
 #   make quick   the tests that take seconds
-#   make slurm   what the tests of slurm/ need: Slurm's own programs, on Debian and Ubuntu, as root
+#   make system  what some tests need beside Python's packages: a Slurm and a browser, on Debian, as root
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick check format slurm
+.PHONY: demo test quick check format system
 
 demo: $(VENV)/installed
 	$(BIN)/koala demo
@@ -29,12 +29,12 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-slurm:
+system:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-		slurmctld slurmd slurm-client iproute2 util-linux shellcheck
+		slurmctld slurmd slurm-client iproute2 util-linux shellcheck chromium chromium-driver
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev,eval]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,eval,study,dev]"
 	touch $@

@@ -169,8 +169,10 @@ def test_version():
 
 
 def test_who_has_read_enough_is_not_told_of_it():
-    """As `koala train --help | head -n 1`."""
-    command = f"{sys.executable} -m koala train --help | head -n 1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (141, "")
-    assert done.stdout.startswith("usage: koala train")
+    """As `koala train --help | head -n 1` does, once head has ended."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "koala", "train", "--help"]
+    done = subprocess.run(command, check=False, stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -20,21 +20,33 @@ LEVELS = [
     {"cli"},
     {"__main__"},
 ]
+STUDY = [  # koala.study's, on the same levels
+    {"guard", "statistics", "templates", "trials"},
+    {"store"},
+    {"folder", "languages", "power"},
+    {"answers", "build", "figures", "site"},
+    {"admin", "analysis"},
+    {"server", "words"},
+    {"report"},
+]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+LEVEL |= {f"study.{module}": level for level, modules in enumerate(STUDY) for module in modules}
+ROOT = Path(koala.__file__).parent
 
 
 def imports(path: Path) -> set[str]:
+    """What is imported from koala: `from koala.study import store` as well as `from koala.study.store import Store`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "koala":
-            found |= {alias.name for alias in node.names} & LEVEL.keys()
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("koala."):
-            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "koala":
+            names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            found |= {name.removeprefix("koala.") for name in names} & LEVEL.keys()
     return found
 
 
 def test_imports_point_down():
-    modules = {path.stem: path for path in Path(koala.__file__).parent.glob("*.py") if path.stem != "__init__"}
+    paths = [path for path in ROOT.rglob("*.py") if path.stem != "__init__"]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
     assert modules.keys() == LEVEL.keys(), "every module has a level in this test"
     for module, path in modules.items():
         for imported in imports(path):

@@ -36,3 +36,11 @@ def test_the_kit_travels_inside(wheel, tmp_path):
     for folder in ("launch", "shards", "slurm"):
         ours = sorted(path.name for path in (ROOT / folder).iterdir() if path.is_file())
         assert sorted(path.name for path in (tmp_path / "kit" / folder).iterdir()) == ours
+
+
+@pytest.mark.slow
+def test_the_studys_pages_travel_inside(wheel):
+    """Templates, style, script and words, as they are in the checkout."""
+    page = ROOT / "koala/study/page"
+    for path in page.iterdir():
+        assert wheel.read(f"koala/study/page/{path.name}") == path.read_bytes()

@@ -60,7 +60,7 @@ def missing() -> str:
     """What keeps a cluster from being started here, in words; empty when nothing does."""
     absent = [program for program in PROGRAMS if shutil.which(program, path=_PATH) is None]
     if absent:
-        return f"a cluster needs {', '.join(absent)}: make slurm, as root"
+        return f"a cluster needs {', '.join(absent)}: make system, as root"
     network = "ip link add name bridge type bridge && ip link add name one type veth peer name two"
     trial = [*_unshare(), "sh", "-c", f"mount -t tmpfs tmpfs /dev/shm && {network}"]
     tried = subprocess.run(trial, env={"PATH": _PATH}, capture_output=True, text=True, check=False)

@@ -14,7 +14,7 @@ from tests.cluster.slurm import CommandError
 TEMPLATES = sorted(path.name for path in (CHECKOUT / "slurm").glob("*.sbatch"))
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck: make slurm, as root")
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck: make system, as root")
 @pytest.mark.parametrize("folder", ["slurm", "tests/cluster"])
 def test_shellcheck_has_nothing_to_say(folder):
     scripts = sorted(path for path in (CHECKOUT / folder).iterdir() if path.suffix in (".sh", ".sbatch", ".env"))

@@ -1,0 +1,146 @@
+"""The researcher's page: how the study goes, and the answers for download.
+
+It is behind a password, and nothing can be changed there.
+"""
+
+import base64
+import binascii
+import csv
+import io
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pandas as pd
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from koala.study import answers, statistics
+from koala.study.guard import Buckets, same
+from koala.study.site import Site
+from koala.study.store import Store
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+
+
+def routes(site: Site) -> list[Route]:
+    """Address by address."""
+    failures = Buckets(burst=20, rate_s=0.1)
+
+    def guarded(make: Callable[[Site], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            refusal = _refusal(request, site.secret, failures)
+            return await run_in_threadpool(make, site) if refusal is None else refusal
+
+        return endpoint
+
+    return [
+        Route("/admin", guarded(overview)),
+        Route("/answers.csv", guarded(answers_csv)),
+        Route("/participants.csv", guarded(participants_csv)),
+        Route("/answers.sqlite", guarded(database)),
+    ]
+
+
+def overview(site: Site) -> Response:
+    """Numbers of people and answers, the balance of the design, and where realness stands."""
+    collected = answers.from_folder(site.folder)
+    return site.page("admin.html", site.language("en"), **summary(collected, site))
+
+
+def summary(collected: answers.Collected, site: Site) -> dict[str, Any]:
+    """What the researcher's page shows."""
+    people, given = collected.people, collected.answers.dropna(subset="real")
+    left_at = people["answered"][people["answered"] < people["trials"]].value_counts().sort_index()
+    return {
+        "people": {
+            "came": len(people),
+            "finished": int((people["answered"] == people["trials"]).sum()),
+            "judged": given["participant"].nunique(),
+            "failed_checks": int((people["failed_checks"] > 0).sum()),
+            "answers": len(given),
+            "seconds": f"{given['seconds'].median():.1f}" if len(given) else "–",
+        },
+        "left_at": list(left_at.items()),
+        "versions": [_version(collected, site, number) for number in range(len(collected.versions))],
+    }
+
+
+def _version(collected: answers.Collected, site: Site, number: int) -> dict[str, Any]:
+    """Answers, balance and realness of one version."""
+    name = collected.versions[number]
+    given = collected.answers[collected.answers["version"] == name].dropna(subset="real")
+    pictures = [picture.name for picture in site.manifest.pictures if picture.version == name]
+    counts = given["picture"].value_counts().reindex(pictures, fill_value=0)
+    weights = [float(other == number) for other in range(len(collected.versions))]
+    estimate = statistics.crossed(collected.table(), weights)
+    return {
+        "name": name,
+        "answers": len(given),
+        "least": int(counts.min()),
+        "median": f"{counts.median():g}",
+        "most": int(counts.max()),
+        "realness": percent(estimate.value),
+        "interval": " to ".join(percent(end) for end in estimate.interval()) if estimate.df > 0 else "–",
+    }
+
+
+def percent(share: float) -> str:
+    """A share in words; a dash for none."""
+    return "–" if pd.isna(share) else f"{100 * share:.1f} %"
+
+
+def answers_csv(site: Site) -> Response:
+    """Every answer, checks left out, with what it was about."""
+    return _download(answers.from_folder(site.folder).answers, "answers.csv")
+
+
+def participants_csv(site: Site) -> Response:
+    """Everybody and what they said about themselves."""
+    return _download(answers.from_folder(site.folder).people, "participants.csv")
+
+
+def database(site: Site) -> Response:
+    """The database as it is now, for `koala study report` elsewhere."""
+    store = Store(site.folder.answers)
+    copy = store.copy()
+    store.close()
+    return Response(
+        copy, 200, {"content-disposition": 'attachment; filename="answers.sqlite"'}, "application/vnd.sqlite3"
+    )
+
+
+def _download(table: pd.DataFrame, name: str) -> Response:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(table.columns)
+    writer.writerows(tuple(_cell(value) for value in row) for row in table.itertuples(index=False))
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(buffer.getvalue(), 200, headers, "text/csv")
+
+
+def _cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula."""
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA) else value
+    return "" if pd.isna(value) else value
+
+
+def _refusal(request: Request, token: str, failures: Buckets) -> Response | None:
+    """Nothing for who knows the password: as HTTP's Basic (any name) or Bearer."""
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "basic":
+        try:
+            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, ValueError):
+            value = ""
+    if value and same(value, token):
+        return None
+    address = request.client.host if request.client else ""
+    if value and not failures.take(address):
+        return PlainTextResponse("too many wrong passwords; wait a minute\n", 429, {"retry-after": "60"})
+    headers = {"www-authenticate": 'Basic realm="koala study", charset="UTF-8"'}
+    return PlainTextResponse(
+        "this page needs the password in admin-token.txt; the name does not matter\n", 401, headers
+    )

@@ -1,0 +1,183 @@
+"""What a study's folder holds.
+
+    study.toml           what participants meet; for editing
+    consent.en.md ..     what they agree to, in each language; for editing
+    languages/en.toml .. all other words; for editing
+    manifest.json        which picture is which
+    pictures/            under random names
+    answers.sqlite       what was answered
+    admin-token.txt      the password of the researcher's page
+
+None of it is served as a file: a participant's pages know pictures by names that are theirs alone.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from koala import config
+from koala.errors import UserError
+from koala.files import put
+from koala.study.trials import ORIGINAL
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the study.
+
+    Attributes:
+        name: of its file, without the suffix; says nothing.
+        scene: name that its versions have in common.
+        version: "original", or the model that coloured it.
+        label: of the scene; "" where none is known.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    name: str
+    scene: str
+    version: str
+    label: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which picture is which.
+
+    Attributes:
+        versions: "original", then the models.
+        pictures: every version of every scene.
+        practice: a picture of another scene to begin with, if one is wanted.
+        made: how they were made.
+    """
+
+    versions: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    practice: Picture | None
+    made: dict[str, Any]
+
+    @cached_property
+    def scenes(self) -> tuple[str, ...]:
+        """The scenes, sorted."""
+        return tuple(sorted({picture.scene for picture in self.pictures}))
+
+    @cached_property
+    def by_name(self) -> dict[str, Picture]:
+        """Pictures by the names of their files; also the one to practise with."""
+        practice = [self.practice] if self.practice else []
+        return {picture.name: picture for picture in (*self.pictures, *practice)}
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Scene and version of each picture, as numbers."""
+        scenes = {scene: number for number, scene in enumerate(self.scenes)}
+        return {p.name: (scenes[p.scene], self.versions.index(p.version)) for p in self.pictures}
+
+    @cached_property
+    def _names(self) -> dict[tuple[int, int], str]:
+        return {place: name for name, place in self._places.items()}
+
+    def name_at(self, scene: int, version: int) -> str:
+        """The picture that shows a version of a scene."""
+        return self._names[scene, version]
+
+    def counts(self, of_pictures: Mapping[str, int]) -> NDArray[np.int64]:
+        """Counts by picture as a table of scenes and versions."""
+        table = np.zeros((len(self.scenes), len(self.versions)), np.int64)
+        for name, count in of_pictures.items():
+            self.find(name)
+            table[self._places[name]] = count
+        return table
+
+    def find(self, name: str) -> Picture:
+        """The picture of a name that stands in the answers.
+
+        Raises:
+            UserError: there is none.
+        """
+        if name not in self.by_name:
+            raise UserError("the answers are about pictures of another study; put answers.sqlite back where it belongs")
+        return self.by_name[name]
+
+    def is_real(self, name: str) -> bool:
+        """Whether a picture is an original."""
+        return self._places[name][1] == ORIGINAL
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        put(path, (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A study that `build` made."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> "Folder":
+        """Look at a study.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not (path / "manifest.json").is_file():
+            raise UserError(f"{path} holds no manifest.json; make a study there with koala study build")
+        return cls(path)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Which picture is which.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / "manifest.json"
+        try:
+            read = json.loads(path.read_text("utf-8"))
+            pictures = tuple(Picture(**picture) for picture in read["pictures"])
+            practice = Picture(**read["practice"]) if read["practice"] else None
+            return Manifest(tuple(read["versions"]), pictures, practice, read["made"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}); copy it again from where the study was built") from None
+
+    @cached_property
+    def settings(self) -> config.Study:
+        """What participants meet.
+
+        Raises:
+            UserError: it cannot be shown.
+        """
+        path, scenes = self.path / "study.toml", len(self.manifest.scenes)
+        study = config.load(config.Study, path)
+        if study.shown > scenes:
+            raise UserError(
+                f"{path}: shown = {study.shown}, but there are {scenes} scenes and nobody sees one twice; "
+                f"choose at most {scenes}"
+            )
+        return study
+
+    @property
+    def answers(self) -> Path:
+        """The database."""
+        return self.path / "answers.sqlite"
+
+    def picture(self, name: str) -> bytes:
+        """A picture's bytes.
+
+        Raises:
+            UserError: the file is absent.
+        """
+        path = self.path / "pictures" / f"{name}.jpg"
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{path} is absent; copy the study's whole folder from where it was built") from None

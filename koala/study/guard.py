@@ -1,0 +1,204 @@
+"""What keeps a study's pages safe: signed names that cannot be guessed, limits, headers."""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "study"
+_LONGEST_BODY = 16_384  # bytes
+_LONGEST_WAIT_S = 10.0
+_MOST_FIELDS = 64
+_BUCKETS = 20_000
+
+_POLICY = (  # nothing from elsewhere, no script or style inside a page, no framing
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-frame-options", b"DENY"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),  # with no-referrer, browsers send "Origin: null" with forms
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+    (b"x-robots-tag", b"noindex, nofollow"),
+    (b"cache-control", b"no-store"),
+]
+
+
+class Keys:
+    """Signed and derived names: 128 bits of HMAC-SHA256, so that none can be made or guessed without the secret.
+
+    Args:
+        secret: of the study; what is derived from another secret is another study's.
+    """
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def ticket(self) -> str:
+        """What a consent page holds, so that agreeing twice makes one participant."""
+        return self._signed("ticket", secrets.token_hex(16))
+
+    def session(self, ticket: str) -> str | None:
+        """The cookie of who agrees with this ticket; none if it is no ticket."""
+        nonce = self._opened("ticket", ticket)
+        return None if nonce is None else self._signed("session", _derived(self._secret, f"session {nonce}"))
+
+    def is_session(self, cookie: str) -> bool:
+        """Whether this study gave out a cookie."""
+        return self._opened("session", cookie) is not None
+
+    def _signed(self, purpose: str, nonce: str) -> str:
+        return f"{nonce}.{_derived(self._secret, f'{purpose} signature {nonce}')}"
+
+    def _opened(self, purpose: str, name: str) -> str | None:
+        nonce, _, _ = name.partition(".")
+        return nonce if same(name, self._signed(purpose, nonce)) else None
+
+
+def form_token(session: str) -> str:
+    """What a form must hold to be taken from this session."""
+    return _derived(session, "form")
+
+
+def picture_token(session: str, position: int) -> str:
+    """What the picture at a position is called in this session's pages, and in no other's."""
+    return _derived(session, f"picture {position}")
+
+
+def same(given: str, expected: str) -> bool:
+    """Compare in a time that depends on neither."""
+    return hmac.compare_digest(hashlib.sha256(given.encode()).digest(), hashlib.sha256(expected.encode()).digest())
+
+
+def _derived(secret: str, purpose: str) -> str:
+    return hmac.new(secret.encode(), purpose.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+# ---------------------------------------------------------------- requests
+
+
+async def read_form(request: Request, url: str = "") -> Mapping[str, str]:
+    """The fields of a form, which must come from our own pages and be small.
+
+    Args:
+        request: with the form.
+        url: the address that participants open; "" is the one of the request.
+
+    Raises:
+        HTTPException: 403 from elsewhere, 408 too slow, 413 too long, 415 or 400 not a form.
+    """
+    if not _from_here(request, url):
+        raise HTTPException(403, "error_session")
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        raise HTTPException(415, "error_form")
+    try:
+        async with asyncio.timeout(_LONGEST_WAIT_S):
+            body = await _read_body(request)
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
+    except TimeoutError:
+        raise HTTPException(408, "error_busy") from None
+    except ValueError:
+        raise HTTPException(400, "error_form") from None
+
+
+async def _read_body(request: Request) -> bytes:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _LONGEST_BODY:
+            raise HTTPException(413, "error_form")
+    return body
+
+
+def _from_here(request: Request, url: str) -> bool:
+    """Whether a browser says that a form comes from our own pages; what is no browser says nothing."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site == "same-origin"
+    host = urlsplit(url).netloc or request.headers.get("host")
+    return origin in (None, f"http://{host}", f"https://{host}")
+
+
+class Buckets:
+    """How much each may do: so many at once, so many a second after that.
+
+    Args:
+        burst: at once.
+        rate_s: a second.
+    """
+
+    def __init__(self, burst: float, rate_s: float) -> None:
+        self._burst, self._rate_s = burst, rate_s
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, who: str, now: float | None = None) -> bool:
+        """Take one; False when there is none left."""
+        now = time.monotonic() if now is None else now
+        left, then = self._left.pop(who, (self._burst, now))
+        left = min(self._burst, left + (now - then) * self._rate_s)
+        self._left[who] = (left - 1, now) if left >= 1 else (left, now)
+        if len(self._left) > _BUCKETS:
+            self._left.popitem(last=False)
+        return left >= 1
+
+
+class Guard:
+    """Stands before all pages: the sub-path, the rate, the headers of every response.
+
+    Args:
+        app: the pages.
+        keys: which cookies are ours.
+        url: the address that participants open; "" is any.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, url: str = "") -> None:
+        self._app, self._keys, self._prefix = app, keys, urlsplit(url).path.rstrip("/")
+        self._sessions = Buckets(burst=100, rate_s=20)
+        self._strangers = Buckets(burst=1000, rate_s=50)  # a lecture hall has one address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name for name, _ in message["headers"]}
+                message["headers"] += [header for header in _HEADERS if header[0] not in present]
+            await send(message)
+
+        app = self._refusal(scope) or self._app
+        await app(self._without_prefix(scope), receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        path = scope["path"]
+        if self._prefix and path == self._prefix:  # relative addresses begin behind the slash
+            return PlainTextResponse("", 308, {"location": f"{self._prefix}/"})
+        if path.removeprefix(self._prefix) == "/health":
+            return None
+        cookie = Request(scope).cookies.get(COOKIE, "")
+        known = self._keys.is_session(cookie)
+        address = scope["client"][0] if scope.get("client") else ""
+        if not (self._sessions.take(cookie) if known else self._strangers.take(address)):
+            return PlainTextResponse("too many requests; wait a moment\n", 429, {"retry-after": "5"})
+        return None
+
+    def _without_prefix(self, scope: Scope) -> Scope:
+        path = scope["path"]
+        if self._prefix and path.startswith(f"{self._prefix}/"):  # proxies may leave the sub-path or take it off
+            path = path[len(self._prefix) :]
+        return {**scope, "path": path, "raw_path": path.encode()}

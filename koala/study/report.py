@@ -1,0 +1,102 @@
+"""Answers -> tables, tests, figures, and what they mean in plain words: `koala study report`."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from koala import config
+from koala.errors import UserError
+from koala.files import put
+from koala.progress import Progress
+from koala.study import answers, figures, statistics, words
+from koala.study.analysis import Analysis
+from koala.study.folder import Folder
+from koala.study.templates import environment
+
+_MOST_THUMBNAILS = 60  # of a version; of more, those at both ends and in the middle
+
+
+def report_command(settings: config.ReportStudy) -> int:
+    """`koala study report`: analyse a study, and write what is found.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: there is no study, or nobody answered.
+    """
+    study = None if settings.csv else Folder.open(_folder(settings))
+    collected = answers.from_folder(study) if study else answers.from_form(_csv(settings), settings.originals)
+    counted, left_out = answers.leave_out(collected, settings)
+    if not counted.answers["real"].notna().any():
+        raise UserError("there is no answer that counts; wait for participants, or leave fewer of them out")
+    analysis = Analysis(counted, collected, left_out, settings)
+    write(analysis, study, settings.out)
+    print("\n\n".join(words.findings(analysis)))
+    print(f"\n{settings.out}: report.html, and its tables as CSV")
+    return 0
+
+
+def write(analysis: Analysis, study: Folder | None, out: Path) -> None:
+    """Write the page and the tables."""
+    out.mkdir(parents=True, exist_ok=True)
+    tables = ("versions", "comparisons", "pictures", "people", "groups", "published")
+    with Progress(len(tables) + 1, "analysing", "tables") as progress:
+        for name in tables:
+            put(out / f"{name}.csv", getattr(analysis, name).to_csv(index=False).encode(), durable=False)
+            progress.advance(1, name)
+        put(out / "answers.csv", analysis.collected.answers.to_csv(index=False).encode(), durable=False)
+        put(out / "report.html", page(analysis, study).encode(), durable=False)
+        progress.advance(1)
+
+
+def page(analysis: Analysis, study: Folder | None) -> str:
+    """The report as one HTML file that needs no other."""
+    templates = environment()
+    templates.filters |= {"share": words.share, "points": words.points, "p": words.p_value, "number": words.number}
+    pictures = {version: group for version, group in analysis.pictures.groupby("version", sort=False)}
+    return templates.get_template("report.html").render(
+        findings=words.findings(analysis),
+        versions=analysis.versions.to_dict("records"),
+        comparisons=analysis.comparisons.to_dict("records"),
+        comparisons_of_all=analysis.comparisons_of_all.to_dict("records") if analysis.left_out else [],
+        published=analysis.published.to_dict("records"),
+        groups=analysis.groups.to_dict("records"),
+        names=analysis.collected.versions,
+        left_out=analysis.left_out,
+        spread=analysis.spread,
+        margin=analysis.settings.margin,
+        draws=analysis.settings.draws,
+        original_paper=statistics.ORIGINAL_PAPER_SUMMARY,
+        ranges=figures.ranges(analysis.versions),
+        people=figures.people(analysis.people),
+        sorted={version: figures.sorted_pictures(group) for version, group in pictures.items()},
+        galleries={version: _gallery(group, study) for version, group in pictures.items()} if study else {},
+    )
+
+
+def _gallery(pictures: pd.DataFrame, study: Folder) -> list[dict[str, Any]]:
+    """Pictures of a version, from the one that was taken for real most often to the least."""
+    judged = pictures[pictures["answers"] > 0]
+    if len(judged) > _MOST_THUMBNAILS:
+        third, middle = _MOST_THUMBNAILS // 3, len(judged) // 2
+        parts = [judged[:third], judged[middle - third // 2 : middle - third // 2 + third], judged[-third:]]
+        judged = pd.concat(parts)
+    return [
+        {"image": figures.thumbnail(study, row.picture), "scene": row.scene, "realness": row.realness}
+        for row in judged.itertuples()
+    ]
+
+
+def _folder(settings: config.ReportStudy) -> Path:
+    if settings.dir is None:
+        raise UserError("koala study report needs the folder of a study, or --csv FILE with a Google form's answers")
+    return settings.dir
+
+
+def _csv(settings: config.ReportStudy) -> Path:
+    if settings.dir is not None:
+        raise UserError(f"--csv is read instead of {settings.dir}; name one of them")
+    assert settings.csv is not None
+    return settings.csv

@@ -1,0 +1,378 @@
+"""The web pages that participants see, and `koala study serve`.
+
+A participant agrees, says something about themselves, practises, and judges one picture after another. Where they are
+is in the database alone, under a cookie: each page asks it, and sends those who are elsewhere there. So reloading,
+going back, a second window, a closed one and answers that come twice need no care of their own.
+All addresses in the pages are relative, so that they hold under any sub-path.
+"""
+
+import fcntl
+import os
+import re
+import socket
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from koala import config
+from koala.errors import UserError
+from koala.study import admin
+from koala.study.folder import Folder
+from koala.study.guard import COOKIE, Guard, form_token, picture_token, read_form, same
+from koala.study.site import STATIC, ElsewhereError, Site
+from koala.study.store import Participant, Store
+from koala.study.trials import Check
+
+_COOKIE_S = 30 * 24 * 3600
+_LONGEST_REPLY = 500  # characters
+_AHEAD = 2  # pictures after the present one that a browser may ask for
+_PRACTICE = 0  # the position of the picture to practise with
+_SHOWN_SIDE = 512  # of a page's pixels: smaller pictures are shown this long, larger ones as they are
+
+
+class Pages:
+    """The pages of a participant's way through the study."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def routes(self) -> list[Route]:
+        """Address by address."""
+        return [
+            Route("/", self.welcome),
+            Route("/start", self.start, methods=["POST"]),
+            Route("/questions", self.questions),
+            Route("/questions", self.reply, methods=["POST"]),
+            Route("/practice", self.practice),
+            Route("/practice", self.practised, methods=["POST"]),
+            Route("/picture", self.trial),
+            Route("/answer", self.answer, methods=["POST"]),
+            Route("/pictures/{token}", self.picture),
+            Route("/done", self.done),
+            Route("/health", self.health),
+            *(Route(f"/{name}", self.static) for name in STATIC),
+        ]
+
+    async def welcome(self, request: Request) -> Response:
+        """What participants agree to; those who did already go on where they were."""
+        if session := self.site.session(request):
+            participant = await self.site.queue.run(lambda store: store.participant(session))
+            if participant is not None:
+                return _go(self.site.place(participant))
+        language, others = self.site.language_of(request), list(self.site.languages.values())
+        return self.site.page("consent.html", language, languages=others, ticket=self.site.keys.ticket())
+
+    async def start(self, request: Request) -> Response:
+        """Somebody agrees: they get a cookie and their pictures."""
+        form = await read_form(request, self.site.url)
+        session = self.site.session(request) or self.site.keys.session(form.get("ticket", ""))
+        if not session or form.get("agree") != "yes":
+            return _go(".")
+        language = self.site.language(form.get("language", "")).code
+
+        def work(store: Store) -> str:
+            store.start(session, language, self.site.trials, time.time())
+            return self.site.place(store.participant(session))
+
+        response = _go(await self.site.queue.run(work))
+        secure = self.site.url.startswith("https:") or request.url.scheme == "https"
+        # without a path the cookie is for this folder of the host, whatever a proxy calls it
+        response.set_cookie(COOKIE, session, _COOKIE_S, path=None, secure=secure, httponly=True, samesite="lax")
+        return response
+
+    async def questions(self, request: Request) -> Response:
+        """Questions about the participant."""
+        session = self.site.session(request)
+        participant = await self.site.queue.run(lambda store: self.site.present(store, session, "questions"))
+        return self.site.page(
+            "questions.html",
+            self.site.language(participant.language),
+            questions=self.site.settings.questions,
+            token=form_token(session),
+            longest=_LONGEST_REPLY,
+        )
+
+    async def reply(self, request: Request) -> Response:
+        """The answers to them."""
+        session, form = await self._form(request)
+        replies = read_replies(form, self.site.settings.questions)
+
+        def work(store: Store) -> str:
+            participant = self.site.present(store, session, "questions")
+            store.reply(participant.id, replies, time.time())
+            return self.site.place(store.participant(session))
+
+        return _go(await self.site.queue.run(work))
+
+    async def practice(self, request: Request) -> Response:
+        """A picture that does not count."""
+        session, manifest = self.site.session(request), self.site.manifest
+
+        def work(store: Store) -> tuple[Participant, str | Check | None]:
+            participant = self.site.present(store, session, "practice")
+            return participant, store.trial(participant.id, participant.position)
+
+        participant, following = await self.site.queue.run(work)
+        shown = manifest.practice.name if manifest.practice else None
+        return self._trial_page(session, participant, _PRACTICE, shown, following)
+
+    async def practised(self, request: Request) -> Response:
+        """The practice is over."""
+        session, _ = await self._form(request)
+
+        def work(store: Store) -> str:
+            participant = self.site.present(store, session, "practice")
+            store.practise(participant.id, time.time())
+            return self.site.place(store.participant(session))
+
+        return _go(await self.site.queue.run(work))
+
+    async def trial(self, request: Request) -> Response:
+        """The picture that is next."""
+        session = self.site.session(request)
+
+        def work(store: Store) -> tuple[Participant, str | Check | None, str | Check | None]:
+            participant = self.site.present(store, session, "picture")
+            store.show(participant.id, participant.position, time.time())
+            shown, following = (store.trial(participant.id, participant.position + step) for step in (0, 1))
+            return participant, shown, following
+
+        participant, shown, following = await self.site.queue.run(work)
+        return self._trial_page(session, participant, participant.position, shown, following)
+
+    async def answer(self, request: Request) -> Response:
+        """An answer: counted if it is the one that is awaited, and the participant goes on in any case."""
+        session, form = await self._form(request)
+        answer, position = form.get("answer", ""), _number(form.get("position", ""))
+        if answer not in ("real", "fake", "none") or position is None:
+            raise HTTPException(400, "error_form")
+        time_ms = _number(form.get("time_ms", ""))
+
+        def work(store: Store) -> str:
+            participant = self.site.present(store, session, "picture", "done")
+            store.answer(participant.id, position, answer, time_ms, time.time())
+            return self.site.place(store.participant(session))
+
+        return _go(await self.site.queue.run(work))
+
+    async def picture(self, request: Request) -> Response:
+        """The bytes of a picture of this session, not far ahead of where it is."""
+        session, token = self.site.session(request), request.path_params["token"]
+
+        def work(store: Store) -> str | None:
+            participant = self.site.present(store, session, "practice", "picture")
+            for position in range(participant.position, participant.position + _AHEAD + 1):
+                if same(token, picture_token(session, position)):
+                    trial = store.trial(participant.id, position)
+                    return trial if isinstance(trial, str) else None
+            return None
+
+        practice = self.site.manifest.practice
+        try:
+            if practice and same(token, picture_token(session, _PRACTICE)):
+                name: str | None = practice.name
+            else:
+                name = await self.site.queue.run(work)
+        except ElsewhereError:
+            name = None
+        if name is None:
+            return PlainTextResponse("no such picture\n", 404)
+        # a name holds for one session and one position: it may be kept, and nothing says when the file was made
+        return Response(self.site.picture(name), 200, {"cache-control": "private, max-age=3600"}, "image/jpeg")
+
+    async def done(self, request: Request) -> Response:
+        """Thanks, and the score if it is to be told."""
+        session, manifest = self.site.session(request), self.site.manifest
+
+        def work(store: Store) -> tuple[Participant, list[tuple[str, str]]]:
+            participant = self.site.present(store, session, "done")
+            return participant, store.judgements(participant.id)
+
+        participant, judgements = await self.site.queue.run(work)
+        right = sum(answer == ("real" if manifest.is_real(name) else "fake") for name, answer in judgements)
+        score = {"right": right, "total": len(judgements)} if self.site.settings.show_score else None
+        return self.site.page("done.html", self.site.language(participant.language), score=score)
+
+    async def health(self, request: Request) -> Response:
+        """For whoever watches the server: 200 while answers can be kept."""
+        await self.site.queue.run(lambda store: store.ping())
+        return JSONResponse({"status": "ok"})
+
+    async def static(self, request: Request) -> Response:
+        """Style, script, icon."""
+        name = request.url.path.rpartition("/")[2]
+        return Response(self.site.static[name], 200, {"cache-control": "max-age=3600"}, STATIC[name])
+
+    async def _form(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """The session and the fields of a form that one of its own pages held."""
+        session, form = self.site.session(request), await read_form(request, self.site.url)
+        if not session:
+            raise ElsewhereError(".")
+        if not same(form.get("token", ""), form_token(session)):
+            raise HTTPException(403, "error_session")
+        return session, form
+
+    def _trial_page(
+        self,
+        session: str,
+        participant: Participant,
+        position: int,
+        shown: str | Check | None,
+        following: str | Check | None,
+    ) -> Response:
+        language, practising = self.site.language(participant.language), position == _PRACTICE
+        heading = language.say("progress", number=position, total=participant.total)
+        question, picture = language.say("question"), None
+        if isinstance(shown, Check):
+            question = language.say(f"check_{shown.expected}")
+        elif shown is not None:
+            found = self.site.manifest.by_name[shown]
+            scale = max(1.0, _SHOWN_SIDE / max(found.width, found.height))
+            width, height = round(found.width * scale), round(found.height * scale)
+            picture = {"token": picture_token(session, position), "width": width, "height": height}
+        return self.site.page(
+            "trial.html",
+            language,
+            action="practice" if practising else "answer",
+            heading=language.say("practice") if practising else heading,
+            question=question,
+            note=language.say("practice_note") if practising else language.say("keys"),
+            practising=practising,
+            picture=picture,
+            next=picture_token(session, position + 1) if isinstance(following, str) else "",
+            token=form_token(session),
+            position=position,
+            total=participant.total,
+            answered=participant.answered,
+            limit=0 if practising else self.site.settings.time_limit_s,
+        )
+
+
+def read_replies(form: Mapping[str, str], questions: tuple[config.Question, ...]) -> dict[str, str]:
+    """What somebody says about themselves, without what is optional and left open.
+
+    Raises:
+        HTTPException: 400, the form does not fit the questions.
+    """
+    replies = {question.name: form.get(question.name, "").strip() for question in questions}
+    for question in questions:
+        reply = replies[question.name]
+        fits = not question.choices or reply in question.choices
+        if (question.required and not reply) or (reply and not fits) or len(reply) > _LONGEST_REPLY:
+            raise HTTPException(400, "error_form")
+    return {name: reply for name, reply in replies.items() if reply}
+
+
+def create_app(site: Site) -> ASGIApp:
+    """The web application of a study."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        site.queue.close()
+
+    async def elsewhere(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ElsewhereError)
+        return _go(error.page)
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = error.detail if error.detail.startswith("error_") else "error_absent"
+        response = site.page("message.html", site.language_of(request), error.status_code, message=message)
+        response.headers.update(error.headers or {})
+        return response
+
+    async def unsaved(request: Request, error: Exception) -> Response:
+        return site.page("message.html", site.language_of(request), 503, message="error_save")
+
+    handlers = {ElsewhereError: elsewhere, HTTPException: refused, sqlite3.Error: unsaved}
+    app = Starlette(routes=[*Pages(site).routes(), *admin.routes(site)], exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False  # such a redirect would hold whatever host the request named
+    return Guard(app, site.keys, site.url)
+
+
+def serve_command(settings: config.ServeStudy) -> int:
+    """`koala study serve`: serve a study until it is stopped.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: the folder or the address cannot be used.
+    """
+    import uvicorn
+
+    if settings.url and urlsplit(settings.url).scheme not in ("http", "https"):
+        raise UserError(f"--url {settings.url} is no address; write it with https://, as participants open it")
+    with _alone(settings.dir), _listening(settings) as listener:
+        site = Site(Folder.open(settings.dir), settings.url)
+        _greet(site, listener)
+        options = uvicorn.Config(
+            create_app(site),
+            proxy_headers=bool(settings.proxy),
+            forwarded_allow_ips=settings.proxy or None,
+            server_header=False,
+            access_log=False,  # participants' addresses are nobody's business
+            log_level="warning",
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=10,
+            limit_concurrency=2000,
+        )
+        uvicorn.Server(options).run(sockets=[listener])
+    return 0
+
+
+@contextmanager
+def _alone(study: Path) -> Iterator[None]:
+    """Refuse to serve a study twice: two servers would not see each other's participants in time."""
+    Folder.open(study)
+    with (study / "served.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{study} is being served already; stop that server first") from None
+        yield
+
+
+@contextmanager
+def _listening(settings: config.ServeStudy) -> Iterator[socket.socket]:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise UserError(
+            f"{settings.host} port {settings.port} cannot be listened at ({reason}); choose another --port or --host"
+        ) from None
+    with listener:
+        yield listener
+
+
+def _greet(site: Site, listener: socket.socket) -> None:
+    """Say where the study is, and what is still to be done."""
+    host, port = listener.getsockname()[:2]
+    address = site.url.rstrip("/") or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(f"{address}/  for participants")
+    print(f"{address}/admin  for you; the password stands in {site.folder.path / 'admin-token.txt'}", flush=True)
+    for code, language in site.languages.items():
+        if "[" in language.consent:
+            print(f"consent.{code}.md still holds [brackets] to be filled in", flush=True)
+
+
+def _go(page: str) -> Response:
+    return RedirectResponse(page, 303)
+
+
+def _number(text: str) -> int | None:
+    """A whole number that is not beyond reason."""
+    return int(text) if re.fullmatch("[0-9]{1,7}", text) else None

@@ -1,0 +1,179 @@
+"""The statistics, against libraries, textbooks, the replication's numbers, and simulation."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from koala.study import statistics
+from koala.study.statistics import Answers, Spread
+from koala.study.trials import Quota, design
+
+# "Real" answers of 60 to the replication's nine coloured pictures, from its answers file
+REPLICATION = [count / 60 for count in (47, 41, 24, 34, 18, 16, 27, 24, 31)]
+QUOTA = Quota(12, 0.5)
+
+
+@pytest.fixture(scope="module")
+def answers() -> Answers:
+    rng = np.random.default_rng(0)
+    versions = design(40, 24, 2, QUOTA, rng)
+    versions[:5, :10] = -1  # who left early
+    return statistics.simulate(versions, [0.65, 0.45, 0.5], Spread(), rng)
+
+
+def test_a_table_is_made_of_rows():
+    table = Answers.of(["b", "a", "b"], ["s", "t", "t"], [1, 0, 2], [True, True, False])
+    assert table.versions.tolist() == [[-1, 0], [1, 2]]
+    assert table.real.tolist() == [[False, True], [True, False]]
+
+
+def test_wilson():
+    """47 of 60: worked out with Wilson's formula, (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
+    assert statistics.wilson(47, 60) == pytest.approx((0.66380, 0.86877), abs=1e-5)
+    assert statistics.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_the_replications_t_test_is_reproduced():
+    """Its notebook printed 0.49309841721744707."""
+    assert statistics.published_test(REPLICATION, 60) == pytest.approx(0.49309841721744707, rel=1e-12)
+    assert np.mean(REPLICATION) == pytest.approx(0.485185, abs=1e-6)
+    assert np.std(REPLICATION, ddof=1) == pytest.approx(0.170873, abs=1e-6)
+
+
+def test_the_right_test_has_the_pictures_as_n():
+    """By hand: t = (0.48519 - 0.45867) / sqrt((0.17087² + 0.22365²) / 9) = 0.2826, with 16 degrees of freedom."""
+    student, welch = statistics.pictures_test(REPLICATION)
+    assert student == pytest.approx(2 * stats.t.sf(0.28262, 16), abs=1e-4)
+    assert student == pytest.approx(0.78109, abs=1e-5)
+    assert welch == pytest.approx(0.78134, abs=1e-5)
+
+
+def test_equality_over_pictures_is_not_shown_by_nine():
+    """By hand (Welch): the larger p is of the upper side, t = (0.02652 - 0.1) / 0.09382 = -0.783, df 14.96."""
+    assert statistics.pictures_equality(REPLICATION, 0.1) == pytest.approx(stats.t.cdf(-0.7832, 14.965), abs=1e-3)
+
+
+@pytest.mark.parametrize("weights", [(0, 1, 0), (0, 1, -1), (1, -0.5, -0.5)])
+def test_crossed_errors_are_those_of_two_way_clustering(answers, weights):
+    """statsmodels' one-way clustered and unclustered covariances of a regression on versions, put together."""
+    from statsmodels.api import OLS
+
+    wanted = np.flatnonzero(weights)
+    rows, columns = np.nonzero(np.isin(answers.versions, wanted))
+    versions, real = answers.versions[rows, columns], answers.real[rows, columns].astype(float)
+    model = OLS(real, (versions[:, None] == wanted).astype(float))
+    contrast = np.array(weights, float)[wanted]
+
+    def variance(factor: float, **kind) -> float:
+        return factor * contrast @ model.fit(**kind).cov_params() @ contrast
+
+    def clustered(groups) -> float:
+        count = len(np.unique(groups))
+        options = {"groups": groups, "use_correction": False}
+        return variance(count / (count - 1), cov_type="cluster", cov_kwds=options)
+
+    once = variance(len(real) / (len(real) - 1), cov_type="HC0")
+    expected = max(clustered(rows) + clustered(columns) - once, min(clustered(rows), clustered(columns)))
+    found = statistics.crossed(answers, weights)
+    assert found.value == pytest.approx(contrast @ model.fit().params)
+    assert found.se**2 == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_estimate_speaks_students_t():
+    estimate = statistics.Estimate(0.2, 0.1, 10)
+    assert estimate.p_value() == pytest.approx(2 * stats.t.sf(2, 10))
+    assert estimate.interval(0.9) == pytest.approx((0.2 - 0.1 * 1.812461, 0.2 + 0.1 * 1.812461), abs=1e-6)
+
+
+def test_a_bootstrap_agrees_with_students_t_where_there_is_much(answers):
+    estimate = statistics.crossed(answers, (1, -1, 0))
+    finding = statistics.crossed_test(answers, (1, -1, 0), np.random.default_rng(0), draws=4999)
+    assert (finding.low, finding.high) == pytest.approx(estimate.interval(), abs=0.02)
+    assert finding.p == pytest.approx(estimate.p_value(), abs=0.01)
+
+
+def test_equality_is_shown_by_an_interval_within_the_margin(answers):
+    """TOST at 5 % says the same as the 90 % interval."""
+    rng = np.random.default_rng(0)
+    for margin in (0.02, 0.1, 0.2, 0.3):
+        finding = statistics.crossed_test(answers, (0, 1, -1), np.random.default_rng(0), margin=margin, level=0.9)
+        assert (finding.p_equal < 0.05) == (-margin < finding.low and finding.high < margin)
+    assert statistics.crossed_test(answers, (1, -1, 0), rng, margin=0.01).p_equal > 0.5
+
+
+def test_too_few_answers_give_no_finding():
+    table = Answers.of([1, 1], ["s", "t"], [0, 1], [True, False])
+    finding = statistics.crossed_test(table, (1, -1), np.random.default_rng(0))
+    assert finding.value == 1.0
+    assert np.isnan([finding.low, finding.high, finding.p, finding.p_equal]).all()
+    assert np.isnan(statistics.crossed(table, (0, 0, 1)).value)
+
+
+def test_d_prime():
+    """Hits 0.8 and false alarms 0.2 give d' 1.683 and no bias (Macmillan & Creelman, table of z)."""
+    d_prime, criterion = statistics.detection(8_000_000, 10_000_000, 2_000_000, 10_000_000)
+    assert (float(d_prime), float(criterion)) == pytest.approx((1.6832, 0), abs=1e-4)
+
+
+def test_who_calls_everything_fake_is_no_good_detector():
+    d_prime, criterion = statistics.detection([12, 0, 12], [12, 12, 12], [12, 0, 0], [12, 12, 12])
+    assert d_prime[:2] == pytest.approx([0, 0])
+    assert criterion[0] < -1.5 < 1.5 < criterion[1]
+    assert 3 < d_prime[2] < 4, "perfect, but not infinitely good"
+
+
+def test_d_prime_of_all(answers):
+    d_prime, criterion = statistics.crossed_detection(answers, 0, 1)
+    score = [stats.norm.ppf(answers.real[answers.versions == version].mean()) for version in (0, 1)]
+    assert d_prime.value == pytest.approx(score[0] - score[1], abs=0.02)
+    assert criterion.value == pytest.approx(sum(score) / 2, abs=0.02)
+    low, high = d_prime.interval()
+    assert low < d_prime.value < high
+
+
+def test_simulated_people_answer_as_planted():
+    rng = np.random.default_rng(0)
+    versions = rng.integers(0, 3, (400, 400))
+    table = statistics.simulate(versions, [0.7, 0.4, 0.5], Spread(0.8, 0.3, 0.3, 0.2), rng)
+    assert [table.real[versions == version].mean() for version in range(3)] == pytest.approx([0.7, 0.4, 0.5], abs=0.03)
+
+
+def test_spread_is_found_again():
+    rng = np.random.default_rng(0)
+    versions = design(120, 96, 2, Quota(24, 0.5), rng)
+    planted = Spread(0.8, 0.4, 0.7, 0.3)
+    found = [statistics.spread_of(statistics.simulate(versions, [0.6, 0.4, 0.4], planted, rng), 3) for _ in range(12)]
+    for name in ("participants", "scenes", "pictures"):
+        assert np.mean([getattr(spread, name) for spread in found]) == pytest.approx(getattr(planted, name), abs=0.12)
+
+
+@pytest.mark.slow
+def test_the_main_test_keeps_its_level_and_its_intervals_cover():
+    """1,000 studies of two equal models: 5 % (± 1.5) are found different, and 95 % of intervals hold the truth."""
+    rng = np.random.default_rng(0)
+    versions = design(60, 48, 2, Quota(24, 0.5), rng)
+    rejected, covered = [], []
+    for _ in range(1000):
+        table = statistics.simulate(versions, [0.65, 0.45, 0.45], Spread(), rng)
+        rejected.append(statistics.crossed_test(table, (0, 1, -1), rng, draws=499).p < 0.05)
+        finding = statistics.crossed_test(table, (0, 1, 0), rng, draws=499)
+        covered.append(finding.low < 0.45 < finding.high)
+    assert 0.035 <= np.mean(rejected) <= 0.065
+    assert 0.935 <= np.mean(covered) <= 0.965
+
+
+@pytest.mark.slow
+def test_the_replications_way_of_testing_does_not_keep_its_level():
+    """1,000 pairs of equal models, nine pictures each, judged by 60 and by 40 people: n must be the pictures."""
+    rng, spread = np.random.default_rng(0), Spread()
+    wrong, right = [], []
+    for _ in range(1000):
+        scores = [
+            statistics.simulate(np.zeros((people, 9), int), [0.46], spread, rng).real.mean(axis=0)
+            for people in (60, 40)
+        ]
+        mean, sd = np.mean(scores, axis=1), np.std(scores, axis=1, ddof=1)
+        wrong.append(stats.ttest_ind_from_stats(mean[0], sd[0], 60, mean[1], sd[1], 40).pvalue < 0.05)
+        right.append(statistics.pictures_test(*scores)[0] < 0.05)
+    assert np.mean(wrong) > 0.3
+    assert np.mean(right) < 0.08
