@@ -27,6 +27,14 @@ def test_koala_is_the_only_name(wheel):
 
 
 @pytest.mark.slow
+def test_what_is_no_python_travels_too(wheel):
+    files = (path for path in (ROOT / "koala").rglob("*.*") if path.suffix in (".toml", ".css"))
+    beside = {path.relative_to(ROOT).as_posix() for path in files}
+    assert len(beside) >= 6
+    assert beside <= set(wheel.namelist())
+
+
+@pytest.mark.slow
 def test_the_kit_travels_inside(wheel, tmp_path):
     """Unpacked as an installer would, the wheel's own koala copies its own files out."""
     wheel.extractall(tmp_path / "site-packages")
