@@ -205,7 +205,9 @@ class Evaluation:
         with (
             Progress(total, what, start=total - left_total, show=self.accelerator.is_main_process) as progress,
             # batches are scored in threads of their own while the next ones are coloured
-            ThreadPoolExecutor(self.settings.threads, "koala-scorer", torch.set_num_threads, (1,)) as pool,
+            ThreadPoolExecutor(
+                self.settings.threads, "koala-scorer", _begin_scoring, (self.accelerator.device,)
+            ) as pool,
         ):
             under_way: deque[Future[int]] = deque()
             for samples, photos in zip(left, self._photos(shards, left), strict=True):
@@ -482,6 +484,13 @@ def _shards_sha256(folder: Path, split: str, shards: Shards) -> str:
     return hashlib.sha256(json.dumps([*entries, shards.selection]).encode()).hexdigest()
 
 
+def _begin_scoring(device: torch.device) -> None:
+    """In a thread that scores: one core for its arithmetic, and the process's GPU."""
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def _batches(count: int, batch: int) -> list[NDArray[np.int64]]:
     """Sample numbers, a batch at a time: the same batches for any number of processes."""
     return [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
@@ -500,7 +509,7 @@ def _title(model: Path, colorist: Colorist) -> str:
 
 
 def _groups(order: NDArray) -> dict[str, list[int]]:
-    """Which pictures are shown, of those in order; none twice."""
+    """Which pictures are shown, of those in order."""
     each = min(_EXAMPLES, max(len(order) // 3, 1))
     middle = (len(order) - each) // 2
     groups = {"best": order[:each], "median": order[middle : middle + each], "worst": order[::-1][:each]}
