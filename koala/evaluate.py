@@ -125,7 +125,10 @@ class Evaluation:
     def _features(self) -> Features | None:
         """The network between whose features distances are taken; where there is none, why."""
         name = self.protocol.features
-        if name == "none" or self.settings.features == "none":
+        if name == "none":
+            return None
+        if self.settings.features == "none":
+            self.left_out[features.NAMES[name][0]] = "--features none"
             return None
         count = min(len(shards) for shards in (self.shards, self.reference or self.shards))
         for candidate in dict.fromkeys((name, "tf_efficientnet_lite0")):
@@ -140,9 +143,9 @@ class Evaluation:
         return None
 
     def _perceptual(self) -> Perceptual | None:
-        if self.settings.features == "none":
-            return None
         try:
+            if self.settings.features == "none":
+                raise LeftOut("--features none")
             if self.protocol.size < features.LPIPS_SIDE:
                 raise LeftOut(f"{self.protocol.size} pixels are less than the {features.LPIPS_SIDE} that it needs")
             return features.lpips(self.settings.lpips, self.accelerator.device)
@@ -423,7 +426,8 @@ def evaluate(settings: config.Evaluate) -> int:
             print(f"{evaluation.out} holds this evaluation already")
         if accelerator.is_main_process:
             print("\n".join(lines(results.read_scores(evaluation.out))))
-            print(f"{evaluation.out}: report.html, scores.json, per_image.csv, convincing.txt, sheet.png, pictures/")
+            written = ("report.html", "scores.json", "per_image.csv", "convincing.txt", "sheet.png", "pictures")
+            print(f"{evaluation.out}: {', '.join(name for name in written if (evaluation.out / name).exists())}")
     return 0
 
 
