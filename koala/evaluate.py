@@ -125,7 +125,10 @@ class Evaluation:
     def _features(self) -> Features | None:
         """The network between whose features distances are taken; where there is none, why."""
         name = self.protocol.features
-        if name == "none" or self.settings.features == "none":
+        if name == "none":
+            return None
+        if self.settings.features == "none":
+            self.left_out[features.NAMES[name][0]] = "--features none"
             return None
         count = min(len(shards) for shards in (self.shards, self.reference or self.shards))
         for candidate in dict.fromkeys((name, "tf_efficientnet_lite0")):
@@ -140,9 +143,9 @@ class Evaluation:
         return None
 
     def _perceptual(self) -> Perceptual | None:
-        if self.settings.features == "none":
-            return None
         try:
+            if self.settings.features == "none":
+                raise LeftOut("--features none")
             if self.protocol.size < features.LPIPS_SIDE:
                 raise LeftOut(f"{self.protocol.size} pixels are less than the {features.LPIPS_SIDE} that it needs")
             return features.lpips(self.settings.lpips, self.accelerator.device)
@@ -205,7 +208,9 @@ class Evaluation:
         with (
             Progress(total, what, start=total - left_total, show=self.accelerator.is_main_process) as progress,
             # batches are scored in threads of their own while the next ones are coloured
-            ThreadPoolExecutor(self.settings.threads, "koala-scorer", torch.set_num_threads, (1,)) as pool,
+            ThreadPoolExecutor(
+                self.settings.threads, "koala-scorer", _begin_scoring, (self.accelerator.device,)
+            ) as pool,
         ):
             under_way: deque[Future[int]] = deque()
             for samples, photos in zip(left, self._photos(shards, left), strict=True):
@@ -421,7 +426,8 @@ def evaluate(settings: config.Evaluate) -> int:
             print(f"{evaluation.out} holds this evaluation already")
         if accelerator.is_main_process:
             print("\n".join(lines(results.read_scores(evaluation.out))))
-            print(f"{evaluation.out}: report.html, scores.json, per_image.csv, convincing.txt, sheet.png, pictures/")
+            written = ("report.html", "scores.json", "per_image.csv", "convincing.txt", "sheet.png", "pictures")
+            print(f"{evaluation.out}: {', '.join(name for name in written if (evaluation.out / name).exists())}")
     return 0
 
 
@@ -482,6 +488,13 @@ def _shards_sha256(folder: Path, split: str, shards: Shards) -> str:
     return hashlib.sha256(json.dumps([*entries, shards.selection]).encode()).hexdigest()
 
 
+def _begin_scoring(device: torch.device) -> None:
+    """In a thread that scores: one core for its arithmetic, and the process's GPU."""
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def _batches(count: int, batch: int) -> list[NDArray[np.int64]]:
     """Sample numbers, a batch at a time: the same batches for any number of processes."""
     return [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
@@ -500,7 +513,7 @@ def _title(model: Path, colorist: Colorist) -> str:
 
 
 def _groups(order: NDArray) -> dict[str, list[int]]:
-    """Which pictures are shown, of those in order; none twice."""
+    """Which pictures are shown, of those in order."""
     each = min(_EXAMPLES, max(len(order) // 3, 1))
     middle = (len(order) - each) // 2
     groups = {"best": order[:each], "median": order[middle : middle + each], "worst": order[::-1][:each]}

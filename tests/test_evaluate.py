@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
@@ -400,6 +401,25 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
         expected = metrics.frechet_distance(metrics.Moments.of(made), metrics.Moments.of(reference))
         assert scores["fid"] == pytest.approx(expected, rel=1e-4)
         assert scores["kid"] == pytest.approx(metrics.kernel_distance(made, reference), rel=1e-4)
+
+
+def test_lpips_is_measured_where_its_weights_are_at_hand(run, shard_folder, tmp_path, capsys):
+    """Random weights of torchvision's AlexNet, whose sha256 is not the published one."""
+    import torchvision
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torchvision.models.alexnet(weights=None)
+    torch.save({f"features.{name}": value for name, value in network.features.state_dict().items()}, tmp_path / "a.pth")
+    settings = config.Evaluate(run, shard_folder, out=tmp_path / "out", size=32, lpips=tmp_path / "a.pth", threads=2)
+    evaluate.evaluate(settings)
+    found = results.read(tmp_path / "out")
+    judge = features.lpips(tmp_path / "a.pth", torch.device("cpu"))
+    prediction = predict(run, shard_folder, size=32)
+    expected = judge.distance(prediction.pictures, prediction.photos)
+    assert found.table["lpips"] == pytest.approx(expected.numpy(), rel=1e-4)
+    assert found.report["judges"]["lpips"] == {"sha256": judge.sha256, "published": False}
+    assert "lpips: its weights are not the published ones" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- pictures that others made
