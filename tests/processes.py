@@ -30,14 +30,14 @@ def start_several(count: int, *words: str, **options) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
     """Wait for the end, and give what was printed."""
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=240)
     assert process.returncode == code, printed
     return printed
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     """Wait until a file is there."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < until, f"{path} did not come"

@@ -233,5 +233,5 @@ def test_two_processes_that_do_not_find_each_other(words, monkeypatch):
 def test_processes_that_train_alone_are_reported(words):
     launcher = ("accelerate.commands.launch", "--cpu", "--num_machines", "2", "--num_processes", "2")
     alone = (*launcher, "--machine_rank", "0", "--main_process_ip", "127.0.0.1", "--main_process_port", "29512")
-    printed = start(*words, launcher=alone).communicate(timeout=120)[0]
+    printed = start(*words, launcher=alone).communicate(timeout=240)[0]
     assert lines(printed)["network"].startswith("failed   several processes were asked for")

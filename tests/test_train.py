@@ -227,7 +227,7 @@ def test_a_signal_to_launcher_and_processes_saves_in_both(settings):
     process = start_two(*command(long), start_new_session=True)
     wait_for(long.run / "checkpoints", process)
     os.killpg(process.pid, signal.SIGINT)
-    printed = process.communicate(timeout=120)[0]
+    printed = process.communicate(timeout=240)[0]
     seen = int(re.search(r"stopped after (\d+) images", printed).group(1))
     assert checkpoint.newest(long.run / "checkpoints").images_seen == seen
 
@@ -262,7 +262,7 @@ def test_processes_that_train_alone_are_refused(settings, tmp_path):
     """`accelerate launch --cpu` with two processes starts two worlds of one, and says nothing."""
     launcher = ("accelerate.commands.launch", "--cpu", "--num_machines", "2", "--num_processes", "2")
     alone = (*launcher, "--machine_rank", "0", "--main_process_ip", "127.0.0.1", "--main_process_port", "29511")
-    printed = start(*command(settings), launcher=alone).communicate(timeout=120)[0]
+    printed = start(*command(settings), launcher=alone).communicate(timeout=240)[0]
     assert "this one is in a world of 1; launch with one of the files in launch/" in printed
     assert not (settings.run / "checkpoints").exists()
 
@@ -271,7 +271,7 @@ def test_processes_that_train_alone_are_refused(settings, tmp_path):
 def test_what_the_first_process_cannot_do_is_said_by_all(settings):
     printed = start_two(
         *command(settings), "--extractor.name", "resnet18", "--extractor.weights", "/no/file"
-    ).communicate(timeout=120)[0]
+    ).communicate(timeout=240)[0]
     assert printed.count("koala: /no/file does not exist") == 2
     assert "gloo" not in printed
     assert not settings.run.exists()
