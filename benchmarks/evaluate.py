@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 from side_by_side import measure, ratio, report
 
 from koala import config, distributed
@@ -50,12 +51,15 @@ def loading(settings: config.Evaluate) -> int:
 
 
 def scoring(settings: config.Evaluate) -> int:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the network would have them; for halving, starting them costs more than the work
     with distributed.accelerated(settings) as accelerator:
         evaluation = Evaluation(settings, accelerator)
         evaluation.colorist = Halved()
         evaluation.begin()
         evaluation.run()
         evaluation.finish()
+    torch.set_num_threads(threads)
     return len(evaluation.shards)
 
 

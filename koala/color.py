@@ -155,7 +155,8 @@ def _lab_rows(rgb: Any, rows: NDArray, offset: NDArray) -> Any:
     ops = _library_of(rgb)
     ops.check(rgb)
     linear = ops.lookup(rgb, _linear_of_bytes()) if ops.is_bytes(rgb) else _decode_gamma(ops, rgb)
-    return ops.mix(ops.curve(ops.mix(linear, _RELATIVE_XYZ_FROM_RGB)), rows, offset)
+    needed = rows.any(axis=0)  # L* is a matter of Y alone
+    return ops.mix(ops.curve(ops.mix(linear, _RELATIVE_XYZ_FROM_RGB[needed])), rows[:, needed], offset)
 
 
 def _curve(ops: Any, xyz: Any) -> Any:

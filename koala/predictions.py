@@ -45,7 +45,7 @@ class Prediction(ABC):
     @cached_property
     def photo_lab(self) -> Tensor:
         """L*a*b* of the photos, `(B, 3, H, W)`."""
-        return color.rgb_to_lab(self.photos)
+        return color.to_lab(color.to_lightness(self.photos, "color"), self.batch.ab)
 
     @property
     @abstractmethod
