@@ -1,15 +1,27 @@
 """The main job, as a newcomer meets it."""
 
 import json
+import os
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from koala import cli
 
 
+@pytest.fixture
+def all_cores():
+    """The demo computes on all of them, where tests beside it are given one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_cores")
 def test_the_demo_ends_with_visible_colors(tmp_path, capsys):
     assert cli.main(["demo", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
