@@ -21,10 +21,8 @@ from koala.files import sha256
 from koala.intake import UnusableError, decode
 from koala.model import Colorizer
 from koala.pipeline import Batch, Window, window
-from koala.protocol import stem
+from koala.protocol import SUFFIXES, stem
 from koala.shards import Shards
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class Prediction(ABC):
@@ -266,12 +264,12 @@ class Folder:
 
 def picture_files(folder: Path) -> list[Path]:
     """Files below a folder whose suffix is a picture's."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _without_suffix(name: str) -> str:
     path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in _SUFFIXES else name
+    return str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
 
 
 def seen_window(shards: Shards, sample: int, data: Data) -> Window:

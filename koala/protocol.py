@@ -20,7 +20,7 @@ from koala.progress import Progress
 from koala.shards import Shards
 
 _FOLDER = Path(__file__).parent / "protocols"
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of pictures
 
 
 def known() -> list[str]:
@@ -105,7 +105,7 @@ def _listed(path: Path) -> list[str]:
 def stem(name: str) -> str:
     """An image's name without folder and suffix."""
     path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in _SUFFIXES else path.name
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def digest(sorted_names: list[str]) -> str:

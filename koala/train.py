@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,14 @@ class Trainer:
             was, now = (_setting(settings, name) for settings in (found.settings, self.settings))
             if was != now:
                 raise UserError(f"{self.run} was begun with {name} = {was}, not {now}; name another --run for that")
-        if found.state["data"] != self._data_fingerprint():
+        if found.state["data"] != self._data_fingerprint:
             raise UserError(
                 f"{self.run} was begun on other shards than {self.settings.data.shards}; name another --run"
             )
         if found.extractor_sha256 != self.extractor_sha256:
             raise UserError(f"{self.run} was begun with other weights of the extractor; name another --run for these")
 
+    @cached_property
     def _data_fingerprint(self) -> list[str]:
         shards = [entry.sha256 for entry in read_manifest(self.settings.data.shards).splits["train"]]
         return [*shards, self.shards.selection] if self.settings.data.where else shards
@@ -455,7 +457,7 @@ class Trainer:
             embedding_size=self.embedding_size,
             extractor_sha256=self.extractor_sha256,
             training=self.state.kept(self.accelerator.scaler),
-            state={"data": self._data_fingerprint()},
+            state={"data": self._data_fingerprint},
         )
 
     def _settle(self) -> None:

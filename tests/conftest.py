@@ -1,5 +1,6 @@
 """Fixtures: small photographs, shards of them, and the real ones where they are at hand."""
 
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -59,3 +60,16 @@ def _alone_in_the_world(monkeypatch):
     """Tests do not inherit a launcher's variables."""
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def strangers_pickle(tmp_path) -> Path:
+    """A file of weights whose unpickling would run code, and fail the test."""
+
+    class Stranger:
+        def __reduce__(self):
+            return (pytest.fail, ("code of a weights file ran",))
+
+    path = tmp_path / "stranger.pth"
+    path.write_bytes(pickle.dumps({"weight": Stranger()}))
+    return path

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from koala import checkpoint, config, embeddings, extractor, pipeline, train, writing
 from koala.errors import UserError
@@ -17,6 +17,7 @@ from koala.order import every_sample_once
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
+from tests.runs import same_weights, scalars, weights
 
 EXTRACTOR = config.Extractor("tf_efficientnet_lite0", weights="random")
 SIZE = 32
@@ -66,22 +67,6 @@ def cache_folder(folder: Path) -> Path:
 
 def live(settings: config.Train) -> config.Train:
     return replace(settings, extractor=EXTRACTOR)
-
-
-def scalars(run: Path, name: str) -> dict[int, float]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run))
-    events.Reload()
-    return {event.step: event.value for event in events.Scalars(name)}
-
-
-def weights(run: Path, images_seen: int) -> dict[str, torch.Tensor]:
-    return load_file(run / "checkpoints" / f"{images_seen:012d}" / "model.safetensors")
-
-
-def same_weights(first: dict, second: dict) -> bool:
-    return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 # ---------------------------------------------------------------- what is kept

@@ -115,16 +115,9 @@ def test_errors_name_the_remedy(settings, message):
         extractor.build(settings)
 
 
-def test_a_pickle_cannot_run_code(tmp_path):
-    import pickle
-
-    class Stranger:
-        def __reduce__(self):
-            return (pytest.fail, ("code of a weights file ran",))
-
-    (tmp_path / "stranger.pth").write_bytes(pickle.dumps({"weight": Stranger()}))
+def test_a_pickle_cannot_run_code(strangers_pickle):
     with pytest.raises(UserError, match="holds no weights"):
-        extractor.build(Settings("tf_efficientnet_lite0", weights=str(tmp_path / "stranger.pth")))
+        extractor.build(Settings("tf_efficientnet_lite0", weights=str(strangers_pickle)))
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

@@ -164,13 +164,6 @@ def test_a_file_that_was_named_must_be_the_right_one(network, tmp_path):
         load(tmp_path / "other.pth")
 
 
-def test_a_pickle_cannot_run_code(tmp_path):
-    import pickle
-
-    class Stranger:
-        def __reduce__(self):
-            return (pytest.fail, ("code of a weights file ran",))
-
-    (tmp_path / "stranger.pth").write_bytes(pickle.dumps({"weight": Stranger()}))
+def test_a_pickle_cannot_run_code(strangers_pickle):
     with pytest.raises(UserError, match="holds no weights"):
-        features.features("inception_2015", "own", tmp_path / "stranger.pth", CPU)
+        features.features("inception_2015", "own", strangers_pickle, CPU)

@@ -6,13 +6,11 @@ import os
 import re
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from koala import checkpoint, config, pipeline, train, writing
 from koala.errors import UserError
@@ -20,6 +18,7 @@ from koala.order import Order
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
+from tests.runs import same_weights, scalars, weights
 
 
 @pytest.fixture
@@ -34,22 +33,6 @@ def settings(shard_folder, tmp_path) -> config.Train:
         pictures=2,
         run=tmp_path / "run",
     )
-
-
-def weights(run: Path, images_seen: int) -> dict[str, torch.Tensor]:
-    return load_file(run / "checkpoints" / f"{images_seen:012d}" / "model.safetensors")
-
-
-def same_weights(first: dict, second: dict) -> bool:
-    return all(torch.equal(value, second[name]) for name, value in first.items())
-
-
-def scalars(run: Path, name: str) -> dict[int, float]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(run))
-    events.Reload()
-    return {event.step: event.value for event in events.Scalars(name)}
 
 
 def command(settings: config.Train) -> list[str]:
@@ -461,6 +444,6 @@ def test_numbers_after_the_checkpoint_are_taken_away(settings):
     with path.open("a") as file:
         file.write('{"images_seen": 36, "train/loss": 9.0}\n{"images_seen": 38, "tra')
     train.train(settings)
-    seen = [json.loads(line)["images_seen"] for line in path.read_text().splitlines() if "train/loss" in line]
-    assert seen == list(range(4, 44, 4))
-    assert "9.0" not in path.read_text()
+    entries = [entry for entry in map(json.loads, path.read_text().splitlines()) if "train/loss" in entry]
+    assert [entry["images_seen"] for entry in entries] == list(range(4, 44, 4))
+    assert 9.0 not in [entry["train/loss"] for entry in entries]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.conftest import CHECKOUT, edit
 from tests.cluster.slurm import ENDED, Slurm, until
-from tests.test_train import same_weights, scalars, weights
+from tests.runs import same_weights, scalars, weights
 
 IMAGES = 80  # in the whole training
 
