@@ -1,8 +1,9 @@
 """What is in a data set: sizes, colour models, chroma, greys and sepia; and leaving samples out by it.
 
 The audit of a shard lies beside it, `train-000000.audit.csv`: a first line that names the format and the sha256 of
-the tar, then a table with a row per sample. A shard whose audit names its sha256 is not looked at again, so that an
-audit goes on where it stopped, and can run while shards are still being written.
+the tar, then a table with a row per sample. Beside it lies `train-000000.bins.csv`: how much of the shard's pictures
+has which colour. A shard whose audit names its sha256 is not looked at again, so that an audit goes on where it
+stopped, and can run while shards are still being written.
 
 Colours are measured on a smaller picture whose short side keeps at least `SHORT_SIDE` pixels: the JPEG is decoded at
 a half, a quarter or an eighth, and averaged down from there. That costs colours of the size of a pixel, and makes
@@ -13,10 +14,10 @@ import ast
 import csv
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import color
+from koala import bins, color
 from koala.config import AuditShards
 from koala.errors import UserError
 from koala.files import put
 from koala.progress import Progress
 from koala.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
 
-FORMAT = "koala-audit/1"  # another number whenever a definition below changes
+FORMAT = "koala-audit/2"  # another number whenever a definition below changes
 SHORT_SIDE = 128  # pixels
 
 NEAR_GREY_AB = 5.0  # |a*| and |b*| up to here do not count as colour: as where Zhang et al. (2016) trained
@@ -62,6 +63,7 @@ class Colors:
         grey: one channel, or red = green = blue in every pixel.
         near_grey: see `is_near_grey`; what is grey is near grey too.
         sepia: see `is_sepia`; never what is near grey.
+        bins: `(Q,)` share of the pixels in each bin of the ab plane (`koala.bins`).
     """
 
     color_model: str
@@ -70,6 +72,7 @@ class Colors:
     grey: bool
     near_grey: bool
     sepia: bool
+    bins: NDArray[np.float64]
 
 
 _DTYPES: dict[str, Any] = {
@@ -77,6 +80,8 @@ _DTYPES: dict[str, Any] = {
     **{"chroma": "float64", "colorfulness": "float64", "grey": bool, "near_grey": bool, "sepia": bool},
 }
 COLUMNS = tuple(_DTYPES)
+_DESCRIBED = 5  # of the columns say which picture it is, not what is in it
+BIN_COLUMNS = ("a", "b", "pictures")
 
 
 # ---------------------------------------------------------------- of one picture
@@ -90,7 +95,8 @@ def measure(jpeg: bytes) -> Colors:
     """
     image = _decoded(jpeg, SHORT_SIDE)
     if image.mode == "L":
-        return Colors("grey", 0.0, 0.0, grey=True, near_grey=True, sepia=False)
+        neutral = bins.shares(np.zeros(2))
+        return Colors("grey", 0.0, 0.0, grey=True, near_grey=True, sepia=False, bins=neutral)
     rgb = np.asarray(image)
     lab = color.rgb_to_lab(rgb)
     near_grey = is_near_grey(lab)
@@ -101,6 +107,7 @@ def measure(jpeg: bytes) -> Colors:
         grey=is_grey(rgb) and is_grey(np.asarray(_decoded(jpeg))),
         near_grey=near_grey,
         sepia=not near_grey and is_sepia(lab),
+        bins=bins.shares(lab[..., 1:]),
     )
 
 
@@ -233,16 +240,32 @@ def _begin_worker(stop: Any) -> None:
 
 def _write_audit(folder: Path, record: Record) -> None:
     """Audit a shard; its file is there whole or not at all."""
+    shares = np.zeros(len(bins.centers()))
+
+    def rows() -> Iterator[list[Any]]:
+        for row, colors in _measured(Shards(folder, [record])):
+            shares.__iadd__(colors.bins)
+            yield row
+
+    audited = _table_of(record, COLUMNS, rows())
+    centers = bins.centers().long().tolist()
+    colors = ([*center, round(share, 6)] for center, share in zip(centers, shares.tolist(), strict=True))
+    put(bins_path(folder, record.shard), _table_of(record, BIN_COLUMNS, colors))
+    put(audit_path(folder, record.shard), audited)
+
+
+def _table_of(record: Record, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A CSV table below a line that names the shard's bytes."""
     text = io.StringIO(newline="")
     text.write(_stamp(record.sha256))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_rows(Shards(folder, [record])))
-    put(audit_path(folder, record.shard), text.getvalue().encode("utf-8", "surrogateescape"))
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def _rows(shard: Shards) -> Iterator[list[Any]]:
-    """The rows of one shard's table."""
+def _measured(shard: Shards) -> Iterator[tuple[list[Any], Colors]]:
+    """The rows of one shard's table, with the colours that they tell of."""
     for sample in range(len(shard)):
         if _stop is not None and _stop.is_set():
             raise InterruptedError
@@ -254,13 +277,37 @@ def _rows(shard: Shards) -> Iterator[list[Any]]:
                 f"{found.shard}: {found.key} ({found.source}) does not decode: {error}; "
                 "check the folder with koala shards verify"
             ) from None
-        measures = [round(value, 3) if isinstance(value, float) else value for value in astuple(colors)]
-        yield [sample, found.key, found.source, int(shard.width[sample]), int(shard.height[sample]), *measures]
+        values = (getattr(colors, name) for name in COLUMNS[_DESCRIBED:])
+        measures = [round(value, 3) if isinstance(value, float) else value for value in values]
+        yield [sample, found.key, found.source, int(shard.width[sample]), int(shard.height[sample]), *measures], colors
 
 
 def audit_path(folder: Path, shard: str) -> Path:
     """Where a shard's audit lies."""
     return (folder / shard).with_suffix(".audit.csv")
+
+
+def bins_path(folder: Path, shard: str) -> Path:
+    """Where the colours of a shard's pictures lie."""
+    return (folder / shard).with_suffix(".bins.csv")
+
+
+def frequencies(folder: Path, shards: Sequence[str]) -> NDArray[np.float64]:
+    """How much of the pictures of audited shards lies in each bin of the ab plane, `(Q,)`; a picture adds 1.
+
+    Raises:
+        UserError: a file of an audit is damaged.
+    """
+    total = np.zeros(len(bins.centers()))
+    for shard in shards:
+        path = bins_path(folder, shard)
+        try:
+            total += np.loadtxt(path, delimiter=",", skiprows=2, usecols=2)
+        except (OSError, ValueError):
+            raise UserError(
+                f"{path} is damaged; delete it and {audit_path(folder, shard)}, and run koala shards audit {folder}"
+            ) from None
+    return total
 
 
 def _stamp(sha256: str) -> str:

@@ -30,6 +30,7 @@ from koala import config, extractor
 from koala.errors import UserError
 from koala.files import put, sha256
 from koala.model import Colorizer, Network
+from koala.objectives import head
 
 _PART = ".part-"
 
@@ -56,7 +57,7 @@ class Checkpoint:
 
     def network(self) -> Network:
         """The trained network, in evaluation mode on the CPU."""
-        network = Network(self.embedding_size)
+        network = Network(self.embedding_size, head(self.settings.objective))
         network.load_state_dict(safetensors.load_file(self.path / "model.safetensors"))
         return network.eval()
 
@@ -290,6 +291,17 @@ def load_model(path: str | Path, weights: str = "") -> Colorizer:
 
 def colorizer(found: Checkpoint, weights: str = "") -> Colorizer:
     """A checkpoint's network joined with its extractor; see `load_model`."""
+    return joined(found, _extractor(found, weights))
+
+
+def joined(found: Checkpoint, built: extractor.Extractor | None) -> Colorizer:
+    """A checkpoint's network, with its extractor or without: then embeddings must be given."""
+    model = Colorizer(found.network(), built, found.settings.data.size)
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def _extractor(found: Checkpoint, weights: str) -> extractor.Extractor | None:
+    """The extractor that a network was trained with."""
     settings = found.settings.extractor
     built = extractor.build(replace(settings, weights=weights or settings.weights), found.settings.seed)
     if built is not None and extractor.fingerprint(built) != found.extractor_sha256:
@@ -297,8 +309,7 @@ def colorizer(found: Checkpoint, weights: str = "") -> Colorizer:
             f"the weights of {settings.name} are not those that {found.path} was trained with; "
             "name their file with --extractor.weights FILE"
         )
-    model = Colorizer(found.network(), built, found.settings.data.size)
-    return model.eval().to(memory_format=torch.channels_last)
+    return built
 
 
 def _path(folder: Path, images_seen: int) -> Path:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "shards repair": ("RepairShards", "koala.writing:repair_command", "", "write bad shards again from the source"),
     "shards embed": ("Embed", "koala.embeddings:embed", "", "keep the extractor's embeddings beside the shards"),
     "shards audit": ("AuditShards", "koala.audit:audit_command", "", "what is in a data set: chroma, greys, sepia"),
+    "shards prior": ("Prior", "koala.prior:prior_command", "", "how often each colour occurs, for training by it"),
     "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
     "doctor": ("Doctor", "koala.doctor:doctor", ".", "look at machine, data and run folder before a training"),
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),

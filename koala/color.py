@@ -119,7 +119,7 @@ def to_lab(lightness: Any, ab: Any) -> Any:
     Returns:
         `(..., H, W, 3)` or `(..., 3, H, W)`, for `lab_to_rgb`.
     """
-    return _library_of(ab).join((lightness - _L_SHIFT) / _L_SCALE, ab / _AB_SCALE)
+    return _library_of(ab).join((lightness - _L_SHIFT) / _L_SCALE, to_units(ab))
 
 
 def colorfulness(rgb: Any, absolute: bool = False, weight: Any = None) -> Any:
@@ -148,6 +148,16 @@ def colorfulness(rgb: Any, absolute: bool = False, weight: Any = None) -> Any:
     variances = [ops.mean(x**2, weight) - mean**2 for x, mean in zip(opponents, means, strict=True)]
     # a variance of whole numbers that is none may come out a rounding error below it
     return abs(variances[0] + variances[1]) ** 0.5 + 0.3 * (means[0] ** 2 + means[1] ** 2) ** 0.5
+
+
+def to_units(ab: Any) -> Any:
+    """Turn ab on the network's scale into units of L*a*b*; any shape and library."""
+    return ab / _AB_SCALE
+
+
+def from_units(ab: Any) -> Any:
+    """The inverse of `to_units`."""
+    return ab * _AB_SCALE
 
 
 def _lab_rows(rgb: Any, rows: NDArray, offset: NDArray) -> Any:

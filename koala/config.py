@@ -6,13 +6,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction, arg
 
 from koala.errors import UserError
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(gt=0)] | None
 
 Geometry = Literal["pad", "crop", "random_crop", "squash", "legacy"]
 LightnessSource = Literal["grey", "color"]
@@ -132,6 +133,16 @@ class AuditShards(_Strict):
 
 
 @dataclass(frozen=True)
+class Prior(_Strict):
+    """Measure how often each colour occurs, for the objectives by which rare ones count more."""
+
+    shards: Positional[Path]
+    """Folder of shards; those that are not audited yet are looked at."""
+    workers: Count = 1
+    """Processes that measure."""
+
+
+@dataclass(frozen=True)
 class Data(_Strict):
     """What is trained on, and how a photo becomes a square."""
 
@@ -182,6 +193,28 @@ class Extractor(_Strict):
 
 
 @dataclass(frozen=True)
+class Objective(_Strict):
+    """What training makes small; in a file, `objective = "NAME"` says the same as a table that says no more."""
+
+    name: Annotated[Literal["mse", "huber", "weighted-mse", "classification"], arg(name="")] = "mse"
+    """mse; huber; weighted-mse, in which rare colours count more; classification of ab into bins. The last two need
+    koala shards prior."""
+    colorfulness: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a term that rewards colourful pictures; DDColor takes 0.5 beside an absolute error."""
+    perceptual: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a distance between features of a frozen network."""
+    perceptual_network: str = "vgg16_bn"
+    """That network: a timm model."""
+    perceptual_weights: str = "pretrained"
+    """Its weights: "pretrained", "random", or a file."""
+
+
+def _named(value: Any) -> Any:
+    """An objective's name alone, as a table."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
 class Weights(_Strict):
     """Where the extractor's weights lie now."""
 
@@ -190,13 +223,20 @@ class Weights(_Strict):
 
 
 @dataclass(frozen=True)
+class WeightsOrCache(Weights):
+    """The extractor's weights, or what it saw of the pictures."""
+
+    cache: bool = False
+    """Take the embeddings that koala shards embed made, rather than run the extractor."""
+
+
+@dataclass(frozen=True)
 class Train(_Strict):
     """Train the fusion network: `koala train RUN.toml [--section.field VALUE]`."""
 
     data: Data = field(default_factory=Data)
     extractor: Extractor = field(default_factory=Extractor)
-    objective: Literal["mse"] = "mse"
-    """What is made small: the mean squared error of ab on the network's scale."""
+    objective: Annotated[Objective, BeforeValidator(_named)] = field(default_factory=Objective)
     batch: Count = 50
     """Images in a step, over all processes (the global batch)."""
     accumulation: Count = 1
@@ -359,7 +399,9 @@ class Evaluate(_Strict):
     """Coloured pictures that are written; by default all."""
     sheet_rows: Annotated[int, Field(ge=0)] = 12
     """Rows of the contact sheet."""
-    extractor: Weights = field(default_factory=Weights)
+    temperature: Temperature = None
+    """Of a network that predicts bins: lower makes stronger colours; by default 0.38, and 1 gives the mean."""
+    extractor: WeightsOrCache = field(default_factory=WeightsOrCache)
     mixed_precision: MixedPrecision = "no"
     """Precision of the computation."""
     device: Device = "auto"
@@ -454,6 +496,8 @@ class Colorize(_Strict):
     """Folder for the coloured photos; names are kept."""
     size: Annotated[int, Field(ge=0)] = 0
     """Short side at which the network works; 0 takes the size it was trained at."""
+    temperature: Temperature = None
+    """Of a network that predicts bins: lower makes stronger colours; by default 0.38, and 1 gives the mean."""
     extractor: Weights = field(default_factory=Weights)
     device: Device = "auto"
     """cuda where there is a GPU."""

@@ -37,6 +37,7 @@ from koala import (
     audit,
     checkpoint,
     config,
+    embeddings,
     features,
     metrics,
     pictures,
@@ -86,6 +87,7 @@ class Evaluation:
         self.data = config.Data(
             settings.shards, self.protocol.geometry, self.protocol.size, self.protocol.lightness, settings.threads
         )
+        self.cache = self._cache(found)
         self.colorist = self._colorist(found)
         self.left_out: dict[str, str] = {}
         self.features, self.perceptual = self._features(), self._perceptual()
@@ -114,12 +116,28 @@ class Evaluation:
             )
         return shards
 
+    def _cache(self, found: Checkpoint | None) -> embeddings.Cache | None:
+        """Where what the extractor sees of the pictures is kept, when it is to be taken from there."""
+        if found is None or not found.extractor_sha256 or not self.settings.extractor.cache:
+            return None
+        wanted = replace(found.settings, data=self.data)
+        cache = on_main(self.accelerator, lambda: embeddings.find(wanted))
+        if cache.key.extractor_sha256 != found.extractor_sha256:
+            raise UserError(
+                f"{cache.folder} was made with other weights than {found.path}; leave out --extractor.cache"
+            )
+        return cache
+
     def _colorist(self, found: Checkpoint | None) -> Colorist:
         if found is None:
             return Folder(self.settings.model, self.shards, self.data)
-        weights = self.settings.extractor.weights
-        # the first process fetches the extractor's weights, the others find them
-        model = main_first(self.accelerator, lambda: checkpoint.colorizer(found, weights))
+        if self.cache is not None:
+            model = checkpoint.joined(found, None)
+        else:
+            weights = self.settings.extractor.weights
+            # the first process fetches the extractor's weights, the others find them
+            model = main_first(self.accelerator, lambda: checkpoint.colorizer(found, weights))
+        model.temperature = self.settings.temperature or model.temperature
         return Network(found, model.to(self.accelerator.device), self.protocol.assembly, self.accelerator.autocast)
 
     def _features(self) -> Features | None:
@@ -168,6 +186,8 @@ class Evaluation:
                 name: {"sha256": judge.sha256, "published": judge.published} for name, judge in judges.items() if judge
             },
             "mixed_precision": self.settings.mixed_precision,
+            "embeddings": asdict(self.cache.key) if self.cache is not None else None,
+            "temperature": self.settings.temperature,
             "batch": self.settings.batch,
             "koala": __version__,
         }
@@ -237,8 +257,19 @@ class Evaluation:
 
     def _photos(self, shards: Shards, some: Sequence[NDArray]) -> Iterator[Batch]:
         places = (Places(samples, np.zeros_like(samples)) for samples in some)
+        kept = None
+        if self.cache is not None and shards is self.shards:
+            kept = embeddings.Embeddings(
+                self.cache, read_manifest(self.settings.shards).splits[self.settings.split], shards
+            )
         return batches(
-            shards, places, self.data, dali_device(self.accelerator), batch=self.settings.batch, with_rgb=True
+            shards,
+            places,
+            self.data,
+            dali_device(self.accelerator),
+            batch=self.settings.batch,
+            embeddings=kept,
+            with_rgb=True,
         )
 
     def predictions(self, some: Sequence[NDArray]) -> Iterator[Prediction]:

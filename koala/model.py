@@ -7,9 +7,15 @@ References:
     Baldassarre, Gonzalez Morin, Rodes-Guirao: Deep Koalarization, arXiv:1712.03400.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from koala import bins, color
+
+Head = Literal["ab", "bins"]
 
 STRIDE = 8  # of the encoder: H and W are multiples of it
 
@@ -68,22 +74,16 @@ class Fusion(nn.Module):
         return F.relu(fused, inplace=True)
 
 
-def decoder() -> nn.Sequential:
-    """`(B, 256, H/8, W/8)` to `(B, 2, H, W)` ab."""
+def decoder(head: Head = "ab") -> nn.Sequential:
+    """`(B, 256, H/8, W/8)` to `(B, 2, H, W)` ab, or to `(B, Q, H/4, W/4)` logits of the bins of ab."""
 
     def up() -> nn.Upsample:
         return nn.Upsample(scale_factor=2, mode="nearest")
 
-    return nn.Sequential(
-        _with_relu(_conv(256, 128)),
-        up(),
-        _with_relu(_conv(128, 64), _conv(64, 64)),
-        up(),
-        _with_relu(_conv(64, 32)),
-        _conv(32, 2),
-        nn.Tanh(),
-        up(),
-    )
+    trunk = (_with_relu(_conv(256, 128)), up(), _with_relu(_conv(128, 64), _conv(64, 64)))
+    if head == "bins":
+        return nn.Sequential(*trunk, _with_relu(_conv(64, 256)), nn.Conv2d(256, len(bins.centers()), kernel_size=1))
+    return nn.Sequential(*trunk, up(), _with_relu(_conv(64, 32)), _conv(32, 2), nn.Tanh(), up())
 
 
 class Network(nn.Module):
@@ -91,23 +91,25 @@ class Network(nn.Module):
 
     Args:
         embedding_size: E; 0 for a network without extractor.
+        head: what is predicted: ab itself, or which bin of the ab plane it lies in.
     """
 
-    def __init__(self, embedding_size: int = 1000) -> None:
+    def __init__(self, embedding_size: int = 1000, head: Head = "ab") -> None:
         super().__init__()
+        self.head = head
         self.encoder = encoder()
         self.fusion = Fusion(embedding_size)
-        self.decoder = decoder()
+        self.decoder = decoder(head)
 
     def forward(self, lightness: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Predict ab.
+        """Predict ab, or where it lies.
 
         Args:
             lightness: `(B, 1, H, W)` in -1..1.
             embedding: `(B, E)`, or none for a network without extractor.
 
         Returns:
-            `(B, 2, H, W)` in -1..1.
+            `(B, 2, H, W)` ab in -1..1, or `(B, Q, H/4, W/4)` logits.
 
         Raises:
             ValueError: H or W is no multiple of 8.
@@ -115,6 +117,18 @@ class Network(nn.Module):
         if lightness.shape[-1] % STRIDE or lightness.shape[-2] % STRIDE:
             raise ValueError(f"height and width must be multiples of {STRIDE}, got {tuple(lightness.shape)}")
         return self.decoder(self.fusion(self.encoder(lightness), embedding))
+
+    def colors(self, output: Tensor, temperature: float = bins.TEMPERATURE) -> Tensor:
+        """What `forward` returns as `(B, 2, H, W)` ab, float32.
+
+        Args:
+            output: of `forward`.
+            temperature: of the mean over bins, see `koala.bins.annealed_mean`; a network that predicts ab has none.
+        """
+        if self.head == "ab":
+            return output.float()
+        ab = color.from_units(bins.annealed_mean(output, temperature))
+        return F.interpolate(ab, scale_factor=bins.STRIDE, mode="bilinear", align_corners=False)
 
 
 class Colorizer(nn.Module):
@@ -124,6 +138,9 @@ class Colorizer(nn.Module):
         network: the trained part.
         extractor: `(B, 1, H, W)` lightness to `(B, E)`, or none.
         size: height and width of the pictures it was trained on.
+
+    Attributes:
+        temperature: for a network that predicts bins: lower makes stronger and patchier colours, 1 gives means.
     """
 
     def __init__(self, network: Network, extractor: nn.Module | None, size: int) -> None:
@@ -131,10 +148,20 @@ class Colorizer(nn.Module):
         self.network = network
         self.extractor = extractor
         self.size = size
+        self.temperature = bins.TEMPERATURE
 
     @torch.inference_mode()
-    def forward(self, lightness: Tensor) -> Tensor:
-        """`(B, 1, H, W)` lightness in -1..1 to `(B, 2, H, W)` ab in -1..1, float32."""
+    def forward(self, lightness: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Predict ab.
+
+        Args:
+            lightness: `(B, 1, H, W)` in -1..1.
+            embedding: `(B, E)`, what the extractor saw, where that is known.
+
+        Returns:
+            `(B, 2, H, W)` ab in -1..1, float32.
+        """
         lightness = lightness.contiguous(memory_format=torch.channels_last)
-        embedding = self.extractor(lightness) if self.extractor is not None else None
-        return self.network(lightness, embedding).float()
+        if embedding is None and self.extractor is not None:
+            embedding = self.extractor(lightness)
+        return self.network.colors(self.network(lightness, embedding), self.temperature)

@@ -1,16 +1,143 @@
-"""What training makes small: pure functions of predicted and true ab, `(B, 2, H, W)` on the network's scale."""
+"""What training makes small: pure functions of predictions and true ab, `(B, 2, H, W)` on the network's scale.
+
+All compute in float32 whatever the precision of the network, so that they are stable in bf16 and fp16.
+"""
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Objective = Callable[[Tensor, Tensor], Tensor]
+from koala import bins, color, config
+from koala.model import Head, Network
+
+_HUBER_DELTA = color.from_units(1.0)
+_COLORED = 5.0  # a* or b* that a picture must reach somewhere to be told colours from
+_ROOT = 1e-4  # under roots, whose slope at zero is infinite; in squared levels of 0..255
 
 
 def mse(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean squared error over pictures, channels and places, in float32."""
-    return F.mse_loss(predicted.float(), true)
+    """Mean squared error over pictures, channels and places."""
+    return F.mse_loss(predicted.float(), true.float())
 
 
-OBJECTIVES: dict[str, Objective] = {"mse": mse}
+def huber(predicted: Tensor, true: Tensor) -> Tensor:
+    """Huber's loss divided by its delta: the absolute error, but for errors below one unit of L*a*b*.
+
+    References:
+        Huber, Ann. Math. Statist. 35 (1964), with the delta of Zhang et al., arXiv:1705.02999.
+    """
+    return F.huber_loss(predicted.float(), true.float(), delta=_HUBER_DELTA) / _HUBER_DELTA
+
+
+def weighted_mse(predicted: Tensor, true: Tensor, weights: Tensor) -> Tensor:
+    """Mean squared error in which a place counts by how rare its true colour is.
+
+    Args:
+        predicted: ab.
+        true: ab.
+        weights: `(Q,)` of the bins (`koala.bins.weights`).
+    """
+    error = (predicted.float() - true.float()).square().mean(dim=1)
+    return (weights[bins.index(color.to_units(true))] * error).mean()
+
+
+def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
+    """Cross entropy between distributions over bins and soft targets, a place counting by how rare its colour is.
+
+    Pictures without colour say nothing of colours and are left out; a batch of nothing else gives 0.
+
+    Args:
+        logits: `(B, Q, H / 4, W / 4)`.
+        true: `(B, 2, H, W)` ab.
+        weights: `(Q,)` of the bins (`koala.bins.weights`).
+
+    References:
+        Zhang et al., arXiv:1603.08511, eq. 2.
+    """
+    ab = color.to_units(F.avg_pool2d(true.float(), bins.STRIDE))
+    which, shares = bins.soft_targets(ab)
+    likelihood = torch.log_softmax(logits.float(), dim=1).gather(1, which)
+    surprise = -(shares * likelihood).sum(dim=1) * weights[bins.index(ab)]
+    colored = (ab.abs().amax(dim=(1, 2, 3)) > _COLORED).float()
+    return (surprise.mean(dim=(1, 2)) * colored).sum() / colored.sum().clamp(min=1)
+
+
+def uncolorfulness(lightness: Tensor, predicted: Tensor) -> Tensor:
+    """1 minus a hundredth of the pictures' mean colourfulness.
+
+    Args:
+        lightness: `(B, 1, H, W)` on the network's scale.
+        predicted: ab.
+
+    References:
+        Kang et al., DDColor, arXiv:2212.11613, eq. 8; colourfulness: Hasler and Suesstrunk 2003.
+    """
+    rgb = 255 * color.lab_to_rgb(color.to_lab(lightness.float(), predicted.float()))
+    red, green, blue = rgb.unbind(dim=1)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1)
+    spread = (opponents.var(dim=(2, 3), correction=0).sum(dim=1) + _ROOT).sqrt()
+    shift = (opponents.mean(dim=(2, 3)).square().sum(dim=1) + _ROOT).sqrt()
+    return 1 - (spread + 0.3 * shift).mean() / 100
+
+
+# ---------------------------------------------------------------- as the settings name it
+
+
+def head(settings: config.Objective) -> Head:
+    """What a network must predict for an objective."""
+    return "bins" if settings.name == "classification" else "ab"
+
+
+def needs_prior(settings: config.Objective) -> bool:
+    """Whether an objective counts rare colours more."""
+    return settings.name in ("weighted-mse", "classification")
+
+
+class Objective:
+    """The objective that the settings name, with its further terms.
+
+    Args:
+        settings: which.
+        weights: `(Q,)` of the bins, for those in which rare colours count more.
+        distance: between the features of pictures, from lightness, predicted ab and true ab; for the perceptual term.
+    """
+
+    def __init__(
+        self,
+        settings: config.Objective,
+        weights: Tensor | None = None,
+        distance: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self._settings, self._weights, self._distance = settings, weights, distance
+
+    def __call__(self, network: Network, output: Tensor, lightness: Tensor, true: Tensor) -> Tensor:
+        """The objective of a batch.
+
+        Args:
+            network: that predicted.
+            output: what it did.
+            lightness: `(B, 1, H, W)`.
+            true: `(B, 2, H, W)` ab.
+        """
+        loss = self._main(output, true)
+        settings = self._settings
+        if settings.colorfulness or self._distance is not None:
+            predicted = network.colors(output)
+            if settings.colorfulness:
+                loss = loss + settings.colorfulness * uncolorfulness(lightness, predicted)
+            if self._distance is not None:
+                loss = loss + settings.perceptual * self._distance(lightness, predicted, true)
+        return loss
+
+    def _main(self, output: Tensor, true: Tensor) -> Tensor:
+        match self._settings.name:
+            case "mse":
+                return mse(output, true)
+            case "huber":
+                return huber(output, true)
+        assert self._weights is not None, "the objective needs a prior"
+        if self._settings.name == "weighted-mse":
+            return weighted_mse(output, true, self._weights)
+        return classification(output, true, self._weights)

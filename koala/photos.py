@@ -79,6 +79,7 @@ def colorize_command(settings: config.Colorize) -> int:
     jobs = list(_jobs(settings.photos, settings.out))
     _check(jobs)
     model = load_model(settings.model, settings.extractor.weights).to(_device(settings.device))
+    model.temperature = settings.temperature or model.temperature
     failed = 0
     with Progress(len(jobs), "colouring", unit="photos") as progress:
         for source, target in jobs:

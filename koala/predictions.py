@@ -173,7 +173,7 @@ class Network:
     def predict(self, batch: Batch) -> Prediction:
         """Colour a batch."""
         with self._autocast():
-            ab = self._model(batch.lightness)
+            ab = self._model(batch.lightness, batch.embedding)
         return Assembled(batch, ab, self._assembly)
 
     def provenance(self) -> dict[str, Any]:

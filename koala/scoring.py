@@ -153,4 +153,4 @@ def convincing(table: Table) -> NDArray[np.int64]:
 
 def pale(table: Table) -> NDArray[np.bool_]:
     """Which photos hardly have colour, `(N,)`."""
-    return table["chroma_true"] * 127 < COLORED
+    return color.to_units(table["chroma_true"]) < COLORED

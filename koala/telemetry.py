@@ -28,7 +28,7 @@ PEAK_TFLOPS = {
     **{"A40": 149.7, "A30": 165.0, "A10": 125.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0, "V100": 125.0, "T4": 65.0},
 }
 _COLLAPSED = 0.1  # of the true chroma
-_GREY = 2 / 127  # true chroma on the network's scale, below which a ratio says nothing
+_GREY = color.from_units(2.0)  # true chroma on the network's scale, below which a ratio says nothing
 _PATIENCE = 5  # entries in a row
 _CHILDHOOD = 10_000  # images, in which every network is grey
 

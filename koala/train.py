@@ -20,13 +20,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import audit, checkpoint, config, embeddings, estimate, extractor, pictures, telemetry
+from koala import audit, checkpoint, config, embeddings, estimate, extractor, pictures, prior, telemetry
 from koala.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.errors import UserError, first_line
 from koala.files import put
 from koala.model import Network
-from koala.objectives import OBJECTIVES
+from koala.objectives import Objective, head, needs_prior
 from koala.order import Order, every_sample_once, micro_batches
+from koala.perceptual import Perceptual
 from koala.pipeline import Batch, batches
 from koala.progress import Progress
 from koala.schedule import is_time, learning_rate
@@ -36,7 +37,8 @@ from koala.state import TrainState
 RUNS = Path("log/koala")
 _VALIDATION_BATCH = 50  # images at a time, in each process, at the most
 _MUST_STAY = (  # in a run that is gone on with
-    *("seed", "objective", "data.geometry", "data.size", "data.lightness", "data.where", "data.mirror"),
+    *("seed", "objective.name", "objective.colorfulness", "objective.perceptual", "objective.perceptual_network"),
+    *("data.geometry", "data.size", "data.lightness", "data.where", "data.mirror"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
 )
 
@@ -49,13 +51,13 @@ class Step:
         loss: mean over this process's part of the batch.
         norm: of the gradient over all processes, before it was clipped.
         batch: the last micro-batch.
-        predicted: `(B, 2, H, W)` ab, for that batch.
+        output: the network's, for that batch.
     """
 
     loss: float
     norm: float
     batch: Batch
-    predicted: Tensor
+    output: Tensor
 
 
 def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
@@ -76,8 +78,8 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
         batch = trainer.next_batch(parts)
         last = piece == settings.accumulation - 1
         with contextlib.nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
-            predicted = trainer.predict(trainer.model, batch)
-            loss = OBJECTIVES[settings.objective](predicted, batch.ab) / settings.accumulation
+            output = trainer.predict(trainer.model, batch)
+            loss = trainer.objective(state.network, output, batch.lightness, batch.ab) / settings.accumulation
             trainer.accelerator.backward(loss)
         losses.append(loss.detach())
     trainer.accelerator.unscale_gradients()
@@ -89,7 +91,7 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
         state.step_average()
     trainer.optimizer.zero_grad()
     state.images_seen += settings.batch
-    return Step(loss_now, norm, batch, predicted.detach())
+    return Step(loss_now, norm, batch, output.detach())
 
 
 def train(settings: config.Train) -> int:
@@ -140,7 +142,8 @@ class Trainer:
         self.embedding_size, self.extractor_sha256 = 0, ""
         self._see_the_whole()
         torch.manual_seed(settings.seed)
-        self.network = Network(self.embedding_size)
+        self.network = Network(self.embedding_size, head(settings.objective))
+        self.objective = self._objective()
         self.flops_per_image = estimate.flops_per_image(self.network, self.extractor, settings.data.size)
         self.window = telemetry.Window()
         self.words = ""
@@ -173,6 +176,18 @@ class Trainer:
             self.embedding_size, self.extractor_sha256 = built.embedding_size, extractor.fingerprint(built)
             self.extractor = built.in_place(accelerator.device, settings.mixed_precision)
 
+    def _objective(self) -> Objective:
+        """What is made small."""
+        settings, device = self.settings.objective, self.accelerator.device
+        self.prior_sha256, weights, distance = "", None, None
+        if needs_prior(settings):
+            weights = on_main(self.accelerator, lambda: prior.read_weights(self.settings.data.shards))
+            self.prior_sha256, weights = prior.fingerprint(weights), weights.to(device)
+        if settings.perceptual:
+            # the first process fetches the weights, the others find them
+            distance = main_first(self.accelerator, lambda: Perceptual(settings)).to(device)
+        return Objective(settings, weights, distance)
+
     def _cached(self, shards: Shards, split: config.SplitName) -> embeddings.Embeddings | None:
         """Where the batches of a split find their embeddings."""
         if self.cache is None:
@@ -201,6 +216,8 @@ class Trainer:
             raise UserError(
                 f"{self.run} was begun on other shards than {self.settings.data.shards}; name another --run"
             )
+        if found.state.get("prior", "") != self.prior_sha256:
+            raise UserError(f"{self.run} was begun with another prior of colours; name another --run for this one")
         if found.extractor_sha256 != self.extractor_sha256:
             raise UserError(f"{self.run} was begun with other weights of the extractor; name another --run for these")
 
@@ -331,7 +348,7 @@ class Trainer:
         return batch
 
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
-        """`(B, 2, H, W)` ab, from a batch's lightness and its embedding, cached or computed now."""
+        """The network's output, from a batch's lightness and its embedding, cached or computed now."""
         lightness = batch.lightness.contiguous(memory_format=torch.channels_last)
         with self.accelerator.autocast():
             embedding = self.extractor(lightness) if self.extractor is not None else batch.embedding
@@ -384,11 +401,12 @@ class Trainer:
         settings, device = self.settings, self.accelerator.device
         peak = settings.peak_tflops or telemetry.peak_tflops(device, settings.mixed_precision)
         before = self.state.images_seen - settings.batch
+        predicted = self.network.colors(taken.output)
         entry = {
             "train/loss": loss,
             "train/learning_rate": learning_rate(before, self.total, settings),
             "train/gradient_norm": window.norm(),
-            **telemetry.colors(taken.batch, taken.predicted),
+            **telemetry.colors(taken.batch, predicted),
             **telemetry.speed(window.images, window.seconds(), self._devices, self.flops_per_image, peak),
             **dict(zip(shares, means, strict=True)),
         }
@@ -398,7 +416,7 @@ class Trainer:
             bar.say(warning)
         self.words = f", {telemetry.in_words(entry)}"
         self.log.add(self.state.images_seen, entry)
-        self._show("train/pictures", taken.batch, taken.predicted)
+        self._show("train/pictures", taken.batch, predicted)
 
     def _show(self, name: str, batch: Batch, predicted: Tensor) -> None:
         count = self.settings.pictures
@@ -435,11 +453,11 @@ class Trainer:
         total = torch.zeros(2, dtype=torch.float64)
         kept = self._cached(shards, "val")
         for index, batch in enumerate(batches(shards, places, data, device, batch=size, embeddings=kept)):
-            predicted = self.predict(model, batch).float()
-            loss = OBJECTIVES[self.settings.objective](predicted, batch.ab)
+            output = self.predict(model, batch)
+            loss = self.objective(model, output, batch.lightness, batch.ab)
             total += torch.tensor([loss.item() * len(batch.ab), len(batch.ab)], dtype=torch.float64)
             if index == 0:
-                self._show("val/pictures", batch, predicted)
+                self._show("val/pictures", batch, self.network.colors(output))
         model.train()
         summed, count = self._sum(total)
         return float(summed / count)
@@ -457,7 +475,7 @@ class Trainer:
             embedding_size=self.embedding_size,
             extractor_sha256=self.extractor_sha256,
             training=self.state.kept(self.accelerator.scaler),
-            state={"data": self._data_fingerprint},
+            state={"data": self._data_fingerprint, "prior": self.prior_sha256},
         )
 
     def _settle(self) -> None:

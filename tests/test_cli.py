@@ -131,7 +131,7 @@ def test_every_recipe_is_valid(path):
 
 def test_the_replication_is_the_reports():
     run = config.load(config.Train, ROOT / "launch/replication-45k.toml")
-    assert (run.batch, run.epochs, run.learning_rate, run.objective) == (50, 40, 1e-3, "mse")
+    assert (run.batch, run.epochs, run.learning_rate, run.objective) == (50, 40, 1e-3, config.Objective("mse"))
     assert (run.data.geometry, run.data.size, run.data.lightness) == ("pad", 224, "grey")
     assert run.extractor == config.Extractor("inception_resnet_v2", "logits", "pretrained", batch_statistics=False)
     recipe = config.load(config.Recipe, ROOT / "shards/replication-45k.toml")

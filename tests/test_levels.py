@@ -6,12 +6,12 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress", "bootstrap"},
-    {"config", "color", "metrics", "objectives", "parts"},
+    {"errors", "files", "progress", "bootstrap", "color"},
+    {"config", "bins", "metrics", "parts"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page"},
-    {"shards", "pictures", "estimate", "features"},
+    {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
-    {"embeddings", "predictions", "state", "telemetry"},
+    {"embeddings", "predictions", "prior", "state", "telemetry"},
     {"train", "photos", "scoring"},
     {"report", "results"},
     {"evaluate"},

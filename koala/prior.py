@@ -1,0 +1,71 @@
+"""How often each colour occurs in a data set, and what a place counts by its colour.
+
+    SHARDS/prior.csv     a row for each bin of the ab plane: how much of the training pictures lies in it, the prior
+                         (smoothed), and the weight that makes rare colours count more
+
+References:
+    Zhang, Isola, Efros: Colorful Image Colorization, arXiv:1603.08511.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from koala import audit, bins, config
+from koala.errors import UserError
+from koala.files import put
+
+COLUMNS = ("a", "b", "pictures", "prior", "weight")
+
+
+def prior_path(folder: Path) -> Path:
+    """Where the prior of a folder of shards lies."""
+    return folder / "prior.csv"
+
+
+def prior_command(settings: config.Prior) -> int:
+    """`koala shards prior`: audit the training shards that are not audited yet, and put their colours together.
+
+    Returns:
+        0.
+    """
+    folder = settings.shards
+    found = audit.frequencies(folder, audit.audit(folder, "train", settings.workers))
+    prior = bins.smoothed(torch.from_numpy(found))
+    weights = bins.weights(prior)
+    rows = np.column_stack([bins.centers().numpy(), found, prior, weights])
+    text = io.StringIO()
+    np.savetxt(text, rows, ["%d", "%d", "%.6f", "%.9g", "%.9g"], ",", header=",".join(COLUMNS), comments="")
+    put(prior_path(folder), text.getvalue().encode())
+    print(
+        f"{prior_path(folder)}: {round(found.sum())} pictures in {int((found > 0).sum())} of {len(found)} bins, "
+        f"weights from {float(weights.min()):.3f} to {float(weights.max()):.2f}"
+    )
+    return 0
+
+
+def read_weights(folder: Path) -> Tensor:
+    """What a place counts by its colour: `(Q,)`, 1 on average.
+
+    Raises:
+        UserError: there is no prior, or it is damaged.
+    """
+    path = prior_path(folder)
+    try:
+        weights = np.loadtxt(path, delimiter=",", skiprows=1, usecols=COLUMNS.index("weight"), dtype=np.float32)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; measure it with koala shards prior {folder}") from None
+    except ValueError:
+        weights = np.zeros(0, np.float32)
+    if weights.shape != (len(bins.centers()),) or not np.isfinite(weights).all():
+        raise UserError(f"{path} is damaged; measure it again with koala shards prior {folder}")
+    return torch.from_numpy(weights)
+
+
+def fingerprint(weights: Tensor) -> str:
+    """sha256 of the weights."""
+    return hashlib.sha256(weights.numpy().tobytes()).hexdigest()

@@ -1,0 +1,104 @@
+"""Objectives against cases computed by hand, and their gradients."""
+
+import pytest
+import torch
+
+from koala import bins, color, objectives
+
+ONES = torch.ones(261)
+
+
+def constant(a: float, b: float, size: int = 8) -> torch.Tensor:
+    """One colour everywhere, from units of L*a*b* to the network's scale."""
+    return color.from_units(torch.tensor([a, b])).view(1, 2, 1, 1).expand(1, 2, size, size).clone()
+
+
+def test_mse():
+    assert float(objectives.mse(constant(127, 0), constant(0, 0))) == pytest.approx(0.5)
+
+
+def test_huber_is_absolute_but_for_small_errors():
+    """Errors of 127 units and of 0: (127 - 1/2) / 127 and 0, averaged; of half a unit: (1/2)^2 / 2 / 127."""
+    assert float(objectives.huber(constant(127, 0), constant(0, 0))) == pytest.approx((127 - 0.5) / 127 / 2, rel=1e-5)
+    assert float(objectives.huber(constant(0.5, 0.5), constant(0, 0))) == pytest.approx(0.125 / 127, rel=1e-4)
+
+
+def test_weighted_mse_counts_by_the_true_color():
+    weights = ONES.clone()
+    weights[int(bins.index(torch.tensor([60.0, 40.0]).view(1, 2, 1, 1)))] = 3.0
+    rare, common = constant(60, 40), constant(0, 0)
+    plain = objectives.mse(rare, common)
+    assert float(objectives.weighted_mse(common, rare, weights)) == pytest.approx(3 * float(plain))
+    assert float(objectives.weighted_mse(rare, common, weights)) == pytest.approx(float(plain))
+
+
+def test_classification_of_one_who_knows_nothing_is_the_logarithm_of_the_bins():
+    logits = torch.zeros(1, 261, 2, 2)
+    assert float(objectives.classification(logits, constant(60, 40), ONES)) == pytest.approx(torch.tensor(261.0).log())
+    assert float(objectives.classification(logits, constant(60, 40), 2 * ONES)) == pytest.approx(
+        2 * torch.tensor(261.0).log()
+    )
+
+
+def test_classification_leaves_grey_pictures_out():
+    logits = torch.randn(2, 261, 2, 2, generator=torch.manual_seed(0))
+    both = torch.cat([constant(60, 40), constant(1, -4)])
+    alone = objectives.classification(logits[:1], both[:1], ONES)
+    assert torch.equal(objectives.classification(logits, both, ONES), alone)
+    assert float(objectives.classification(logits[1:], both[1:], ONES)) == 0.0
+
+
+def test_classification_learns_the_color():
+    logits = torch.zeros(1, 261, 2, 2, requires_grad=True)
+    for _ in range(200):
+        (slope,) = torch.autograd.grad(objectives.classification(logits, constant(60, 40), ONES), logits)
+        logits = (logits - 20 * slope).detach().requires_grad_()
+    found = bins.annealed_mean(logits.detach(), 0.38)
+    torch.testing.assert_close(found, torch.tensor([60.0, 40.0]).view(1, 2, 1, 1).expand_as(found), atol=1.0, rtol=0)
+
+
+def test_uncolorfulness_of_grey_and_of_two_halves():
+    """Grey: 1 but for the root's floor. Half pure red, half pure green, by Hasler and Suesstrunk's formula: red has
+    rg = 255 and yb = 127.5, green rg = -255 and yb = 127.5, so that sigma is (255, 0) and mu (0, 127.5)."""
+    lightness = torch.zeros(1, 1, 8, 8)
+    assert float(objectives.uncolorfulness(lightness, constant(0, 0))) == pytest.approx(1.0, abs=1e-3)
+    halves = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    halves[:, 0, :, :4] = 255
+    halves[:, 1, :, 4:] = 255
+    lab = color.rgb_to_lab(halves)
+    found = objectives.uncolorfulness(lab[:, :1] / 50 - 1, color.from_units(lab[:, 1:]))
+    assert float(found) == pytest.approx(1 - (255 + 0.3 * 127.5) / 100, abs=1e-3)
+
+
+AT_THE_EDGES = {
+    "mse": objectives.mse,
+    "huber": objectives.huber,
+    "weighted_mse": lambda predicted, true: objectives.weighted_mse(predicted, true, ONES),
+    "classification": lambda predicted, true: objectives.classification(predicted, true, ONES),
+    "uncolorfulness": lambda predicted, _: objectives.uncolorfulness(torch.zeros(2, 1, 8, 8), predicted),
+}
+
+
+@pytest.mark.parametrize("name", AT_THE_EDGES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+def test_gradients_are_finite_at_the_edges(name, dtype, value):
+    """At no colour at all, at the gamut's far side, and at sure logits, in every precision."""
+    shape, value = ((2, 261, 2, 2), 30 * value) if name == "classification" else ((2, 2, 8, 8), value)
+    predicted = torch.full(shape, value, dtype=dtype, requires_grad=True)
+    loss = AT_THE_EDGES[name](predicted, constant(60, 40).repeat(2, 1, 1, 1))
+    (slope,) = torch.autograd.grad(loss, predicted)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(slope).all()
+
+
+def test_gradients_are_those_of_finite_differences():
+    generator = torch.manual_seed(0)
+    lightness, ab = torch.rand(1, 1, 4, 4, generator=generator) / 4, torch.rand(1, 2, 4, 4, generator=generator) / 4
+    ab.requires_grad_()
+    (slope,) = torch.autograd.grad(objectives.uncolorfulness(lightness, ab), ab)
+    step = torch.zeros_like(ab)
+    step[0, 1, 2, 3] = 1e-2
+    with torch.no_grad():
+        rise = objectives.uncolorfulness(lightness, ab + step) - objectives.uncolorfulness(lightness, ab - step)
+    assert float(rise / 2e-2) == pytest.approx(float(slope[0, 1, 2, 3]), rel=0.05)
