@@ -136,8 +136,17 @@ def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
         common: dict[str, Any] = {"model": training.run, "shards": training.data.shards, "out": folder}
         common |= {"where": training.data.where, "threads": training.data.threads, "device": training.device}
         flags = {**common, **evaluations.get(name, {})}
-        evaluate.evaluate(config.validate(config.Evaluate, flags, f"evaluations.{name}"))
+        settings = config.validate(config.Evaluate, flags, f"evaluations.{name}")
+        if settings.extractor.cache and training.extractor.name != "none":
+            embeddings.embed(embeddings.for_training(replace(training, data=_seen_by(settings, training.data))))
+        evaluate.evaluate(settings)
     return 0
+
+
+def _seen_by(settings: config.Evaluate, data: config.Data) -> config.Data:
+    """How an evaluation sees the photos of a training."""
+    changes = {name: getattr(settings, name) for name in ("geometry", "size", "lightness")}
+    return replace(config.for_evaluation(data), **{name: value for name, value in changes.items() if value is not None})
 
 
 def _lay_side_by_side(everything: Sequence[Run], out: Path) -> None:
