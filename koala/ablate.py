@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from koala import compare, config, embeddings, evaluate, results, train
+from koala import compare, config, embeddings, evaluate, objectives, prior, results, train
 from koala.distributed import is_first
 from koala.errors import UserError
 from koala.files import put
@@ -128,12 +128,15 @@ def ablate(settings: config.Ablate) -> int:
 def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
     """Train a run and evaluate it; what is done already takes no time."""
     training = run.settings
+    shards = training.data.shards
+    if objectives.needs_prior(training.objective) and not prior.prior_path(shards).exists():
+        prior.prior_command(config.Prior(shards))
     if training.extractor.cache:
         embeddings.embed(embeddings.for_training(training))
     if code := train.train(training):
         return code
     for name, folder in run.evaluations.items():
-        common: dict[str, Any] = {"model": training.run, "shards": training.data.shards, "out": folder}
+        common: dict[str, Any] = {"model": training.run, "shards": shards, "out": folder}
         common |= {"where": training.data.where, "threads": training.data.threads, "device": training.device}
         flags = {**common, **evaluations.get(name, {})}
         settings = config.validate(config.Evaluate, flags, f"evaluations.{name}")

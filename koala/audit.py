@@ -302,7 +302,7 @@ def frequencies(folder: Path, shards: Sequence[str]) -> NDArray[np.float64]:
     for shard in shards:
         path = bins_path(folder, shard)
         try:
-            total += np.loadtxt(path, delimiter=",", skiprows=2, usecols=2)
+            total += bins.read_column(path, BIN_COLUMNS[-1])
         except (OSError, ValueError):
             raise UserError(
                 f"{path} is damaged; delete it and {audit_path(folder, shard)}, and run koala shards audit {folder}"

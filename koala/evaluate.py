@@ -39,6 +39,7 @@ from koala import (
     config,
     embeddings,
     features,
+    health,
     metrics,
     pictures,
     protocol,
@@ -333,6 +334,7 @@ class Evaluation:
         result = {
             "scores": scores | self._distances(),
             "intervals": intervals,
+            "warnings": health.warnings(scores),
             "left_out": self.left_out,
             "pictures": len(self.shards),
             **self.what,
@@ -472,6 +474,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     for name in (name for name in result["scores"] if name in scoring.HEADLINE):
         value, interval = result["scores"][name], result["intervals"].get(name)
         said.append(f"{name:26} {value:10.5f}" + (f"   [{interval[0]:.5f}, {interval[1]:.5f}]" if interval else ""))
+    said += [f"warning: {warning}" for warning in result["warnings"]]
     said += [f"left out: {name}: {why}" for name, why in result["left_out"].items()]
     for name, judge in result["judges"].items():
         if not judge["published"]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SSIM_WINDOW = 11  # pixels
+_FLAT = 0.99  # of tanh: its slope is 0.02 from here on
 _SSIM_SIGMA = 1.5
 _HUE_BINS, _CHROMA_BINS, CHROMA_STEP = 36, 60, 2.0
 _LEAST_CHROMA_OF_A_HUE = 5.0  # what is nearer to grey has no hue one would see
@@ -97,6 +98,11 @@ def _whole_windows(weight: Tensor) -> Tensor:
 def chroma(ab: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean chroma, sqrt(a*^2 + b*^2), of each picture: `(B, 2, H, W)` to `(B,)`, on the scale of the argument."""
     return mean(torch.hypot(ab[:, :1], ab[:, 1:]), weight)
+
+
+def saturated(ab: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Share of each picture's ab at the end of the network's scale, where tanh is flat: `(B, 2, H, W)` to `(B,)`."""
+    return mean((ab.abs() > _FLAT).float(), weight)
 
 
 def mean_ciede2000(predicted: Tensor, true: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -56,14 +56,11 @@ def read_weights(folder: Path) -> Tensor:
     """
     path = prior_path(folder)
     try:
-        weights = np.loadtxt(path, delimiter=",", skiprows=1, usecols=COLUMNS.index("weight"), dtype=np.float32)
+        return torch.from_numpy(bins.read_column(path, "weight")).float()
     except FileNotFoundError:
         raise UserError(f"{path} is not there; measure it with koala shards prior {folder}") from None
     except ValueError:
-        weights = np.zeros(0, np.float32)
-    if weights.shape != (len(bins.centers()),) or not np.isfinite(weights).all():
-        raise UserError(f"{path} is damaged; measure it again with koala shards prior {folder}")
-    return torch.from_numpy(weights)
+        raise UserError(f"{path} is damaged; measure it again with koala shards prior {folder}") from None
 
 
 def fingerprint(weights: Tensor) -> str:

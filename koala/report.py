@@ -78,6 +78,7 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
         for name, value in report["scores"].items()
     ]
     parts = ["<h2>Scores</h2>", page.table([], rows, numbers=[1], folding=True)]
+    parts += [f"<p><b>Warning</b>: {page.text(warning)}</p>" for warning in report["warnings"]]
     if report["left_out"]:
         parts.append("<p>Left out:</p>")
         parts.append(page.table([], [[f"<b>{name}</b>", page.text(why)] for name, why in report["left_out"].items()]))
@@ -132,7 +133,7 @@ def _protocol(report: Mapping[str, Any]) -> list[str]:
     parts = ["<h2>Protocol</h2>"]
     parts += [f"<p>{page.text(protocol[key])}</p>" for key in ("about", "departures") if protocol[key]]
     shown = {key: value for key, value in protocol.items() if key not in ("name", "about", "departures")}
-    others = ("scores", "intervals", "left_out", "protocol")
+    others = ("scores", "intervals", "warnings", "left_out", "protocol")
     rest = {key: value for key, value in report.items() if key not in others}
     parts += [page.table([], [[key, f"<code>{page.text(_plain(value))}</code>"] for key, value in shown.items()])]
     parts += ["<h2>What was judged</h2>"]

@@ -46,6 +46,7 @@ MEANINGS = {
     "chroma_true": Meaning("", "mean chroma of the photos on the network's scale"),
     "chroma_ratio": Meaning("", "mean chroma over that of the photos; 1 is as colourful"),
     "out_of_gamut": Meaning("lower", "share of pixels whose L* and ab make a colour outside sRGB"),
+    "saturated": Meaning("lower", "share of ab at the end of the network's scale"),
     "cf": Meaning("", "colourfulness as the protocol defines it"),
     "cf_true": Meaning("", "the same of the photos"),
     "dcf": Meaning("lower", "its difference from the photos' as the protocol defines it"),
@@ -90,6 +91,7 @@ def score(
         "chroma_predicted": metrics.chroma(prediction.ab, weight),
         "chroma_true": metrics.chroma(prediction.batch.ab, weight),
         "out_of_gamut": metrics.mean(prediction.beyond, weight),
+        "saturated": metrics.saturated(prediction.ab, weight),
     }
     if min(photos.shape[-2:]) >= metrics.SSIM_WINDOW:
         scores["ssim"] = metrics.ssim(made, photos, weight)

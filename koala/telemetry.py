@@ -5,7 +5,6 @@ Times are shares of the training time: waiting for data, computing on the device
 
 import json
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,10 +26,7 @@ PEAK_TFLOPS = {
     **{"B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "A100": 312.0},
     **{"A40": 149.7, "A30": 165.0, "A10": 125.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0, "V100": 125.0, "T4": 65.0},
 }
-_COLLAPSED = 0.1  # of the true chroma
 _GREY = color.from_units(2.0)  # true chroma on the network's scale, below which a ratio says nothing
-_PATIENCE = 5  # entries in a row
-_CHILDHOOD = 10_000  # images, in which every network is grey
 
 
 class Window:
@@ -106,36 +102,26 @@ def peak_tflops(device: torch.device, mixed_precision: str) -> float:
 
 
 def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
-    """Mean chroma, predicted against true, and the share of places, but black ones, predicted outside sRGB."""
+    """What predicted colours are like; padding, which is black, is left out where no colour fits.
+
+    Args:
+        batch: the photos.
+        predicted: `(B, 2, H, W)` ab.
+
+    Returns:
+        `out_of_gamut`, the share of places outside sRGB; `saturated`, the share of ab at the end of the network's
+        scale; `chroma_ratio`, mean chroma over that of the photos, unless these have none.
+    """
     outside = outside_srgb(color.lab_to_rgb(color.to_lab(batch.lightness, predicted.float()), clip=False))
-    seen = batch.lightness > -1  # padding is black, and no colour fits there
-    found = {"train/out_of_gamut": float((outside & seen).sum() / seen.sum().clamp(min=1))}
+    seen = batch.lightness > -1
+    found = {
+        "out_of_gamut": float((outside & seen).sum() / seen.sum().clamp(min=1)),
+        "saturated": float(metrics.saturated(predicted).mean()),
+    }
     true, chroma = (float(metrics.chroma(ab).mean()) for ab in (batch.ab, predicted))
     if true >= _GREY:
-        found["train/chroma_ratio"] = chroma / true
+        found["chroma_ratio"] = chroma / true
     return found
-
-
-class GreyWatch:
-    """Notices when a network has given up colour."""
-
-    def __init__(self) -> None:
-        self._ratios: deque[float] = deque(maxlen=_PATIENCE)
-        self._warned = False
-
-    def warning(self, images_seen: int, chroma_ratio: float | None) -> str:
-        """A warning, when predicted chroma has stayed under a tenth of the truth; once, until colour comes back."""
-        if chroma_ratio is None or images_seen < _CHILDHOOD:
-            return ""
-        self._ratios.append(chroma_ratio)
-        collapsed = len(self._ratios) == _PATIENCE and max(self._ratios) < _COLLAPSED
-        new, self._warned = collapsed and not self._warned, collapsed
-        if not new:
-            return ""
-        return (
-            f"warning: grey collapse: after {images_seen} images predicted chroma is {chroma_ratio:.2f} of the true; "
-            "a lower --learning-rate with --warmup often helps"
-        )
 
 
 class Log:

@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import audit, checkpoint, config, embeddings, estimate, extractor, pictures, prior, telemetry
+from koala import audit, checkpoint, config, embeddings, estimate, extractor, health, pictures, prior, telemetry
 from koala.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.errors import UserError, first_line
 from koala.files import put
@@ -239,7 +239,7 @@ class Trainer:
         if first:
             config.save(_lasting(self.settings), self.run / "config.toml")
         self.samples = _SampleLog(self.run, self.accelerator) if self.settings.log_samples else None
-        self.grey_watch = telemetry.GreyWatch()
+        self.watch = health.Watch()
         self.saver = checkpoint.Saver(self.checkpoints, self.settings.keep)
         with telemetry.Log(self.run, self.state.images_seen, write=first) as self.log:
             try:
@@ -402,17 +402,18 @@ class Trainer:
         peak = settings.peak_tflops or telemetry.peak_tflops(device, settings.mixed_precision)
         before = self.state.images_seen - settings.batch
         predicted = self.network.colors(taken.output)
+        colors = telemetry.colors(taken.batch, predicted)
         entry = {
             "train/loss": loss,
             "train/learning_rate": learning_rate(before, self.total, settings),
             "train/gradient_norm": window.norm(),
-            **telemetry.colors(taken.batch, predicted),
+            **{f"train/{name}": value for name, value in colors.items()},
             **telemetry.speed(window.images, window.seconds(), self._devices, self.flops_per_image, peak),
             **dict(zip(shares, means, strict=True)),
         }
         if device.type == "cuda":
             entry["memory/gpu_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-        if warning := self.grey_watch.warning(self.state.images_seen, entry.get("train/chroma_ratio")):
+        for warning in self.watch.warnings(self.state.images_seen, colors):
             bar.say(warning)
         self.words = f", {telemetry.in_words(entry)}"
         self.log.add(self.state.images_seen, entry)

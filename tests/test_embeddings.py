@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import checkpoint, config, embeddings, extractor, pipeline, train, writing
+from koala import checkpoint, config, embeddings, evaluate, extractor, pipeline, results, train, writing
 from koala.errors import UserError
 from koala.order import every_sample_once
 from koala.shards import Shards
@@ -358,3 +358,26 @@ def test_a_file_that_grows_shorter_while_it_is_read_is_said(own):
         file.truncate(5000)
     with pytest.raises(UserError, match=r"val-000000.npy ends before row 15; run koala shards embed again"):
         kept.read(7, True)
+
+
+# ---------------------------------------------------------------- evaluating with them
+
+
+def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypatch):
+    train.train(settings)
+    common = {"size": SIZE, "features": "none", "threads": 2, "batch": 3}
+    shards = settings.data.shards
+    evaluate.evaluate(config.Evaluate(settings.run, shards, out=tmp_path / "live", **common))
+    monkeypatch.setattr(checkpoint, "colorizer", lambda *_: pytest.fail("the extractor was asked for"))
+    cached = config.WeightsOrCache(cache=True)
+    evaluate.evaluate(config.Evaluate(settings.run, shards, out=tmp_path / "cached", extractor=cached, **common))
+    live, kept = (results.read_scores(tmp_path / name) for name in ("live", "cached"))
+    assert kept["scores"] == pytest.approx(live["scores"], rel=0.02)
+    assert (live["embeddings"], kept["embeddings"]["size"]) == (None, SIZE)
+
+
+def test_embeddings_of_another_view_are_not_taken(settings):
+    train.train(settings)
+    cached = config.WeightsOrCache(cache=True)
+    with pytest.raises(UserError, match=r"were made with data.lightness = grey, not color; run koala shards embed"):
+        evaluate.evaluate(config.Evaluate(settings.run, settings.data.shards, lightness="color", extractor=cached))

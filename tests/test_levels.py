@@ -6,7 +6,7 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress", "bootstrap", "color"},
+    {"errors", "files", "progress", "bootstrap", "color", "health"},
     {"config", "bins", "metrics", "parts"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page"},
     {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},

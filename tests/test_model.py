@@ -1,10 +1,13 @@
 """The network: its parameters, its padding, its fusion."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from koala import bins
 from koala.model import Colorizer, Network, SameConv2d
 
 
@@ -68,3 +71,35 @@ def test_colorizer_joins_extractor_and_network():
     with torch.no_grad():
         expected = network(lightness, lightness.mean(dim=(2, 3)))
     assert torch.allclose(Colorizer(network, Brightness(), size=16)(lightness), expected, atol=1e-6)
+
+
+# ---------------------------------------------------------------- bins
+
+
+def test_a_network_of_bins_has_its_own_head_on_the_same_trunk():
+    network, plain = Network(8, "bins"), Network(8)
+    output = network(torch.zeros(2, 1, 32, 48), torch.zeros(2, 8))
+    assert output.shape == (2, 261, 8, 12)
+    assert network.colors(output).shape == (2, 2, 32, 48)
+    shared = plain.state_dict().keys() & network.state_dict().keys()
+    assert {
+        name for name in plain.state_dict() if name.startswith(("encoder", "fusion", "decoder.0", "decoder.2"))
+    } == shared
+
+
+def test_the_temperature_is_a_dial_of_saturation():
+    """Orange is twice as likely as grey, by hand: at 1 two thirds of orange, towards 0 all of it."""
+    network = Network(0, "bins")
+    orange, grey = (int(bins.index(torch.tensor(ab).view(1, 2, 1, 1))) for ab in ([40.0, 50.0], [0.0, 0.0]))
+    output = torch.full((1, 261, 2, 2), -1e4)
+    output[:, orange], output[:, grey] = math.log(2), 0.0
+    strong, mean = (network.colors(output, temperature)[0, :, 4, 4] * 127 for temperature in (0.01, 1.0))
+    assert strong.tolist() == pytest.approx([40, 50], abs=1e-2)
+    assert mean.tolist() == pytest.approx([40 * 2 / 3, 50 * 2 / 3], abs=1e-2)
+
+
+def test_colors_are_as_sharp_under_autocast():
+    network, output = Network(0, "bins"), torch.randn(1, 261, 4, 4, generator=torch.manual_seed(0)) * 4
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = network.colors(output)
+    assert torch.equal(inside, network.colors(output))

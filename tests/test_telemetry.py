@@ -22,20 +22,26 @@ def photos() -> Batch:
 
 
 def test_colors_of_a_half_saturated_and_of_a_grey_prediction(photos):
-    assert telemetry.colors(photos, photos.ab / 2)["train/chroma_ratio"] == pytest.approx(0.5, abs=1e-6)
+    assert telemetry.colors(photos, photos.ab / 2)["chroma_ratio"] == pytest.approx(0.5, abs=1e-6)
     grey = telemetry.colors(photos, torch.zeros_like(photos.ab))
-    assert grey == {"train/chroma_ratio": 0.0, "train/out_of_gamut": 0.0}
+    assert grey == {"chroma_ratio": 0.0, "out_of_gamut": 0.0, "saturated": 0.0}
 
 
 def test_black_padding_is_not_out_of_gamut(photos):
     padding = replace(photos, lightness=torch.full_like(photos.lightness, -1))
-    assert telemetry.colors(padding, photos.ab)["train/out_of_gamut"] == 0.0
+    assert telemetry.colors(padding, photos.ab)["out_of_gamut"] == 0.0
 
 
 def test_colors_that_srgb_cannot_show(photos):
     """a* = b* = 127 at every lightness lies outside sRGB; the ratio says nothing of a photo without colour."""
-    assert telemetry.colors(photos, torch.ones_like(photos.ab))["train/out_of_gamut"] == 1.0
-    assert "train/chroma_ratio" not in telemetry.colors(batch_of(np.full((1, 8, 8, 3), 99, np.uint8)), photos.ab[:1])
+    assert telemetry.colors(photos, torch.ones_like(photos.ab))["out_of_gamut"] == 1.0
+    assert "chroma_ratio" not in telemetry.colors(batch_of(np.full((1, 8, 8, 3), 99, np.uint8)), photos.ab[:1])
+
+
+def test_ab_at_the_end_of_the_scale(photos):
+    ab = torch.zeros_like(photos.ab)
+    ab[:, 1, :, :2] = -0.995
+    assert telemetry.colors(photos, ab)["saturated"] == pytest.approx(1 / 8)
 
 
 def test_speed_and_model_flops_utilization():
@@ -48,20 +54,6 @@ def test_speed_and_model_flops_utilization():
         "speed/mfu": 0.25,
     }
     assert "speed/mfu" not in telemetry.speed(1000, 2.0, 4, 1, peak_tflops=0.0)
-
-
-def test_grey_collapse_is_said_once_until_color_comes_back():
-    watch = telemetry.GreyWatch()
-    said = [watch.warning(20_000 + step, 0.05) for step in range(12)]
-    assert [bool(line) for line in said] == [False] * 4 + [True] + [False] * 7
-    assert "grey collapse" in said[4]
-    assert not watch.warning(20_100, 0.5)
-    assert [bool(watch.warning(20_200 + step, 0.05)) for step in range(5)] == [False] * 4 + [True]
-
-
-def test_every_network_is_grey_at_first():
-    watch = telemetry.GreyWatch()
-    assert not any(watch.warning(step, 0.01) for step in range(0, 9000, 100))
 
 
 def test_shares_of_the_time_leave_validation_out(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import checkpoint, config, pipeline, train, writing
+from koala import checkpoint, config, pipeline, prior, train, writing
 from koala.errors import UserError
 from koala.order import Order
 from koala.shards import Shards
@@ -309,6 +310,75 @@ def test_resume_without_a_run_is_refused(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="holds no run to resume"):
         train.train(replace(settings, run=None, resume=True))
+
+
+# ---------------------------------------------------------------- objectives
+
+
+@pytest.fixture
+def with_prior(settings, tmp_path) -> config.Train:
+    """The same on shards of its own, whose colours are measured."""
+    shards = shutil.copytree(settings.data.shards, tmp_path / "shards")
+    prior.prior_command(config.Prior(shards))
+    return replace(settings, data=replace(settings.data, shards=shards))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        config.Objective("huber"),
+        config.Objective("weighted-mse"),
+        config.Objective("classification"),
+        config.Objective("classification", colorfulness=0.1),
+    ],
+    ids=str,
+)
+def test_every_objective_is_trained_saved_and_gone_on_with(with_prior, objective):
+    """Half an epoch and then the rest, on the same losses as in one go; and the network colours."""
+    settings = replace(with_prior, objective=objective, epochs=2)
+    assert train.train(replace(settings, run=settings.run / "whole")) == 0
+    half = replace(settings, run=settings.run / "half")
+    assert train.train(replace(half, epochs=1)) == 0
+    assert train.train(half) == 0
+    whole, pieces = (scalars(settings.run / name, "train/loss") for name in ("whole", "half"))
+    assert pieces == pytest.approx(whole)
+    assert min(list(whole.values())[-5:]) < whole[4], "it learns"
+    model = checkpoint.load_model(half.run)
+    assert model(torch.zeros(1, 1, 16, 24)).shape == (1, 2, 16, 24)
+
+
+def test_the_perceptual_term_joins_the_objective(with_prior):
+    judge = {"perceptual_network": "resnet10t", "perceptual_weights": "random"}
+    data = replace(with_prior.data, size=32)
+    plain = replace(with_prior, data=data, epochs=0.1, run=with_prior.run / "plain")
+    judged = replace(plain, objective=config.Objective(perceptual=1.0, **judge), run=with_prior.run / "judged")
+    for settings in (plain, judged):
+        assert train.train(settings) == 0
+    assert scalars(judged.run, "train/loss")[4] > scalars(plain.run, "train/loss")[4]
+
+
+def test_an_objective_by_the_prior_needs_one(settings):
+    with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
+        train.train(replace(settings, objective=config.Objective("classification")))
+
+
+def test_a_run_stays_with_its_prior_and_its_objective(with_prior):
+    settings = replace(with_prior, objective=config.Objective("weighted-mse"), epochs=0.1)
+    train.train(settings)
+    with pytest.raises(UserError, match=r"begun with objective.name = weighted-mse, not classification"):
+        train.train(replace(settings, objective=config.Objective("classification")))
+    path = prior.prior_path(settings.data.shards)
+    path.write_text(path.read_text().replace(",1.", ",2."))
+    with pytest.raises(UserError, match="begun with another prior of colours"):
+        train.train(settings)
+
+
+def test_an_objective_in_a_word_is_one_in_a_table(tmp_path):
+    """As run files and checkpoints of koala 0.1 have it."""
+    word, table = tmp_path / "word.toml", tmp_path / "table.toml"
+    word.write_text('objective = "huber"')
+    table.write_text('[objective]\nname = "huber"')
+    assert config.load(config.Train, word) == config.load(config.Train, table)
 
 
 # ---------------------------------------------------------------- gradients that are not finite

@@ -1,0 +1,71 @@
+"""The prior over colours: measured by the audit, kept with the shards, read by training."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from koala import audit, bins, color, config, prior, writing
+from koala.errors import UserError
+from tests.photographs import jpeg
+
+
+def test_the_prior_is_that_of_the_training_pictures(tmp_path):
+    """Six red pictures and two grey ones: three quarters of the places are of one bin, a quarter of another."""
+    photos, shards = tmp_path / "photos", tmp_path / "shards"
+    photos.mkdir()
+    red = np.full((32, 48, 3), (200, 40, 30), np.uint8)
+    for number in range(8):
+        picture = Image.fromarray(red) if number < 6 else Image.new("L", (40, 40), 90)
+        (photos / f"{number}.jpg").write_bytes(jpeg(picture, quality=100, subsampling="4:4:4"))
+    writing.write(config.WriteShards(photos, shards, config.Recipe(samples_per_shard=3)))
+    assert prior.prior_command(config.Prior(shards)) == 0
+    found = np.genfromtxt(prior.prior_path(shards), delimiter=",", names=True)
+    middle = np.floor(color.rgb_to_lab(red[:1, :1])[0, 0, 1:] / 10 + 0.5) * 10
+    hit = {(row["a"], row["b"]): row["pictures"] for row in found if row["pictures"]}
+    assert hit == {tuple(middle): 6, (0, 0): 2}
+    assert found["prior"].sum() == pytest.approx(1)
+    assert (found["prior"] * found["weight"]).sum() == pytest.approx(1, rel=1e-5)
+    assert prior.read_weights(shards).tolist() == pytest.approx(found["weight"].tolist())
+    assert found["weight"].argmin() == found["pictures"].argmax(), "what is frequent counts least"
+
+
+def test_pictures_count_the_same_whatever_their_size(shard_folder, tmp_path):
+    folder = shutil.copytree(shard_folder, tmp_path / "shards")
+    prior.prior_command(config.Prior(folder))
+    found = np.genfromtxt(prior.prior_path(folder), delimiter=",", names=True)
+    assert found["pictures"].sum() == pytest.approx(40, abs=1e-3), "the 40 photographs to train on"
+    assert len(list(folder.glob("train-*.bins.csv"))) == 4
+    assert not list(folder.glob("val-*.bins.csv")), "what is validated on is not looked at"
+
+
+def test_what_is_audited_is_not_looked_at_again(shard_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(shard_folder, tmp_path / "shards")
+    audit.audit(folder)
+    monkeypatch.setattr(audit, "measure", lambda _: pytest.fail("looked at again"))
+    assert prior.prior_command(config.Prior(folder)) == 0
+
+
+def test_a_prior_that_is_not_there_or_damaged_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
+        prior.read_weights(tmp_path)
+    for content in ("", "a,b,pictures,prior,weight\n0,0,1,1,nan\n" * 2, "a,b,pictures,prior,weight\n0,0,1,1,x\n"):
+        prior.prior_path(tmp_path).write_text(content)
+        with pytest.raises(UserError, match=r"prior.csv is damaged; measure it again"):
+            prior.read_weights(tmp_path)
+
+
+def test_an_audit_without_its_colors_is_named(shard_folder, tmp_path):
+    folder = shutil.copytree(shard_folder, tmp_path / "shards")
+    audit.audit(folder, "train")
+    audit.bins_path(folder, "train-000000.tar").write_text("not a table")
+    with pytest.raises(UserError, match=r"train-000000.bins.csv is damaged; delete it and"):
+        prior.prior_command(config.Prior(folder))
+
+
+def test_all_bins_have_a_row(shard_folder, tmp_path):
+    folder = shutil.copytree(shard_folder, tmp_path / "shards")
+    prior.prior_command(config.Prior(folder))
+    found = np.genfromtxt(prior.prior_path(folder), delimiter=",", names=True)
+    assert np.array_equal(np.stack([found["a"], found["b"]], 1), bins.centers().numpy())
