@@ -98,8 +98,13 @@ def to_lightness(rgb: Any, source: Literal["grey", "color"] = "grey") -> Any:
         `(..., H, W, 1)` NumPy or DALI, `(..., 1, H, W)` torch, in -1..1.
     """
     if source == "grey":
-        return _library_of(rgb).lookup(to_grey(rgb), _lightness_of_greys())
+        return grey_to_lightness(to_grey(rgb))
     return _lab_rows(rgb, _LAB_FROM_CURVE[:1] * _L_SCALE, _LAB_OFFSET[:1] * _L_SCALE + _L_SHIFT)
+
+
+def grey_to_lightness(grey: Any) -> Any:
+    """Take L* of 8-bit greys on the network's scale; the shape stays."""
+    return _library_of(grey).lookup(grey, _lightness_of_greys())
 
 
 def to_grey(rgb: Any) -> Any:

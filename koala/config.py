@@ -160,6 +160,9 @@ class Data(_Strict):
     """Mirror at random in training; random_crop always does, and evaluation never."""
     where: str = ""
     """Leave out samples that do not meet this condition on the audit's columns: "chroma >= 5 and not sepia"."""
+    aging: Share = 0.0
+    """Share of the photos that in training the network sees as old ones: toned, faded, blurred, grainy, unevenly
+    exposed, compressed; what it is to predict stays the same."""
 
 
 @dataclass(frozen=True)
@@ -671,8 +674,9 @@ def part_numbers(part: str) -> tuple[int, int]:
 
 
 def for_evaluation(data: Data) -> Data:
-    """The same view of every photo each time: the middle where training cuts at random, and nothing mirrored."""
-    return replace(data, geometry="crop" if data.geometry == "random_crop" else data.geometry, mirror=False)
+    """The same view of every photo each time: the middle where training cuts at random, nothing mirrored or aged."""
+    geometry = "crop" if data.geometry == "random_crop" else data.geometry
+    return replace(data, geometry=geometry, mirror=False, aging=0.0)
 
 
 Settings = TypeVar("Settings")

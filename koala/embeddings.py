@@ -227,6 +227,8 @@ def find(settings: config.Train) -> Cache:
         UserError: there are none, they were made with something else, or they are not complete.
     """
     _check_fixed(settings.extractor, settings.data.geometry)
+    if settings.data.aging:
+        raise UserError("--data.aging shows a photo in another way each time; leave out --extractor.cache")
     folder = settings.data.shards
     remedy = f"run {_command(settings)}, or leave out --extractor.cache"
     nearest: list[str] = []

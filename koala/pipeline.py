@@ -19,7 +19,8 @@ os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
 import numpy as np
 from numpy.typing import NDArray
 
-from koala import color
+from koala import aging, color
+from koala.aging import Age
 from koala.config import Data, Geometry, Resize
 from koala.errors import UserError
 from koala.intake import UnusableError, admit
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _READ_AHEAD = 3  # batches whose bytes are being read while earlier ones are decoded
 _READERS = 8  # threads that read; on a network file system most of them wait
+_AGE = 1  # tells what is drawn for the age of a photo from what is drawn for its window
 _SMALLEST_CROP = 0.5  # of the short side, for random_crop
 
 
@@ -133,7 +135,8 @@ def build_graph(source: Iterable[Any], data: Data, batch: int, device: str, with
 
     Args:
         source: for each batch, lists or arrays with an entry per picture: the JPEG (1-D uint8); start, end and
-            shape of its window and its position in the square (each y and x); whether it is mirrored.
+            shape of its window and its position in the square (each y and x); whether it is mirrored; with aging, what
+            age did to it (`koala.aging`), in two arrays.
         data: geometry, size, source of lightness, threads.
         batch: pictures at the most.
         device: "cpu" or "gpu".
@@ -166,8 +169,12 @@ def build_graph(source: Iterable[Any], data: Data, batch: int, device: str, with
         exec_dynamic=True,  # outputs belong to who holds them, and are handed over without a copy
     )
     with pipeline:
-        jpeg, start, end, shape, position, mirror = fn.external_source(
-            source, num_outputs=6, dtype=[types.UINT8, *[types.FLOAT] * 4, types.INT32], ndim=[1, 1, 1, 1, 1, 0]
+        inputs = [(types.UINT8, 1, ""), *[(types.FLOAT, 1, "")] * 4, (types.INT32, 0, "")]
+        if data.aging:
+            inputs += [(types.FLOAT, 1, ""), (types.FLOAT, 3, "HWC")]
+        dtype, ndim, layout = map(list, zip(*inputs, strict=True))
+        jpeg, start, end, shape, position, mirror, *age = fn.external_source(
+            source, num_outputs=len(inputs), dtype=dtype, ndim=ndim, layout=layout
         )
         photo = fn.decoders.image(
             jpeg,
@@ -179,8 +186,13 @@ def build_graph(source: Iterable[Any], data: Data, batch: int, device: str, with
             photo, size=shape, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR, antialias=True
         )
         # the colour arithmetic comes before padding, and so is done for the photo only
+        if age:
+            numbers, field = age
+            lightness = color.grey_to_lightness(aging.aged(color.to_grey(part), numbers, field, shape, device))
+        else:
+            lightness = color.to_lightness(part, data.lightness)
         outputs = [
-            square(color.to_lightness(part, data.lightness), fill=-1, channels=1),
+            square(lightness, fill=-1, channels=1),
             square(color.to_ab(part), fill=0, channels=2),
         ]
         if with_rgb:
@@ -237,7 +249,7 @@ def batches(
     """
     under_way: deque[_Request] = deque()
     with _Reader(shards, places, data, seed, embeddings) as reader:
-        pipeline = build_graph(_fed(reader, under_way, data.size), data, batch, device, with_rgb)
+        pipeline = build_graph(_fed(reader, under_way, data), data, batch, device, with_rgb)
         pipeline.build()
         while True:
             try:
@@ -256,6 +268,7 @@ class _Request:
     samples: NDArray[np.int64]
     jpegs: list[NDArray[np.uint8]]
     windows: list[Window]
+    ages: list[Age]
     embeddings: list[NDArray[np.float32]]
 
 
@@ -287,7 +300,8 @@ class _Reader:
             places, windows, futures = self._ahead.popleft()
             read = [future.result() for future in futures]
             embeddings = [embedding for _, embedding in read if embedding is not None]
-            yield _Request(places.samples, [jpeg for jpeg, _ in read], windows, embeddings)
+            ages = [self._age(*place) for place in zip(places.samples, places.epochs, strict=True) if self._data.aging]
+            yield _Request(places.samples, [jpeg for jpeg, _ in read], windows, ages, embeddings)
 
     def _read_ahead(self) -> None:
         while len(self._ahead) < _READ_AHEAD and (places := next(self._places, None)) is not None:
@@ -305,19 +319,24 @@ class _Reader:
         rng = np.random.default_rng([self._seed, int(epoch), int(sample)])
         return window(self._data.geometry, height, width, self._data.size, rng, mirror=self._data.mirror)
 
+    def _age(self, sample: int, epoch: int) -> Age:
+        return aging.draw(np.random.default_rng([self._seed, int(epoch), int(sample), _AGE]), self._data.aging)
 
-def _fed(requests: Iterable[_Request], under_way: deque[_Request], size: int) -> Iterator[tuple[Any, ...]]:
+
+def _fed(requests: Iterable[_Request], under_way: deque[_Request], data: Data) -> Iterator[tuple[Any, ...]]:
     """What DALI is given for each request, noting that it is under way."""
     for request in requests:
         under_way.append(request)
         windows = request.windows
+        ages = [[age.numbers() for age in request.ages], [age.field() for age in request.ages]] if data.aging else []
         yield (
             request.jpegs,
             np.array([window.start for window in windows], np.float32),
             np.array([window.end for window in windows], np.float32),
             np.array([window.shape for window in windows], np.float32),
-            np.array([_crop_position(window, size) for window in windows], np.float32),
+            np.array([_crop_position(window, data.size) for window in windows], np.float32),
             np.array([window.mirror for window in windows], np.int32),
+            *map(np.array, ages),
         )
 
 

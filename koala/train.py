@@ -38,7 +38,7 @@ RUNS = Path("log/koala")
 _VALIDATION_BATCH = 50  # images at a time, in each process, at the most
 _MUST_STAY = (  # in a run that is gone on with
     *("seed", "objective.name", "objective.colorfulness", "objective.perceptual", "objective.perceptual_network"),
-    *("data.geometry", "data.size", "data.lightness", "data.where", "data.mirror"),
+    *("data.geometry", "data.size", "data.lightness", "data.where", "data.mirror", "data.aging"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
 )
 
@@ -133,6 +133,8 @@ class Trainer:
 
     def __init__(self, settings: config.Train, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
+        if settings.data.aging and settings.data.lightness == "color":
+            raise UserError("an old photograph has no L* of colours; leave out --data.aging or --data.lightness color")
         self.shards = audit.open_selected(settings.data.shards, "train", settings.data.where)
         self.val_shards = self._open_validation()
         self.order = Order(self.shards.shard_sizes, settings.seed)

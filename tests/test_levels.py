@@ -8,7 +8,7 @@ import koala
 LEVELS = [
     {"errors", "files", "progress", "bootstrap", "color", "health"},
     {"config", "bins", "metrics", "parts"},
-    {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page"},
+    {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
     {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
     {"embeddings", "predictions", "prior", "state", "telemetry"},

@@ -197,8 +197,8 @@ def operators(message, device: str, data: Data) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("lightness", ["grey", "color"])
-def test_every_operator_of_the_gpu_graph_is_registered(pipeline_message, lightness):
+@pytest.mark.parametrize("data", [Data(), Data(lightness="color"), Data(aging=0.5)], ids=["grey", "color", "aging"])
+def test_every_operator_of_the_gpu_graph_is_registered(pipeline_message, data):
     from nvidia.dali import backend
 
     registered = {
@@ -206,7 +206,7 @@ def test_every_operator_of_the_gpu_graph_is_registered(pipeline_message, lightne
         "gpu": set(backend.RegisteredGPUOps()),
         "mixed": set(backend.RegisteredMixedOps()),
     }
-    found = operators(pipeline_message, "gpu", Data(lightness=lightness))
+    found = operators(pipeline_message, "gpu", data)
     assert len(found) > 15
     for name, device in found:
         assert name in registered[device], f"{name} has no {device} backend"
@@ -225,8 +225,9 @@ def test_the_gpu_graph_is_the_cpu_graph_on_the_gpu(pipeline_message):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_the_gpu_gives_what_the_cpu_gives(train, geometry):
-    data = Data(geometry=geometry, size=32, threads=2)
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_gpu_gives_what_the_cpu_gives(train, geometry, share):
+    data = Data(geometry=geometry, size=32, threads=2, aging=share)
     for cpu, gpu in zip(all_batches(train, data), all_batches(train, data, "gpu"), strict=True):
         assert gpu.ab.is_cuda and gpu.lightness.is_cuda
         assert (gpu.lightness.cpu() - cpu.lightness).abs().mean() * 50 < 0.5
