@@ -80,7 +80,7 @@ def demo(settings: config.Demo) -> int:
         )
     photos.colorize_command(config.Colorize((folder / "photos",), newest.path, folder / "colored"))
     held_out = shards.Shards.open(folder / "shards", "val")
-    _write_sheet(folder, [held_out.describe(sample).source for sample in range(len(held_out))])
+    _write_sheet(folder, held_out.sources())
     print(_farewell(folder, len(held_out), time.monotonic() - began))
     return 0
 

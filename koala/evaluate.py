@@ -16,6 +16,7 @@ scores do not depend on the number of processes.
     OUT/pictures/         coloured pictures under the images' names
 """
 
+import ctypes
 import hashlib
 import json
 from collections import deque
@@ -65,6 +66,8 @@ from koala.shards import Shards, read_manifest
 COLUMNS = ("grey", "koala", "original")
 KERNEL_PICTURES = 5000  # whose features the kernel distance is taken of, drawn by a fixed seed where there are more
 _PARTS_AT_ONCE = 20  # batches whose features are summed together
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_KEPT, _FROM_SYSTEM = 1 << 30, 1 << 25  # bytes of free memory that are kept; larger pieces are not
 _EXAMPLES = 6  # in each group on the page
 
 
@@ -282,10 +285,13 @@ class Evaluation:
         weight = self._weight(prediction)
         perceptual = self.perceptual.distance if self.perceptual else None
         scores = scoring.score(prediction, weight, perceptual)
-        measured = {f"score {name}": values.cpu().numpy() for name, values in scores.items()}
-        for name, lab in (("predicted", prediction.lab), ("true", prediction.photo_lab)):
-            histograms = Histograms.of(lab, weight)
-            measured |= {f"hue {name}": histograms.hue, f"chroma {name}": histograms.chroma}
+        histograms = [Histograms.of(lab, weight) for lab in (prediction.lab, prediction.photo_lab)]
+        measured = {
+            "names": np.array(list(scores)),
+            "scores": torch.stack(list(scores.values())).cpu().numpy(),
+            "hues": np.stack([colors.hue for colors in histograms]),
+            "chromas": np.stack([colors.chroma for colors in histograms]),
+        }
         if self.features is not None:
             measured["predicted"] = self._seen(prediction.pictures)
             if self.reference is None:
@@ -328,7 +334,7 @@ class Evaluation:
     def finish(self) -> None:
         """Put the parts together and write all that there is to see; for the first process."""
         table, predicted, true = self._together()
-        sources = [self.shards.describe(sample).source for sample in range(len(self.shards))]
+        sources = self.shards.sources()
         order = scoring.convincing(table)
         scores, intervals = scoring.summarize(table, self.protocol)
         result = {
@@ -370,15 +376,16 @@ class Evaluation:
 
     def _together(self) -> tuple[Table, Histograms, Histograms]:
         """The measures of all pictures, and the colours predicted and true."""
-        rows: list[dict[str, NDArray]] = []
-        predicted, true = Histograms.empty(), Histograms.empty()
-        for part in self.parts.read(
-            _part("scores", samples) for samples in _batches(len(self.shards), self.settings.batch)
-        ):
-            rows.append({name: values for name, values in part.items() if name.startswith("score ")})
-            predicted += Histograms(part["hue predicted"], part["chroma predicted"])
-            true += Histograms(part["hue true"], part["chroma true"])
-        table = {name.removeprefix("score "): np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        every = _batches(len(self.shards), self.settings.batch)
+        names, scores = [], []
+        colors = [Histograms.empty(), Histograms.empty()]
+        for part in self.parts.read(_part("scores", samples) for samples in every):
+            names = part["names"].tolist()
+            scores.append(part["scores"])
+            more = zip(part["hues"], part["chromas"], strict=True)
+            colors = [one + Histograms(*other) for one, other in zip(colors, more, strict=True)]
+        table = dict(zip(names, np.concatenate(scores, axis=1), strict=True))
+        predicted, true = colors
         return table, predicted, true
 
     def _distances(self) -> dict[str, float]:
@@ -525,8 +532,17 @@ def _shards_sha256(folder: Path, split: str, shards: Shards) -> str:
 def _begin_scoring(device: torch.device) -> None:
     """In a thread that scores: one core for its arithmetic, and the process's GPU."""
     torch.set_num_threads(1)
+    _keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what torch frees; taking pages from the system anew costs scoring a sixth of its time."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        libc.mallopt(_M_MMAP_THRESHOLD, _FROM_SYSTEM)
 
 
 def _batches(count: int, batch: int) -> list[NDArray[np.int64]]:

@@ -60,8 +60,9 @@ def ssim(predicted: Tensor, true: Tensor, weight: Tensor | None = None) -> Tenso
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(f"structural similarity needs {SSIM_WINDOW} pixels or more a side, got {height} x {width}")
     # around the middle of the range, so that the differences of squares below keep their digits in float32
-    x, y = (picture.to(memory_format=torch.channels_last).float() - 127.5 for picture in (predicted, true))
-    blurred = _blurred(torch.cat([x, y, x * x + y * y, x * y], dim=1))
+    x, y = (picture.float() - 127.5 for picture in (predicted, true))
+    maps = torch.cat([x, y, x * x + y * y, x * y], dim=1)
+    blurred = _blurred(maps.contiguous(memory_format=torch.channels_last))
     # maps first: the arithmetic that follows is several times as quick on what lies together
     x_mean, y_mean, squares, product = blurred.transpose(0, 1).contiguous().chunk(4)
     covariance = product - x_mean * y_mean

@@ -41,9 +41,14 @@ class Prediction(ABC):
         return photos_of(self.batch)
 
     @cached_property
+    def photo_lightness(self) -> Tensor:
+        """L* of the photos' colours on the network's scale, `(B, 1, H, W)`."""
+        return color.to_lightness(self.photos, "color")
+
+    @cached_property
     def photo_lab(self) -> Tensor:
         """L*a*b* of the photos, `(B, 3, H, W)`."""
-        return color.to_lab(color.to_lightness(self.photos, "color"), self.batch.ab)
+        return color.to_lab(self.photo_lightness, self.batch.ab)
 
     @property
     @abstractmethod
@@ -94,12 +99,9 @@ class Assembled(Prediction):
     @cached_property
     def _rgb(self) -> Tensor:
         """In 0..1, and beyond that outside sRGB."""
-        if self._assembly == "grey":
-            lab = color.to_lab(color.to_lightness(self.photos, "grey"), self.ab)
-        else:
-            lab = color.to_lab(self.batch.lightness, self.ab)
-            lab[:, :1] = self.photo_lab[:, :1]
-        return color.lab_to_rgb(lab, clip=False)
+        grey = self._assembly == "grey"
+        lightness = color.to_lightness(self.photos, "grey") if grey else self.photo_lightness
+        return color.lab_to_rgb(color.to_lab(lightness, self.ab), clip=False)
 
     @cached_property
     def pictures(self) -> Tensor:
@@ -212,7 +214,7 @@ class Folder:
         self._check()
 
     def _check(self) -> None:
-        sources = [self._shards.describe(sample).source for sample in range(len(self._shards))]
+        sources = self._shards.sources()
         missing = [source for source in sources if self._find(source) is None]
         if missing:
             raise UserError(

@@ -185,12 +185,18 @@ class Shards:
     def describe(self, sample: int) -> Description:
         """What is known of a sample, read from its tar headers and its JSON."""
         shard = self._open(self._shard_of(sample))
-        offset, size = int(self._offset[sample]), int(self._size[sample])
-        key = _tar_header(shard.read(offset - BLOCK, BLOCK)).name.removesuffix(".jpg")
-        json_header = offset + padded(size)
+        key = _tar_header(shard.read(int(self._offset[sample]) - BLOCK, BLOCK)).name.removesuffix(".jpg")
+        return Description(shard.path.name, key, self._source(sample))
+
+    def sources(self) -> list[str]:
+        """Where each sample comes from: its path below the source folder."""
+        return [self._source(sample) for sample in range(len(self))]
+
+    def _source(self, sample: int) -> str:
+        shard = self._open(self._shard_of(sample))
+        json_header = int(self._offset[sample]) + padded(int(self._size[sample]))
         length = _tar_header(shard.read(json_header, BLOCK)).size
-        description = json.loads(shard.read(json_header + BLOCK, length))
-        return Description(shard.path.name, key, description["source"])
+        return json.loads(shard.read(json_header + BLOCK, length))["source"]
 
     @property
     def selection(self) -> str:
