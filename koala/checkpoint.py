@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from koala.files import put, sha256
 from koala.model import Colorizer, Network
 from koala.objectives import head
 
+BOX = Path(__file__).parent / "box"  # the model that koala carries, with its card
 _PART = ".part-"
 
 
@@ -143,13 +145,46 @@ def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         The checkpoint's folder.
     """
     path = _path(folder, snapshot.images_seen)
-    part = folder / f"{_PART}{path.name}"
+    _write(path, snapshot, {"training.pt": _pickled(snapshot.training)})
+    _prune(folder, snapshot.images_seen, keep)
+    return path
+
+
+def publish(found: Checkpoint, path: Path) -> None:
+    """Write a checkpoint for others to colour with: the weights alone, in half precision, and no place of any file.
+
+    Args:
+        found: the checkpoint.
+        path: the folder to write; what was there goes.
+    """
+    settings = found.settings
+    named = settings.extractor.weights in ("pretrained", "random")
+    weights = settings.extractor.weights if named else "pretrained"
+    settings = replace(
+        settings,
+        data=replace(settings.data, shards=Path(settings.data.shards.name)),
+        extractor=replace(settings.extractor, weights=weights, cache=False),
+    )
+    halves = {name: weight.half() for name, weight in found.network().state_dict().items()}
+    _write(
+        path,
+        Snapshot(found.images_seen, settings, halves, found.embedding_size, found.extractor_sha256, {}, {}),
+    )
+
+
+def _write(path: Path, snapshot: Snapshot, more: Mapping[str, bytes] | None = None) -> None:
+    """Write a checkpoint's folder, whole or not at all.
+
+    Args:
+        path: the folder.
+        snapshot: whose weights and description are written.
+        more: names and bytes of further files.
+    """
+    part = path.with_name(f"{_PART}{path.name}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    files = {
-        "model.safetensors": safetensors.save({name: w.contiguous() for name, w in snapshot.weights.items()}),
-        "training.pt": _pickled(snapshot.training),
-    }
+    weights = safetensors.save({name: weight.contiguous() for name, weight in snapshot.weights.items()})
+    files = {"model.safetensors": weights, **(more or {})}
     description = _Description(
         images_seen=snapshot.images_seen,
         settings=config.dump(snapshot.settings),
@@ -167,12 +202,12 @@ def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         shutil.rmtree(part, ignore_errors=True)  # on a full disk, half a checkpoint is in the way
         raise
     _sync(part)
-    if path.exists():  # damaged, or it would have been gone on from
-        path.rename(folder / f"{_PART}old-{path.name}")
+    old = path.with_name(f"{_PART}old-{path.name}")
+    if path.exists():  # a training's is damaged, or it would have been gone on from
+        path.rename(old)
     part.rename(path)
-    _sync(folder)
-    _prune(folder, snapshot.images_seen, keep)
-    return path
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _copied(values: Any) -> Any:
@@ -273,11 +308,11 @@ class _Description:
     sha256: dict[str, str]
 
 
-def load_model(path: str | Path, weights: str = "") -> Colorizer:
+def load_model(path: str | Path | None = None, weights: str = "") -> Colorizer:
     """Load a trained network with its extractor, ready to colour.
 
     Args:
-        path: run folder (its best checkpoint) or checkpoint folder.
+        path: run folder (its best checkpoint) or checkpoint folder; by default the model that koala carries.
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
@@ -286,7 +321,7 @@ def load_model(path: str | Path, weights: str = "") -> Colorizer:
     Raises:
         UserError: there is no whole checkpoint, or the extractor's weights are not to be had, or are others.
     """
-    return colorizer(find(Path(path)), weights)
+    return colorizer(find(Path(path) if path is not None else BOX), weights)
 
 
 def colorizer(found: Checkpoint, weights: str = "") -> Colorizer:

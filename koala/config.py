@@ -493,10 +493,10 @@ class Colorize(_Strict):
 
     photos: Positional[tuple[Path, ...]]
     """Photos, or folders of them."""
-    model: Path
-    """Run folder (its best checkpoint) or checkpoint folder."""
     out: Path
     """Folder for the coloured photos; names are kept."""
+    model: Path | None = None
+    """Run folder (its best checkpoint) or checkpoint folder; by default the model that koala carries."""
     size: Annotated[int, Field(ge=0)] = 0
     """Short side at which the network works; 0 takes the size it was trained at."""
     temperature: Temperature = None
@@ -504,6 +504,16 @@ class Colorize(_Strict):
     extractor: Weights = field(default_factory=Weights)
     device: Device = "auto"
     """cuda where there is a GPU."""
+
+
+@dataclass(frozen=True)
+class Export(_Strict):
+    """Write a trained network for others to colour with: its weights alone, in half precision."""
+
+    model: Positional[Path]
+    """Run folder (its best checkpoint) or checkpoint folder."""
+    out: Path
+    """Folder to write; it is a model for koala colorize and koala evaluate."""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def demo(settings: config.Demo) -> int:
                 mixed_precision=run.mixed_precision,
             )
         )
-    photos.colorize_command(config.Colorize((folder / "photos",), newest.path, folder / "colored"))
+    photos.colorize_command(config.Colorize((folder / "photos",), folder / "colored", newest.path))
     held_out = shards.Shards.open(folder / "shards", "val")
     _write_sheet(folder, held_out.sources())
     print(_farewell(folder, len(held_out), time.monotonic() - began))

@@ -512,7 +512,7 @@ def test_files_and_folders_are_colored_and_bad_ones_named(run, tmp_path, capsys)
     make_photo(2).save(album / "inner/two.png")
     (album / "bad.jpg").write_text("no picture")
     (album / "empty.png").write_bytes(b"")
-    settings = config.Colorize((album, tmp_path / "missing.jpg"), run, tmp_path / "out")
+    settings = config.Colorize((album, tmp_path / "missing.jpg"), tmp_path / "out", run)
     assert photos.colorize_command(settings) == 1
     made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert made == ["inner/two.png", "one.jpg"]
@@ -528,7 +528,7 @@ def test_no_photo_is_written_over(run, tmp_path):
     (album / "one.jpg").write_bytes(jpeg(make_photo(1)))
     before = (album / "one.jpg").read_bytes()
     with pytest.raises(UserError, match=r"would be written over .*one.jpg; choose another --out"):
-        photos.colorize_command(config.Colorize((album,), run, album))
+        photos.colorize_command(config.Colorize((album,), album, run))
     assert (album / "one.jpg").read_bytes() == before
 
 
@@ -536,7 +536,7 @@ def test_two_photos_do_not_become_one(run, tmp_path):
     for name in ("one.jpg", "one.jpeg"):
         (tmp_path / name).write_bytes(jpeg(make_photo(1)))
     with pytest.raises(UserError, match=r"one.jpeg and .*one.jpg would both become"):
-        photos.colorize_command(config.Colorize((tmp_path,), run, tmp_path / "out"))
+        photos.colorize_command(config.Colorize((tmp_path,), tmp_path / "out", run))
 
 
 def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
@@ -569,7 +569,7 @@ def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
 
 def test_all_good_is_zero(run, tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg(make_photo(1)))
-    assert photos.colorize_command(config.Colorize((tmp_path / "one.jpg",), run, tmp_path / "out")) == 0
+    assert photos.colorize_command(config.Colorize((tmp_path / "one.jpg",), tmp_path / "out", run)) == 0
 
 
 @pytest.mark.parametrize("photo", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])

@@ -12,7 +12,7 @@ LEVELS = [
     {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
     {"embeddings", "predictions", "prior", "state", "telemetry"},
-    {"train", "photos", "scoring"},
+    {"train", "photos", "scoring", "export"},
     {"report", "results"},
     {"evaluate"},
     {"demo", "compare", "checks"},

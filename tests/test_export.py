@@ -1,0 +1,44 @@
+"""A trained network for others."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from koala import checkpoint, config, export
+from koala.errors import UserError
+
+
+def test_what_is_exported_colors_as_the_run_does(run, tmp_path):
+    assert export.export_command(config.Export(run, tmp_path / "model")) == 0
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["checkpoint.json", "model.safetensors"]
+    assert {value.dtype for value in load_file(tmp_path / "model/model.safetensors").values()} == {torch.float16}
+    lightness = torch.rand(1, 1, 24, 32, generator=torch.manual_seed(0))
+    mine, theirs = (checkpoint.load_model(path)(lightness) for path in (run, tmp_path / "model"))
+    torch.testing.assert_close(theirs, mine, atol=1e-3, rtol=0)
+
+
+def test_no_place_of_a_file_is_told(run, shard_folder, tmp_path):
+    export.export_command(config.Export(run, tmp_path / "model"))
+    told = (tmp_path / "model/checkpoint.json").read_text()
+    assert str(shard_folder.parent) not in told
+    assert json.loads(told)["settings"]["data"]["shards"] == shard_folder.name
+
+
+def test_a_model_is_written_again_and_nothing_else_written_over(run, tmp_path):
+    for _ in range(2):
+        export.export_command(config.Export(run, tmp_path / "model"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="exists and holds no model; name a new folder"):
+        export.export_command(config.Export(run, tmp_path / "other"))
+
+
+def test_a_damaged_model_is_named(run, tmp_path):
+    export.export_command(config.Export(run, tmp_path / "model"))
+    with (tmp_path / "model/model.safetensors").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"koala")
+    with pytest.raises(UserError, match=r"model.safetensors is damaged: its sha256 differs"):
+        checkpoint.load_model(tmp_path / "model")
