@@ -240,18 +240,13 @@ def _begin_worker(stop: Any) -> None:
 
 def _write_audit(folder: Path, record: Record) -> None:
     """Audit a shard; its file is there whole or not at all."""
-    shares = np.zeros(len(bins.centers()))
-
-    def rows() -> Iterator[list[Any]]:
-        for row, colors in _measured(Shards(folder, [record])):
-            shares.__iadd__(colors.bins)
-            yield row
-
-    audited = _table_of(record, COLUMNS, rows())
-    centers = bins.centers().long().tolist()
-    colors = ([*center, round(share, 6)] for center, share in zip(centers, shares.tolist(), strict=True))
-    put(bins_path(folder, record.shard), _table_of(record, BIN_COLUMNS, colors))
-    put(audit_path(folder, record.shard), audited)
+    rows, shares = [], np.zeros(len(bins.centers()))
+    for row, colors in _measured(Shards(folder, [record])):
+        rows.append(row)
+        shares += colors.bins
+    of_bins = zip(*bins.centers().long().T.tolist(), shares.round(6).tolist(), strict=True)
+    put(bins_path(folder, record.shard), _table_of(record, BIN_COLUMNS, of_bins))
+    put(audit_path(folder, record.shard), _table_of(record, COLUMNS, rows))
 
 
 def _table_of(record: Record, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
@@ -302,12 +297,29 @@ def frequencies(folder: Path, shards: Sequence[str]) -> NDArray[np.float64]:
     for shard in shards:
         path = bins_path(folder, shard)
         try:
-            total += bins.read_column(path, BIN_COLUMNS[-1])
+            total += read_bins(path, BIN_COLUMNS[-1])
         except (OSError, ValueError):
             raise UserError(
                 f"{path} is damaged; delete it and {audit_path(folder, shard)}, and run koala shards audit {folder}"
             ) from None
     return total
+
+
+def read_bins(path: Path, name: str) -> NDArray[np.float64]:
+    """A column of a CSV table that has a row for each bin, `(Q,)`; lines that begin with # are passed over.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such table.
+    """
+    lines = (line for line in path.read_text("utf-8").splitlines() if not line.startswith("#"))
+    try:
+        values = np.array([float(row[name]) for row in csv.DictReader(lines)])
+    except (KeyError, TypeError):
+        raise ValueError(f"no column {name}") from None
+    if len(values) != len(bins.centers()) or not np.isfinite(values).all():
+        raise ValueError("other rows than bins")
+    return values
 
 
 def _stamp(sha256: str) -> str:

@@ -7,9 +7,7 @@ References:
     hit by a colour of sRGB.
 """
 
-import csv
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -124,20 +122,3 @@ def annealed_mean(logits: Tensor, temperature: float) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
         shares = torch.softmax(logits.float() / temperature, dim=1)
         return torch.einsum("bqhw,qc->bchw", shares, centers().to(logits.device))
-
-
-def read_column(path: Path, name: str) -> NDArray[np.float64]:
-    """A column of a CSV table that has a row for each bin, `(Q,)`; lines that begin with # are passed over.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no such table.
-    """
-    lines = (line for line in path.read_text("utf-8").splitlines() if not line.startswith("#"))
-    try:
-        values = np.array([float(row[name]) for row in csv.DictReader(lines)])
-    except (KeyError, TypeError):
-        raise ValueError(f"no column {name}") from None
-    if len(values) != len(centers()) or not np.isfinite(values).all():
-        raise ValueError("other rows than bins")
-    return values

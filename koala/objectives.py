@@ -46,7 +46,8 @@ def weighted_mse(predicted: Tensor, true: Tensor, weights: Tensor) -> Tensor:
 def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     """Cross entropy between distributions over bins and soft targets, a place counting by how rare its colour is.
 
-    Pictures without colour say nothing of colours and are left out; a batch of nothing else gives 0.
+    Pictures without colour say nothing of colours and count 0, so that the mean over pictures is the same however they
+    are shared out over processes.
 
     Args:
         logits: `(B, Q, H / 4, W / 4)`.
@@ -61,7 +62,7 @@ def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     likelihood = torch.log_softmax(logits.float(), dim=1).gather(1, which)
     surprise = -(shares * likelihood).sum(dim=1) * weights[bins.index(ab)]
     colored = (ab.abs().amax(dim=(1, 2, 3)) > _COLORED).float()
-    return (surprise.mean(dim=(1, 2)) * colored).sum() / colored.sum().clamp(min=1)
+    return (surprise.mean(dim=(1, 2)) * colored).mean()
 
 
 def uncolorfulness(lightness: Tensor, predicted: Tensor) -> Tensor:

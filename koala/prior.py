@@ -56,7 +56,7 @@ def read_weights(folder: Path) -> Tensor:
     """
     path = prior_path(folder)
     try:
-        return torch.from_numpy(bins.read_column(path, "weight")).float()
+        return torch.from_numpy(audit.read_bins(path, "weight")).float()
     except FileNotFoundError:
         raise UserError(f"{path} is not there; measure it with koala shards prior {folder}") from None
     except ValueError:
