@@ -112,6 +112,8 @@ def ablate(settings: config.Ablate) -> int:
     """
     everything = runs(settings)
     part, parts = config.part_numbers(settings.part)
+    for shards in {run.settings.data.shards for run in everything if objectives.needs_prior(run.settings.objective)}:
+        prior.read_weights(shards)  # before the variants that come earlier take their hours
     for run in everything[part - 1 :: parts]:
         if code := _make(run, settings.ablation.evaluations):
             return code
@@ -129,8 +131,6 @@ def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
     """Train a run and evaluate it; what is done already takes no time."""
     training = run.settings
     shards = training.data.shards
-    if objectives.needs_prior(training.objective) and not prior.prior_path(shards).exists():
-        prior.prior_command(config.Prior(shards))
     if training.extractor.cache:
         embeddings.embed(embeddings.for_training(training))
     if code := train.train(training):
@@ -141,15 +141,9 @@ def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
         flags = {**common, **evaluations.get(name, {})}
         settings = config.validate(config.Evaluate, flags, f"evaluations.{name}")
         if settings.extractor.cache and training.extractor.name != "none":
-            embeddings.embed(embeddings.for_training(replace(training, data=_seen_by(settings, training.data))))
+            embeddings.embed(embeddings.for_training(replace(training, data=evaluate.seen(settings))))
         evaluate.evaluate(settings)
     return 0
-
-
-def _seen_by(settings: config.Evaluate, data: config.Data) -> config.Data:
-    """How an evaluation sees the photos of a training."""
-    changes = {name: getattr(settings, name) for name in ("geometry", "size", "lightness")}
-    return replace(config.for_evaluation(data), **{name: value for name, value in changes.items() if value is not None})
 
 
 def _lay_side_by_side(everything: Sequence[Run], out: Path) -> None:

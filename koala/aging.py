@@ -128,7 +128,7 @@ def aged(grey: Any, numbers: Any, field: Any, shape: Any, device: str) -> Any:
     seen = fn.gaussian_blur(grey, sigma=blur, dtype=types.FLOAT) / 255.0 * exposure + grains * here(grain)
     seen = math.clamp(seen, 0.0, 1.0)
     print_ = here(black) + here(white - black) * math.fpow(seen, here(gamma))
-    scanned = fn.cast(math.clamp(print_ * 255.0 + 0.5, 0.0, 255.0), dtype=types.UINT8)
+    scanned = fn.cast(math.clamp(print_ * 255.0, 0.0, 255.0), dtype=types.UINT8)
     compressed = fn.jpeg_compression_distortion(
         fn.cat(scanned, scanned, scanned, axis=2), quality=fn.cast(quality, dtype=types.INT32)
     )

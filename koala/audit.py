@@ -33,7 +33,8 @@ from koala.files import put
 from koala.progress import Progress
 from koala.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
 
-FORMAT = "koala-audit/2"  # another number whenever a definition below changes
+FORMAT = "koala-audit/1"  # another number whenever a definition below changes
+BINS_FORMAT = "koala-bins/1"
 SHORT_SIDE = 128  # pixels
 
 NEAR_GREY_AB = 5.0  # |a*| and |b*| up to here do not count as colour: as where Zhang et al. (2016) trained
@@ -171,13 +172,14 @@ def _deviation(lightness: NDArray, ab: NDArray) -> float:
 # ---------------------------------------------------------------- of a folder of shards
 
 
-def audit(folder: Path, split: str | None = None, workers: int = 1) -> list[str]:
+def audit(folder: Path, split: str | None = None, workers: int = 1, *, with_bins: bool = False) -> list[str]:
     """Audit the shards that are whole, those with an audit of the same bytes left out.
 
     Args:
         folder: of shards, with or without a manifest.
         split: "train" or "val"; None takes both.
         workers: processes.
+        with_bins: look again at those of whose colours nothing is kept (an audit of koala before it trained by them).
 
     Returns:
         The names of all whole shards; each has an audit.
@@ -190,7 +192,7 @@ def audit(folder: Path, split: str | None = None, workers: int = 1) -> list[str]
         which = "shard" if split is None else f'"{split}" shard'
         raise UserError(f"{folder} holds no whole {which}; make some with koala shards write")
     records = [read_record(record_path(folder, shard)) for shard in found]
-    left = [record for record in records if not _is_current(folder, record.shard, record.sha256)]
+    left = [record for record in records if not _is_done(folder, record, with_bins)]
     total, left_total = (sum(len(record.size) for record in some) for some in (records, left))
     with Progress(total, "auditing", start=total - left_total) as progress:
         if workers == 1 or len(left) < 2:
@@ -245,14 +247,15 @@ def _write_audit(folder: Path, record: Record) -> None:
         rows.append(row)
         shares += colors.bins
     of_bins = zip(*bins.centers().long().T.tolist(), shares.round(6).tolist(), strict=True)
-    put(bins_path(folder, record.shard), _table_of(record, BIN_COLUMNS, of_bins))
-    put(audit_path(folder, record.shard), _table_of(record, COLUMNS, rows))
+    sha256 = record.sha256
+    put(bins_path(folder, record.shard), _csv(_stamp(sha256, BINS_FORMAT), BIN_COLUMNS, of_bins))
+    put(audit_path(folder, record.shard), _csv(_stamp(sha256), COLUMNS, rows))
 
 
-def _table_of(record: Record, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+def _csv(stamp: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """A CSV table below a line that names the shard's bytes."""
     text = io.StringIO(newline="")
-    text.write(_stamp(record.sha256))
+    text.write(stamp)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
@@ -299,9 +302,7 @@ def frequencies(folder: Path, shards: Sequence[str]) -> NDArray[np.float64]:
         try:
             total += read_bins(path, BIN_COLUMNS[-1])
         except (OSError, ValueError):
-            raise UserError(
-                f"{path} is damaged; delete it and {audit_path(folder, shard)}, and run koala shards audit {folder}"
-            ) from None
+            raise UserError(f"{path} is damaged; delete it and run koala shards prior {folder}") from None
     return total
 
 
@@ -322,16 +323,27 @@ def read_bins(path: Path, name: str) -> NDArray[np.float64]:
     return values
 
 
-def _stamp(sha256: str) -> str:
-    """An audit's first line."""
-    return f"# {FORMAT} of the tar with sha256 {sha256}\n"
+def _stamp(sha256: str, of: str = FORMAT) -> str:
+    """A table's first line."""
+    return f"# {of} of the tar with sha256 {sha256}\n"
 
 
 def _is_current(folder: Path, shard: str, sha256: str) -> bool:
     """Whether a shard has an audit, and of these bytes."""
+    return _has_stamp(audit_path(folder, shard), _stamp(sha256))
+
+
+def _is_done(folder: Path, record: Record, with_bins: bool) -> bool:
+    if with_bins and not _has_stamp(bins_path(folder, record.shard), _stamp(record.sha256, BINS_FORMAT)):
+        return False
+    return _is_current(folder, record.shard, record.sha256)
+
+
+def _has_stamp(path: Path, stamp: str) -> bool:
+    """Whether a table is there that begins with this line."""
     try:
-        with audit_path(folder, shard).open(encoding="utf-8", errors="surrogateescape") as file:
-            return file.readline() == _stamp(sha256)
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            return file.readline() == stamp
     except FileNotFoundError:
         return False
 

@@ -33,7 +33,6 @@ from koala.files import put, sha256
 from koala.model import Colorizer, Network
 from koala.objectives import head
 
-BOX = Path(__file__).parent / "box"  # the model that koala carries, with its card
 _PART = ".part-"
 
 
@@ -158,18 +157,23 @@ def publish(found: Checkpoint, path: Path) -> None:
         path: the folder to write; what was there goes.
     """
     settings = found.settings
-    named = settings.extractor.weights in ("pretrained", "random")
-    weights = settings.extractor.weights if named else "pretrained"
+    extractor, objective = settings.extractor, settings.objective
     settings = replace(
         settings,
         data=replace(settings.data, shards=Path(settings.data.shards.name)),
-        extractor=replace(settings.extractor, weights=weights, cache=False),
+        extractor=replace(extractor, weights=_no_file(extractor.weights), cache=False),
+        objective=replace(objective, perceptual_weights=_no_file(objective.perceptual_weights)),
     )
     halves = {name: weight.half() for name, weight in found.network().state_dict().items()}
     _write(
         path,
         Snapshot(found.images_seen, settings, halves, found.embedding_size, found.extractor_sha256, {}, {}),
     )
+
+
+def _no_file(weights: str) -> str:
+    """Which weights, without their place."""
+    return weights if weights in ("pretrained", "random") else "pretrained"
 
 
 def _write(path: Path, snapshot: Snapshot, more: Mapping[str, bytes] | None = None) -> None:
@@ -308,11 +312,11 @@ class _Description:
     sha256: dict[str, str]
 
 
-def load_model(path: str | Path | None = None, weights: str = "") -> Colorizer:
+def load_model(path: str | Path, weights: str = "") -> Colorizer:
     """Load a trained network with its extractor, ready to colour.
 
     Args:
-        path: run folder (its best checkpoint) or checkpoint folder; by default the model that koala carries.
+        path: run folder (its best checkpoint) or checkpoint folder.
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
@@ -321,7 +325,7 @@ def load_model(path: str | Path | None = None, weights: str = "") -> Colorizer:
     Raises:
         UserError: there is no whole checkpoint, or the extractor's weights are not to be had, or are others.
     """
-    return colorizer(find(Path(path) if path is not None else BOX), weights)
+    return colorizer(find(Path(path)), weights)
 
 
 def colorizer(found: Checkpoint, weights: str = "") -> Colorizer:

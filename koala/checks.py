@@ -254,7 +254,7 @@ def decoding(settings: config.Train, world: World) -> Finding:
     jpeg, square = np.frombuffer(buffer.getvalue(), np.uint8), settings.data.size
     whole = ([0, 0], [64, 96], [square, square], [0, 0])  # start, end, shape and position of the window
     source = [([jpeg], *(np.array([part], np.float32) for part in whole), np.zeros(1, np.int32))]
-    pipeline = build_graph(iter(source), settings.data, 1, device)
+    pipeline = build_graph(iter(source), config.for_evaluation(settings.data), 1, device)
     pipeline.build()
     decoded = torch.cat([torch.from_dlpack(output.as_tensor()) for output in pipeline.run()], dim=1).cpu()
     rgb = torch.tensor(_ORANGE, dtype=torch.uint8).view(1, 3, 1, 1)
@@ -287,6 +287,25 @@ def extractor(settings: config.Train, world: World) -> Finding:
     built = build(wanted, settings.seed)
     assert built is not None, "there is one but for the name none"
     return Finding("ok", f"{wanted.name} with {built.embedding_size} features, weights {fingerprint(built)[:8]}")
+
+
+def objective(settings: config.Train, world: World) -> Finding:
+    """Whether what the objective needs is at hand: the prior of colours, the network that judges."""
+    from koala.extractor import to_fetch
+    from koala.objectives import needs_prior
+    from koala.perceptual import FLAG, judge
+    from koala.prior import read_weights
+
+    wanted, at_hand = settings.objective, []
+    if needs_prior(wanted):
+        read_weights(settings.data.shards)
+        at_hand.append("prior")
+    if wanted.perceptual:
+        missing = to_fetch(judge(wanted), FLAG)
+        at_hand.append(
+            wanted.perceptual_network + (f" will be fetched: {size(missing)}" if missing is not None else "")
+        )
+    return Finding("ok", ", ".join([wanted.name, *at_hand]))
 
 
 def _nothing_to_train_on(settings: config.Train) -> bool:

@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction, arg
@@ -495,8 +495,8 @@ class Colorize(_Strict):
     """Photos, or folders of them."""
     out: Path
     """Folder for the coloured photos; names are kept."""
-    model: Path | None = None
-    """Run folder (its best checkpoint) or checkpoint folder; by default the model that koala carries."""
+    model: Path
+    """Run folder (its best checkpoint) or checkpoint folder."""
     size: Annotated[int, Field(ge=0)] = 0
     """Short side at which the network works; 0 takes the size it was trained at."""
     temperature: Temperature = None
@@ -731,6 +731,7 @@ def _fault(cls: type, fault: Any) -> str:
 def _names(cls: Any, sections: list[str]) -> list[str]:
     for section in sections:
         cls = next(f.type for f in fields(cls) if f.name == section)
+        cls = get_args(cls)[0] if get_origin(cls) is Annotated else cls
     return [f.name for f in fields(cls)]
 
 

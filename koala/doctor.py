@@ -61,6 +61,7 @@ CHECKS = (
     Check("batch", "main", checks.batch),
     Check("decoding", "process", checks.decoding),
     Check("extractor", "node", checks.extractor),
+    Check("objective", "node", checks.objective),
     Check("shards", "node", checks.shards, patience_s=300),  # thousands of small files
     Check("embeddings", "node", checks.embeddings, patience_s=300),
     Check("run folder", "main", checks.run_folder),

@@ -227,8 +227,7 @@ def find(settings: config.Train) -> Cache:
         UserError: there are none, they were made with something else, or they are not complete.
     """
     _check_fixed(settings.extractor, settings.data.geometry)
-    if settings.data.aging:
-        raise UserError("--data.aging shows a photo in another way each time; leave out --extractor.cache")
+    _check_unaged(settings.data)
     folder = settings.data.shards
     remedy = f"run {_command(settings)}, or leave out --extractor.cache"
     nearest: list[str] = []
@@ -330,6 +329,13 @@ def _check_fixed(settings: config.Extractor, geometry: Geometry) -> None:
         )
 
 
+def _check_unaged(data: config.Data) -> None:
+    if data.aging:
+        raise UserError(
+            "with --data.aging a photo looks otherwise each time, so that its embeddings cannot be kept; leave it out"
+        )
+
+
 # ---------------------------------------------------------------- making
 
 
@@ -362,6 +368,7 @@ def _for_training(settings: config.Embed) -> config.Embed:
 def for_training(training: config.Train, settings: config.Embed | None = None) -> config.Embed:
     """What must be embedded for a training; `settings` say where and how, by default as the training."""
     data = training.data
+    _check_unaged(data)
     settings = settings or config.Embed(data.shards, mixed_precision=training.mixed_precision, device=training.device)
     view = replace(settings.data, geometry=data.geometry, size=data.size, lightness=data.lightness)
     return replace(settings, extractor=replace(training.extractor, cache=False), data=view, seed=training.seed)

@@ -86,6 +86,7 @@ def in_words(
         "images": ", ".join(f"{count:,} {which}" for which, count in images.items()),
         "steps": f"{images['in all'] // batch:,} of {batch} images, {piece} at a time in each of {processes} processes",
         "arithmetic": f"{flops / 1e9:.1f} GFLOP an image, {flops * images['in all']:.3g} FLOP in all",
+        **({"without": "what the perceptual term takes"} if settings.objective.perceptual else {}),
         "memory": f"about {(state + activations) / 2**30:.2f} GiB a device, of which {activations / 2**30:.2f} are "
         "activations; decoding and the workspace of convolutions come on top",
     }

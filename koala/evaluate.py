@@ -88,9 +88,7 @@ class Evaluation:
         # the true images whose features are compared with, where they are others
         reference = self.protocol.reference
         self.reference = self._open(reference, "") if reference != config.Ids() else None
-        self.data = config.Data(
-            settings.shards, self.protocol.geometry, self.protocol.size, self.protocol.lightness, settings.threads
-        )
+        self.data = _seen(settings, self.protocol)
         self.cache = self._cache(found)
         self.colorist = self._colorist(found)
         self.left_out: dict[str, str] = {}
@@ -124,7 +122,9 @@ class Evaluation:
         """Where what the extractor sees of the pictures is kept, when it is to be taken from there."""
         if found is None or not found.extractor_sha256 or not self.settings.extractor.cache:
             return None
-        wanted = replace(found.settings, data=self.data)
+        trained = found.settings.extractor
+        weights = self.settings.extractor.weights or trained.weights
+        wanted = replace(found.settings, data=self.data, extractor=replace(trained, weights=weights))
         cache = on_main(self.accelerator, lambda: embeddings.find(wanted))
         if cache.key.extractor_sha256 != found.extractor_sha256:
             raise UserError(
@@ -340,7 +340,7 @@ class Evaluation:
         result = {
             "scores": scores | self._distances(),
             "intervals": intervals,
-            "warnings": health.warnings(scores),
+            "warnings": self._warnings(scores),
             "left_out": self.left_out,
             "pictures": len(self.shards),
             **self.what,
@@ -370,6 +370,12 @@ class Evaluation:
         self._write("report.html", page)
         self._write("scores.json", json.dumps(result, indent=1) + "\n")
         self.parts.remove()
+
+    def _warnings(self, scores: Mapping[str, float]) -> list[str]:
+        """What is wrong with the colours; for a network of koala, with what often helps."""
+        colorful = scores["chroma_true"] >= health.GREY
+        measures = {name: value for name, value in scores.items() if colorful or name != "chroma_ratio"}
+        return health.warnings(measures, remedies=not isinstance(self.colorist, Folder))
 
     def _write(self, name: str, content: str) -> None:
         put(self.out / name, content.encode("utf-8", "surrogateescape"))
@@ -521,6 +527,19 @@ def _protocol(settings: config.Evaluate, found: Checkpoint | None) -> Protocol:
     if changed.geometry == "random_crop":
         raise UserError("random_crop is another picture each time; judge with --geometry crop")
     return replace(changed, ids=ids) if ids is not None else changed
+
+
+def seen(settings: config.Evaluate) -> config.Data:
+    """How an evaluation sees its photos.
+
+    Raises:
+        UserError: there is no checkpoint, or no such protocol.
+    """
+    return _seen(settings, _protocol(settings, _checkpoint(settings.model)))
+
+
+def _seen(settings: config.Evaluate, named: Protocol) -> config.Data:
+    return config.Data(settings.shards, named.geometry, named.size, named.lightness, settings.threads)
 
 
 def _shards_sha256(folder: Path, split: str, shards: Shards) -> str:

@@ -15,8 +15,8 @@ def export_command(settings: config.Export) -> int:
     """
     out = settings.out
     found = checkpoint.find(settings.model)
-    if out.exists() and not (out / "checkpoint.json").exists():
-        raise UserError(f"{out} exists and holds no model; name a new folder with --out")
+    if out.exists() and ((out / "training.pt").exists() or not (out / "checkpoint.json").exists()):
+        raise UserError(f"{out} exists and is no exported model; name a new folder with --out")
     checkpoint.publish(found, out)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {found.path} after {found.images_seen} images, {size / 1e6:.1f} MB")

@@ -78,12 +78,13 @@ class Extractor(nn.Module):
         return self.model(picture.contiguous(memory_format=torch.channels_last))
 
 
-def build(settings: Settings, seed: int = 0) -> Extractor | None:
+def build(settings: Settings, seed: int = 0, flag: str = "--extractor.weights") -> Extractor | None:
     """Make the extractor that the settings name.
 
     Args:
         settings: which model, its weights and features.
         seed: of random weights.
+        flag: that names a file of weights, for errors.
 
     Raises:
         UserError: timm has no such model, or its weights are not to be had.
@@ -91,13 +92,13 @@ def build(settings: Settings, seed: int = 0) -> Extractor | None:
     if settings.name == "none":
         return None
     _check_known(settings.name)
-    model = _random(settings.name, seed) if settings.weights == "random" else _with_weights(settings)
+    model = _random(settings.name, seed) if settings.weights == "random" else _with_weights(settings, flag)
     if settings.features == "pooled":
         model.reset_classifier(0)
     return Extractor(model, settings.batch_statistics)
 
 
-def to_fetch(settings: Settings) -> int | None:
+def to_fetch(settings: Settings, flag: str = "--extractor.weights") -> int | None:
     """How many bytes of weights `build` would fetch; none where they are at hand.
 
     Raises:
@@ -108,13 +109,13 @@ def to_fetch(settings: Settings) -> int | None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     _check_known(settings.name)
-    repository, file = _place(settings.name)
+    repository, file = _place(settings.name, flag)
     if isinstance(try_to_load_from_cache(repository, file), str):
         return None
     try:
         return get_hf_file_metadata(hf_hub_url(repository, file)).size or 0
     except Exception:  # as in _fetch
-        raise _unreachable(settings.name) from None
+        raise _unreachable(settings.name, flag) from None
 
 
 def _check_known(name: str) -> None:
@@ -134,24 +135,22 @@ def _random(name: str, seed: int) -> Any:
         return timm.create_model(name, pretrained=False)
 
 
-def _with_weights(settings: Settings) -> Any:
+def _with_weights(settings: Settings, flag: str) -> Any:
     """The model with weights from a file, through timm, which knows how each of its models names them."""
     import timm
 
     if settings.weights != "pretrained":
-        state = read_weights(Path(settings.weights))
+        state = read_weights(Path(settings.weights), flag)
     elif settings.name in _PACKAGED:
         # the package names the same layers otherwise, in the same order
         names = timm.create_model(settings.name, pretrained=False).state_dict()
         state = dict(zip(names, read_weights(_packaged_weights(settings.name)).values(), strict=True))
     else:
-        state = read_weights(_fetch(settings.name))
+        state = read_weights(_fetch(settings.name, flag))
     try:
         model = timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
     except (RuntimeError, KeyError, ValueError, AttributeError, TypeError):
-        raise UserError(
-            f"the weights are not those of {settings.name}; name its own file with --extractor.weights FILE"
-        ) from None
+        raise UserError(f"the weights are not those of {settings.name}; name its own file with {flag} FILE") from None
     model.pretrained_cfg.pop("state_dict")
     return model
 
@@ -197,36 +196,36 @@ def _packaged_weights(name: str) -> Path:
     return next(Path(spec.origin).parent.glob("models/*.pth"))
 
 
-def _place(name: str) -> tuple[str, str]:
+def _place(name: str, flag: str) -> tuple[str, str]:
     """Where timm keeps the weights on the Hugging Face hub: repository and file."""
     import timm
 
     config: Any = timm.get_pretrained_cfg(name)
     if not config or not config.hf_hub_id:
-        raise UserError(f"timm has no weights of {name} on the hub; name a file with --extractor.weights FILE")
+        raise UserError(f"timm has no weights of {name} on the hub; name a file with {flag} FILE")
     return config.hf_hub_id, config.hf_hub_filename or "model.safetensors"
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, flag: str) -> Path:
     """The weights from their place on the hub, or from the cache of an earlier fetch."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging
 
-    repository, file = _place(name)
+    repository, file = _place(name, flag)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its retries are told by the one sentence below
     try:
         return Path(hf_hub_download(repository, file))
     except Exception:  # whatever the network does, the remedy is the same
-        raise _unreachable(name) from None
+        raise _unreachable(name, flag) from None
     finally:
         logging.set_verbosity(verbosity)
 
 
-def _unreachable(name: str) -> UserError:
-    repository, file = _place(name)
+def _unreachable(name: str, flag: str) -> UserError:
+    repository, file = _place(name, flag)
     return UserError(
         f"the weights of {name} cannot be fetched from here; bring "
         f"https://huggingface.co/{repository}/resolve/main/{file} to this machine and name it with "
-        "--extractor.weights FILE"
+        f"{flag} FILE"
     )

@@ -4,6 +4,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from koala import color
+
+GREY = color.from_units(2.0)  # mean chroma of photos on the network's scale, below which a ratio to it says nothing
 PATIENCE = 5  # entries of a training in a row
 _CHILDHOOD = 10_000  # images, in which every network is grey
 
@@ -32,9 +35,9 @@ class Sign:
         """Whether a value of the measure is on the wrong side."""
         return value > self.limit if self.above else value < self.limit
 
-    def warning(self, value: float) -> str:
+    def warning(self, value: float, remedy: bool = True) -> str:
         """In words."""
-        return f"{self.name}: {self.text.format(value)}; {self.remedy}"
+        return f"{self.name}: {self.text.format(value)}" + (f"; {self.remedy}" if remedy else "")
 
 
 SIGNS = (
@@ -65,9 +68,9 @@ SIGNS = (
 )
 
 
-def warnings(measures: Mapping[str, float]) -> list[str]:
+def warnings(measures: Mapping[str, float], remedies: bool = True) -> list[str]:
     """What measures show, in words."""
-    return [sign.warning(measures[sign.measure]) for sign in SIGNS if _shows(sign, measures)]
+    return [sign.warning(measures[sign.measure], remedies) for sign in SIGNS if _shows(sign, measures)]
 
 
 class Watch:

@@ -7,10 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from koala import color, config, extractor
-from koala.errors import UserError
+from koala.errors import UserError, first_line
 
-_WEIGHTS = (0.0625, 0.125, 0.25, 0.5, 1.0)  # of the network's last stages; the last counts most
-_LEAST = 32  # pixels, which the last stage's stride takes
+FLAG = "--objective.perceptual-weights"
+_WEIGHTS = (0.0625, 0.125, 0.25, 0.5, 1.0)  # of the network's stages; where there are fewer, of the last ones
+
+
+def judge(settings: config.Objective) -> config.Extractor:
+    """The network that the settings name, as an extractor's settings."""
+    return config.Extractor(settings.perceptual_network, weights=settings.perceptual_weights)
 
 
 class Perceptual(nn.Module):
@@ -18,31 +23,44 @@ class Perceptual(nn.Module):
 
     Args:
         settings: which network.
+        size: height and width of the pictures.
+
+    Attributes:
+        sha256: of the network's weights.
 
     Raises:
-        UserError: timm has no such model with stages, or its weights are not to be had.
+        UserError: timm has no such model with stages, it cannot see pictures of that size, or its weights are not to be
+            had.
 
     References:
         Johnson, Alahi, Fei-Fei: Perceptual Losses, arXiv:1603.08155; the weights of the stages are those of Kang et
         al., DDColor, arXiv:2212.11613, over VGG16-BN.
     """
 
-    def __init__(self, settings: config.Objective) -> None:
+    def __init__(self, settings: config.Objective, size: int) -> None:
         super().__init__()
         name = settings.perceptual_network
         if name == "none":
             raise UserError("a perceptual term needs a network; name one with --objective.perceptual-network")
-        built = extractor.build(config.Extractor(name, weights=settings.perceptual_weights))
-        assert built is not None
-        if not hasattr(built.model, "forward_intermediates"):
-            raise UserError(f"timm does not give the stages of {name}; choose another --objective.perceptual-network")
+        built = extractor.build(judge(settings), flag=FLAG)
+        assert built is not None, "there is one but for the name none"
+        self.sha256 = extractor.fingerprint(built)
         self.extractor = built
+        model: Any = built.model
+        try:
+            model.prune_intermediate_layers(prune_head=True)  # a hundred million weights of VGG's
+            self._features(torch.zeros(1, 1, size, size), torch.zeros(1, 2, size, size))
+        except (AttributeError, AssertionError, RuntimeError, NotImplementedError) as error:
+            raise UserError(
+                f"{name} cannot judge pictures of {size} pixels ({first_line(error)}); choose another "
+                "--objective.perceptual-network or a larger --data.size"
+            ) from None
 
     def forward(self, lightness: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
         """How far predicted colours are from the true ones.
 
         Args:
-            lightness: `(B, 1, H, W)` on the network's scale; H and W 32 or more.
+            lightness: `(B, 1, H, W)` on the network's scale.
             predicted: `(B, 2, H, W)` ab.
             true: `(B, 2, H, W)` ab.
         """
@@ -50,12 +68,12 @@ class Perceptual(nn.Module):
             wanted = self._features(lightness, true)
         found = self._features(lightness, predicted)
         distances = [F.l1_loss(mine.float(), theirs.float()) for mine, theirs in zip(found, wanted, strict=True)]
-        return torch.stack([w * d for w, d in zip(reversed(_WEIGHTS), reversed(distances), strict=False)]).sum()
+        weights = _WEIGHTS[len(_WEIGHTS) - len(distances) :]
+        return torch.stack([weight * distance for weight, distance in zip(weights, distances, strict=True)]).sum()
 
     def _features(self, lightness: Tensor, ab: Tensor) -> list[Tensor]:
+        """What the stages see, five at the most: what timm's VGG gives after its fifth is that once more, pooled."""
         rgb = color.lab_to_rgb(color.to_lab(lightness.float(), ab.float()))
-        if min(rgb.shape[-2:]) < _LEAST:
-            raise UserError(f"a perceptual term needs pictures of {_LEAST} pixels or more; raise --data.size")
         normal = ((rgb - self.extractor.mean) / self.extractor.std).contiguous(memory_format=torch.channels_last)
         model: Any = self.extractor.model
-        return model.forward_intermediates(normal, intermediates_only=True)
+        return model.forward_intermediates(normal, intermediates_only=True)[: len(_WEIGHTS)]

@@ -3,12 +3,15 @@
     SHARDS/prior.csv     a row for each bin of the ab plane: how much of the training pictures lies in it, the prior
                          (smoothed), and the weight that makes rare colours count more
 
+All samples to train on count, whatever a training's --data.where leaves out.
+
 References:
     Zhang, Isola, Efros: Colorful Image Colorization, arXiv:1603.08511.
 """
 
 import hashlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,9 @@ from torch import Tensor
 from koala import audit, bins, config
 from koala.errors import UserError
 from koala.files import put
+from koala.shards import read_manifest
 
+FORMAT = "koala-prior/1"
 COLUMNS = ("a", "b", "pictures", "prior", "weight")
 
 
@@ -34,11 +39,13 @@ def prior_command(settings: config.Prior) -> int:
         0.
     """
     folder = settings.shards
-    found = audit.frequencies(folder, audit.audit(folder, "train", settings.workers))
+    stamp = _stamp(folder)
+    found = audit.frequencies(folder, audit.audit(folder, "train", settings.workers, with_bins=True))
     prior = bins.smoothed(torch.from_numpy(found))
     weights = bins.weights(prior)
     rows = np.column_stack([bins.centers().numpy(), found, prior, weights])
     text = io.StringIO()
+    text.write(stamp)
     np.savetxt(text, rows, ["%d", "%d", "%.6f", "%.9g", "%.9g"], ",", header=",".join(COLUMNS), comments="")
     put(prior_path(folder), text.getvalue().encode())
     print(
@@ -52,15 +59,26 @@ def read_weights(folder: Path) -> Tensor:
     """What a place counts by its colour: `(Q,)`, 1 on average.
 
     Raises:
-        UserError: there is no prior, or it is damaged.
+        UserError: there is no prior, it is damaged, or it is of other shards.
     """
     path = prior_path(folder)
     try:
-        return torch.from_numpy(audit.read_bins(path, "weight")).float()
+        with path.open(encoding="utf-8") as file:
+            measured = file.readline()
+        weights = torch.from_numpy(audit.read_bins(path, "weight")).float()
     except FileNotFoundError:
         raise UserError(f"{path} is not there; measure it with koala shards prior {folder}") from None
     except ValueError:
         raise UserError(f"{path} is damaged; measure it again with koala shards prior {folder}") from None
+    if measured != _stamp(folder):
+        raise UserError(f"{path} was measured on other shards; measure it again with koala shards prior {folder}")
+    return weights
+
+
+def _stamp(folder: Path) -> str:
+    """A prior's first line."""
+    shards = json.dumps([entry.sha256 for entry in read_manifest(folder).splits["train"]])
+    return f"# {FORMAT} of training shards with sha256 {hashlib.sha256(shards.encode()).hexdigest()}\n"
 
 
 def fingerprint(weights: Tensor) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from koala import color, metrics
+from koala import color, health, metrics
 from koala.files import put
 from koala.pictures import outside_srgb
 from koala.pipeline import Batch
@@ -26,7 +26,6 @@ PEAK_TFLOPS = {
     **{"B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "A100": 312.0},
     **{"A40": 149.7, "A30": 165.0, "A10": 125.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0, "V100": 125.0, "T4": 65.0},
 }
-_GREY = color.from_units(2.0)  # true chroma on the network's scale, below which a ratio says nothing
 
 
 class Window:
@@ -119,7 +118,7 @@ def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
         "saturated": float(metrics.saturated(predicted).mean()),
     }
     true, chroma = (float(metrics.chroma(ab).mean()) for ab in (batch.ab, predicted))
-    if true >= _GREY:
+    if true >= health.GREY:
         found["chroma_ratio"] = chroma / true
     return found
 

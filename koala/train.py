@@ -181,13 +181,15 @@ class Trainer:
     def _objective(self) -> Objective:
         """What is made small."""
         settings, device = self.settings.objective, self.accelerator.device
-        self.prior_sha256, weights, distance = "", None, None
+        self.prior_sha256, self.judge_sha256, weights, distance = "", "", None, None
         if needs_prior(settings):
             weights = on_main(self.accelerator, lambda: prior.read_weights(self.settings.data.shards))
             self.prior_sha256, weights = prior.fingerprint(weights), weights.to(device)
         if settings.perceptual:
+            size = self.settings.data.size
             # the first process fetches the weights, the others find them
-            distance = main_first(self.accelerator, lambda: Perceptual(settings)).to(device)
+            distance = main_first(self.accelerator, lambda: Perceptual(settings, size)).to(device)
+            self.judge_sha256 = distance.sha256
         return Objective(settings, weights, distance)
 
     def _cached(self, shards: Shards, split: config.SplitName) -> embeddings.Embeddings | None:
@@ -220,6 +222,8 @@ class Trainer:
             )
         if found.state.get("prior", "") != self.prior_sha256:
             raise UserError(f"{self.run} was begun with another prior of colours; name another --run for this one")
+        if found.state.get("judge", "") != self.judge_sha256:
+            raise UserError(f"{self.run} was begun with other weights of the perceptual network; name another --run")
         if found.extractor_sha256 != self.extractor_sha256:
             raise UserError(f"{self.run} was begun with other weights of the extractor; name another --run for these")
 
@@ -478,7 +482,7 @@ class Trainer:
             embedding_size=self.embedding_size,
             extractor_sha256=self.extractor_sha256,
             training=self.state.kept(self.accelerator.scaler),
-            state={"data": self._data_fingerprint, "prior": self.prior_sha256},
+            state={"data": self._data_fingerprint, "prior": self.prior_sha256, "judge": self.judge_sha256},
         )
 
     def _settle(self) -> None:

@@ -65,6 +65,7 @@ def test_toning_and_fading_are_a_curve(train, monkeypatch):
     faded = lightness_of(train, monkeypatch, aging.Age(aged=True, black=0.2, white=0.7, gamma=2.0))
     expected = 255 * (0.2 + 0.5 * (plain / 255) ** 2)
     assert (faded - expected).abs().max() <= 3
+    assert abs(float((faded - expected).mean())) < 0.25, "neither brighter nor darker"
 
 
 def test_blur_takes_detail_and_grain_brings_noise(train, monkeypatch):

@@ -234,9 +234,9 @@ def test_a_batch_that_cannot_be_shared_is_refused_as_in_training(settings):
         checks.batch(settings, world)
 
 
-@pytest.mark.parametrize("lightness", ["grey", "color"])
-def test_decoding(settings, alone, lightness):
-    settings = replace(settings, data=replace(settings.data, lightness=lightness))
+@pytest.mark.parametrize("change", [{"lightness": "grey"}, {"lightness": "color"}, {"aging": 1.0}], ids=str)
+def test_decoding(settings, alone, change):
+    settings = replace(settings, data=replace(settings.data, **change))
     assert checks.decoding(settings, alone) == checks.Finding("ok", "a JPEG by DALI on the CPU")
 
 
@@ -254,6 +254,14 @@ def test_extractor(settings, alone):
     finding = checks.extractor(replace(settings, extractor=LITE), alone)
     sha256 = extractor.fingerprint(extractor.build(LITE))
     assert finding.text == f"tf_efficientnet_lite0 with 1000 features, weights {sha256[:8]}"
+
+
+def test_objective(settings, alone):
+    assert checks.objective(settings, alone) == checks.Finding("ok", "mse")
+    judged = config.Objective("huber", perceptual=1.0, perceptual_weights="random")
+    assert checks.objective(replace(settings, objective=judged), alone).text == "huber, vgg16_bn"
+    with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
+        checks.objective(replace(settings, objective=config.Objective("weighted-mse")), alone)
 
 
 def test_weights_that_will_be_fetched(settings, alone, monkeypatch):

@@ -80,6 +80,7 @@ def test_nothing_is_left_where_a_run_could_not_begin(tmp_path):
         ("batch = ", "is not TOML"),
         ("bach = 3", "there is no setting bach; did you mean batch?"),
         ("[data]\nsise = 64", "there is no setting data.sise; did you mean size?"),
+        ("[objective]\ncolourfulness = 0.5", "there is no setting objective.colourfulness; did you mean colorfulness?"),
         ('[data]\ngeometry = "round"', "data.geometry = 'round': input should be 'pad', 'crop'"),
         ('batch = "many"', "batch = 'many': input should be a valid integer"),
     ],

@@ -376,6 +376,13 @@ def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypat
     assert (live["embeddings"], kept["embeddings"]["size"]) == (None, SIZE)
 
 
+def test_photos_that_age_are_not_kept(settings):
+    aging = replace(settings, data=replace(settings.data, aging=0.5))
+    for ask in (embeddings.find, embeddings.for_training):
+        with pytest.raises(UserError, match=r"with --data.aging a photo looks otherwise each time"):
+            ask(aging)
+
+
 def test_embeddings_of_another_view_are_not_taken(settings):
     train.train(settings)
     cached = config.WeightsOrCache(cache=True)

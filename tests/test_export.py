@@ -1,6 +1,8 @@
 """A trained network for others."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,13 +28,31 @@ def test_no_place_of_a_file_is_told(run, shard_folder, tmp_path):
     assert json.loads(told)["settings"]["data"]["shards"] == shard_folder.name
 
 
+def test_weights_that_were_brought_along_are_not_named_by_their_place(run, tmp_path):
+    found = checkpoint.find(run)
+    objective = config.Objective("huber", perceptual=1.0, perceptual_weights="/home/me/vgg.pth")
+    extractor = config.Extractor(weights="/home/me/inception.pth", cache=True)
+    settings = replace(found.settings, objective=objective, extractor=extractor)
+    checkpoint.publish(replace(found, settings=settings), tmp_path / "model")
+    told = checkpoint.read(tmp_path / "model").settings
+    assert (told.objective.perceptual_weights, told.extractor.weights) == ("pretrained", "pretrained")
+
+
 def test_a_model_is_written_again_and_nothing_else_written_over(run, tmp_path):
     for _ in range(2):
         export.export_command(config.Export(run, tmp_path / "model"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="exists and holds no model; name a new folder"):
+    with pytest.raises(UserError, match="exists and is no exported model; name a new folder"):
         export.export_command(config.Export(run, tmp_path / "other"))
+
+
+def test_a_checkpoint_of_a_training_is_not_written_over(run, tmp_path):
+    own = shutil.copytree(run, tmp_path / "run")
+    found = checkpoint.find(own)
+    with pytest.raises(UserError, match="is no exported model"):
+        export.export_command(config.Export(own, found.path))
+    assert checkpoint.find(own).training()
 
 
 def test_a_damaged_model_is_named(run, tmp_path):

@@ -29,6 +29,12 @@ def test_training_says_it_once_until_all_is_well_again(name, change, words):
     assert [len(watch.warnings(20_200 + step, WELL | change)) for step in range(5)] == [0] * 4 + [1]
 
 
+def test_what_others_made_is_not_told_how_to_train():
+    assert health.warnings(WELL | {"chroma_ratio": 0.05}, remedies=False) == [
+        "grey collapse: predicted chroma is 0.05 of the true"
+    ]
+
+
 def test_every_network_is_grey_at_first():
     watch = health.Watch()
     assert not any(watch.warnings(step, {"chroma_ratio": 0.01}) for step in range(0, 9000, 100))

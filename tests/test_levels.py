@@ -6,8 +6,8 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress", "bootstrap", "color", "health"},
-    {"config", "bins", "metrics", "parts"},
+    {"errors", "files", "progress", "bootstrap", "color"},
+    {"config", "bins", "health", "metrics", "parts"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
     {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},

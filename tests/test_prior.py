@@ -21,7 +21,7 @@ def test_the_prior_is_that_of_the_training_pictures(tmp_path):
         (photos / f"{number}.jpg").write_bytes(jpeg(picture, quality=100, subsampling="4:4:4"))
     writing.write(config.WriteShards(photos, shards, config.Recipe(samples_per_shard=3)))
     assert prior.prior_command(config.Prior(shards)) == 0
-    found = np.genfromtxt(prior.prior_path(shards), delimiter=",", names=True)
+    found = np.genfromtxt(prior.prior_path(shards), delimiter=",", names=True, skip_header=1)
     middle = np.floor(color.rgb_to_lab(red[:1, :1])[0, 0, 1:] / 10 + 0.5) * 10
     hit = {(row["a"], row["b"]): row["pictures"] for row in found if row["pictures"]}
     assert hit == {tuple(middle): 6, (0, 0): 2}
@@ -34,7 +34,7 @@ def test_the_prior_is_that_of_the_training_pictures(tmp_path):
 def test_pictures_count_the_same_whatever_their_size(shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
     prior.prior_command(config.Prior(folder))
-    found = np.genfromtxt(prior.prior_path(folder), delimiter=",", names=True)
+    found = np.genfromtxt(prior.prior_path(folder), delimiter=",", names=True, skip_header=1)
     assert found["pictures"].sum() == pytest.approx(40, abs=1e-3), "the 40 photographs to train on"
     assert len(list(folder.glob("train-*.bins.csv"))) == 4
     assert not list(folder.glob("val-*.bins.csv")), "what is validated on is not looked at"
@@ -56,16 +56,35 @@ def test_a_prior_that_is_not_there_or_damaged_is_named(tmp_path):
             prior.read_weights(tmp_path)
 
 
+def test_a_prior_of_other_shards_is_not_taken(photo_folder, shard_folder, tmp_path):
+    folder = shutil.copytree(shard_folder, tmp_path / "shards")
+    prior.prior_command(config.Prior(folder))
+    writing.write(config.WriteShards(photo_folder, tmp_path / "others", config.Recipe(seed=1)))
+    shutil.copy(prior.prior_path(folder), tmp_path / "others")
+    with pytest.raises(UserError, match=r"prior.csv was measured on other shards; measure it again"):
+        prior.read_weights(tmp_path / "others")
+
+
+def test_an_audit_that_kept_no_colors_is_made_again_for_the_prior_alone(shard_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(shard_folder, tmp_path / "shards")
+    audit.audit(folder)
+    for path in folder.glob("*.bins.csv"):
+        path.unlink()
+    assert audit.select(folder, "train", "chroma >= 0").all(), "what was measured of each sample still counts"
+    assert prior.prior_command(config.Prior(folder)) == 0
+
+
 def test_an_audit_without_its_colors_is_named(shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
     audit.audit(folder, "train")
-    audit.bins_path(folder, "train-000000.tar").write_text("not a table")
-    with pytest.raises(UserError, match=r"train-000000.bins.csv is damaged; delete it and"):
+    path = audit.bins_path(folder, "train-000000.tar")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
+    with pytest.raises(UserError, match=r"train-000000.bins.csv is damaged; delete it and run koala shards prior"):
         prior.prior_command(config.Prior(folder))
 
 
 def test_all_bins_have_a_row(shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
     prior.prior_command(config.Prior(folder))
-    found = np.genfromtxt(prior.prior_path(folder), delimiter=",", names=True)
+    found = np.genfromtxt(prior.prior_path(folder), delimiter=",", names=True, skip_header=1)
     assert np.array_equal(np.stack([found["a"], found["b"]], 1), bins.centers().numpy())
