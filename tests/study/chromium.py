@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -140,10 +140,9 @@ class Person:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def heading(self) -> str:
-        try:
-            return self.find("h1").text
-        except StaleElementReferenceException:
-            return self.heading()
+        """The page's heading; asked again where the page goes away meanwhile."""
+        wait = WebDriverWait(self.driver, 20, 0.02, ignored_exceptions=(WebDriverException,))
+        return wait.until(lambda driver: driver.find_element(By.CSS_SELECTOR, "h1").text)
 
     def wait_for(self, heading: str) -> None:
         self.wait_until(lambda: self.heading() == heading)
