@@ -64,7 +64,7 @@ class Age:
     exposure: NDArray[np.float32] | None = None
 
     def numbers(self) -> NDArray[np.float32]:
-        """All but the exposure, as `nodes` takes them: `(10,)`."""
+        """All but the exposure, as `aged` takes them: `(10,)`."""
         values = (self.aged, self.blur, self.grain, self.grain_size, *self.grain_place)
         return np.array([*values, self.black, self.white, self.gamma, self.quality], np.float32)
 

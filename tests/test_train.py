@@ -334,7 +334,7 @@ def with_prior(settings, tmp_path) -> config.Train:
     ids=str,
 )
 def test_every_objective_is_trained_saved_and_gone_on_with(with_prior, objective):
-    """Half an epoch and then the rest, on the same losses as in one go; and the network colours."""
+    """An epoch and then another, on the same losses as in one go; and the network colours."""
     settings = replace(with_prior, objective=objective, epochs=2)
     assert train.train(replace(settings, run=settings.run / "whole")) == 0
     half = replace(settings, run=settings.run / "half")
