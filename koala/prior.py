@@ -77,7 +77,7 @@ def read_weights(folder: Path) -> Tensor:
 
 def _stamp(folder: Path) -> str:
     """A prior's first line."""
-    shards = json.dumps([entry.sha256 for entry in read_manifest(folder).splits["train"]])
+    shards = json.dumps([entry.sha256 for entry in read_manifest(folder).splits.get("train", [])])
     return f"# {FORMAT} of training shards with sha256 {hashlib.sha256(shards.encode()).hexdigest()}\n"
 
 

@@ -88,3 +88,10 @@ def test_all_bins_have_a_row(shard_folder, tmp_path):
     prior.prior_command(config.Prior(folder))
     found = np.genfromtxt(prior.prior_path(folder), delimiter=",", names=True, skip_header=1)
     assert np.array_equal(np.stack([found["a"], found["b"]], 1), bins.centers().numpy())
+
+
+def test_shards_without_training_pictures_have_no_prior(photo_folder, tmp_path):
+    recipe = config.Recipe(split=config.Split(val_share=1.0))
+    writing.write(config.WriteShards(photo_folder, tmp_path / "shards", recipe))
+    with pytest.raises(UserError, match='holds no whole "train" shard'):
+        prior.prior_command(config.Prior(tmp_path / "shards"))
