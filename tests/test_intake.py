@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from koala.config import Resize
 from koala.intake import UnusableError, admit
-from tests.photographs import jpeg, make_photo
+from tests.photographs import encoded, jpeg, make_photo, swapped_profile
 
 AS_IS = Resize()
 
@@ -17,12 +17,6 @@ def decoded(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:2:0"}])
@@ -167,18 +161,6 @@ def test_other_modes_become_rgb_or_grey(mode):
         image.info["transparency"] = 0
     admitted = admit(encoded(image, kind), AS_IS)
     assert decoded(admitted.jpeg).mode in ("RGB", "L")
-
-
-def swapped_profile() -> bytes:
-    """sRGB's profile with red and blue exchanged, and another name."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    tags = {
-        bytes(data[at : at + 4]): int.from_bytes(data[at + 4 : at + 8], "big")
-        for at in range(132, 132 + 12 * int.from_bytes(data[128:132], "big"), 12)
-    }
-    red, blue = tags[b"rXYZ"], tags[b"bXYZ"]
-    data[red : red + 20], data[blue : blue + 20] = data[blue : blue + 20], data[red : red + 20]
-    return bytes(data).replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be")).replace(b"sRGB", b"Swap")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])

@@ -9,7 +9,7 @@ LEVELS = [
     {"errors", "files", "progress", "bootstrap", "color", "health"},
     {"config", "bins", "metrics", "parts"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
-    {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},
+    {"shards", "scan", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
     {"embeddings", "predictions", "prior", "state", "telemetry"},
     {"train", "photos", "scoring", "export"},

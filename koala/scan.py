@@ -1,0 +1,474 @@
+"""Photographs as people have them, read to be coloured and written back in their format and depth, with their metadata.
+
+A scan of 16 bits stays one of 16 bits, on its way through a colour profile too. What comes out is upright, in sRGB
+and says so, and has a note in the history of its XMP, which every format that is written can carry.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import accumulate
+from math import isfinite
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.dom import minidom
+from xml.parsers.expat import ExpatError
+
+import numpy as np
+import tifffile
+from numpy.typing import DTypeLike, NDArray
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+
+from koala import __version__
+from koala.errors import UserError, first_line
+from koala.files import put
+from koala.intake import ORIENTATION, UnusableError, check_size, load, open_image, to_srgb, unusable_is_said
+
+_ROWS = 256  # are converted at a time: a second copy of 100 megapixels would be 600 MB
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_UPRIGHT = {  # by EXIF's orientation
+    2: np.fliplr,
+    3: partial(np.rot90, k=2),
+    4: np.flipud,
+    5: lambda samples: samples.swapaxes(0, 1),
+    6: partial(np.rot90, k=-1),
+    7: lambda samples: np.rot90(samples, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+_SUFFIXES = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}  # other spellings of those below
+_FORMATS = {".jpg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".webp": "WEBP", ".avif": "AVIF"}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "WEBP": {"quality": 95},
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+}
+_JPEG_XMP = 65_502  # bytes that a JPEG has room for
+
+_Tag = ExifTags.Base
+_WORDS = (  # what EXIF's first directory says of the photo, not of how its file is made
+    *(_Tag.ImageDescription, _Tag.DocumentName, _Tag.PageName, _Tag.Make, _Tag.Model, _Tag.Software, _Tag.HostComputer),
+    *(_Tag.DateTime, _Tag.Artist, _Tag.Copyright, _Tag.Rating, _Tag.RatingPercent),
+    *(_Tag.XPTitle, _Tag.XPComment, _Tag.XPAuthor, _Tag.XPKeywords, _Tag.XPSubject),
+)
+_INCH, _CENTIMETRE = 2, 3  # EXIF's and TIFF's units of resolution
+
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_MEDIA = "http://ns.adobe.com/xap/1.0/mm/"
+_NOTE = f"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}">
+<rdf:Description xmlns:rdf="{_RDF}" xmlns:xmpMM="{_MEDIA}" rdf:about=""><xmpMM:History><rdf:Seq>
+<rdf:li xmlns:rdf="{_RDF}" xmlns:stEvt="http://ns.adobe.com/xap/1.0/sType/ResourceEvent#" stEvt:action="edited"
+ stEvt:softwareAgent="koala {__version__}"
+ stEvt:parameters="coloured by software: the colours are a neural network's guess"/>
+</rdf:Seq></xmpMM:History></rdf:Description></rdf:RDF></x:xmpmeta>"""
+_OUTDATED = (  # properties that were true of the photo before it was turned, converted and coloured
+    ("http://ns.adobe.com/tiff/1.0/", "Orientation"),
+    ("http://ns.adobe.com/exif/1.0/", "ColorSpace"),
+    ("http://ns.adobe.com/photoshop/1.0/", "ColorMode"),
+    ("http://ns.adobe.com/photoshop/1.0/", "ICCProfile"),
+    ("http://ns.adobe.com/xap/1.0/", "Thumbnails"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photograph and what its file says of it.
+
+    Attributes:
+        pixels: `(H, W, 3)` uint8 or uint16, upright, in sRGB; R = G = B where the file is grey.
+        alpha: `(H, W)` of the same dtype, not multiplied into the pixels; none where all is opaque.
+        exif: without orientation and thumbnail, as Pillow writes it; empty where there is none.
+        xmp: the packet as it was found; empty where there is none.
+        dpi: dots per inch along x and y; none where the file does not say.
+    """
+
+    pixels: NDArray[Any]
+    alpha: NDArray[Any] | None = None
+    exif: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+
+
+def read(path: Path) -> Photo:
+    """Read a photograph of any kind; of several pages or frames the first.
+
+    TIFFs and PNGs of 16 bits are read as such, and so are greys of other formats; all else is read in 8 bits.
+    EXIF that cannot be read is left out: the pixels are fine.
+
+    Raises:
+        UserError: the file cannot be read, is no picture, not a whole one, or of a kind that is refused.
+    """
+    try:
+        data = path.read_bytes()
+        with unusable_is_said(), _damage_is_said():
+            return _photo(data)
+    except (UnusableError, OSError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def suffix_for(photo: Path) -> str:
+    """The suffix of a photo's coloured file: that of its own format where koala writes it, and .png for all others."""
+    suffix = photo.suffix.lower()
+    suffix = _SUFFIXES.get(suffix, suffix)
+    return suffix if suffix in _FORMATS else ".png"
+
+
+def write(picture: NDArray[Any], like: Photo, path: Path) -> None:
+    """Write a coloured photo so that it is there whole or not at all, with all that its source said of itself.
+
+    Args:
+        picture: `(H, W, 3)` uint8 or uint16 sRGB; uint16 is kept by PNG and TIFF, the others hold 8 bits.
+        like: the photo it was made of.
+        path: of a suffix that `suffix_for` gives.
+
+    Raises:
+        UserError: a PNG of 16 bits needs a package that is not installed.
+    """
+    data = _encode(_with_alpha(picture, like.alpha), _FORMATS[path.suffix.lower()], like)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    put(path, data, durable=False)
+
+
+def _photo(data: bytes) -> Photo:
+    if data.startswith(_TIFF_STARTS):
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            if _is_deep(file.pages.first):
+                return _read_deep_tiff(file.pages.first, data)
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        _accept_heif()
+    image = open_image(data)
+    deep = image.format == "PNG" and data[24] == 16
+    pixels = load(image, data)  # of deep PNGs as well: chunks behind the pixels are read with them
+    exif, info = pixels.getexif(), pixels.info
+    if deep:
+        del image, pixels
+        samples = _imagecodecs().png_decode(data)
+        samples = samples.reshape(*samples.shape[:2], -1)
+    else:
+        samples = _samples(pixels)
+    return _finished(samples, exif, info)
+
+
+@contextmanager
+def _damage_is_said() -> Iterator[None]:
+    """What the libraries beside Pillow say of a file that cannot be used, as one kind of error."""
+    try:
+        yield
+    except (tifffile.TiffFileError, zlib.error, struct.error, RuntimeError) as error:
+        raise UnusableError(f"damaged: {first_line(error)}") from None
+
+
+def _finished(samples: NDArray[Any], exif: Image.Exif, info: dict[Any, Any]) -> Photo:
+    """A photo of `(H, W, C)` samples as they are in a file: grey or RGB, with or without alpha."""
+    _convert(samples, info.get("icc_profile") or b"")
+    if turn := _UPRIGHT.get(exif.get(ORIENTATION, 1)):
+        samples = turn(samples)
+    height, width, channels = samples.shape
+    return Photo(
+        np.ascontiguousarray(samples[..., :3]) if channels > 2 else np.repeat(samples[..., :1], 3, axis=-1),
+        np.ascontiguousarray(samples[..., -1]) if channels % 2 == 0 else None,
+        _kept(exif, width, height),
+        info.get("xmp") or b"",
+        _dpi(*info["dpi"]) if "dpi" in info else _exif_dpi(exif),
+    )
+
+
+# Pixels
+
+
+def _bands(height: int) -> Iterator[slice]:
+    return (slice(top, min(top + _ROWS, height)) for top in range(0, height, _ROWS))
+
+
+def _samples(image: Image.Image) -> NDArray[Any]:
+    """`(H, W, C)` of what Pillow decoded: grey, grey and alpha, RGB or RGBA."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    mode = _mode(image)
+    printed = to_srgb(image.info.get("icc_profile") or b"", "CMYK") if image.mode == "CMYK" else None
+    samples = np.empty((image.height, image.width, len(mode)), np.uint8)
+    for rows in _bands(image.height):
+        band = image.crop((0, rows.start, image.width, rows.stop))
+        converted = band.convert(mode) if printed is None else printed.apply(band)
+        samples[rows] = np.asarray(converted).reshape(samples[rows].shape)
+    return samples
+
+
+def _mode(image: Image.Image) -> str:
+    """The one of L, LA, RGB and RGBA that loses nothing."""
+    if image.mode in ("I", "F"):
+        raise UnusableError(f"pixels of mode {image.mode}, whose range is not known; save it with 8 or 16 bits")
+    color = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    return color + "A" if image.has_transparency_data else color
+
+
+def _is_deep(page: tifffile.TiffPage) -> bool:
+    """Whether a TIFF has 16 bits, which Pillow would cut to 8."""
+    if page.is_reduced:
+        raise UnusableError("its first page is a preview, as in a camera's raw file; save it as a plain TIFF")
+    if page.dtype is None or page.dtype.itemsize == 1:
+        return False
+    if page.dtype != np.uint16 or page.bitspersample != 16:
+        raise UnusableError(f"pixels of type {page.dtype}, whose range is not known; save it with 8 or 16 bits")
+    return True
+
+
+def _read_deep_tiff(page: tifffile.TiffPage, data: bytes) -> Photo:
+    check_size(page.imagewidth, page.imagelength)
+    if any(start + length > len(data) for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)):
+        raise UnusableError("image file is truncated")
+    photometric = tifffile.PHOTOMETRIC
+    kinds = {photometric.MINISWHITE: 1, photometric.MINISBLACK: 1, photometric.RGB: 3}
+    if page.photometric not in kinds or page.axes not in ("YX", "YXS", "SYX"):
+        raise UnusableError(f"16 bits of {page.photometric.name} {page.axes}; save it as RGB or grey")
+    if page.compression not in (tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.ADOBE_DEFLATE):
+        _imagecodecs()
+    samples = page.asarray().astype(np.uint16, copy=False)  # from the file's byte order
+    samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples.reshape(*samples.shape[:2], -1)
+    colors = kinds[page.photometric]
+    if page.photometric == photometric.MINISWHITE:
+        np.invert(samples[..., :1], out=samples[..., :1])
+    extra = page.extrasamples[0] if page.extrasamples else tifffile.EXTRASAMPLE.UNSPECIFIED
+    if extra == tifffile.EXTRASAMPLE.ASSOCALPHA:
+        _divide_by_alpha(samples[..., : colors + 1])
+    samples = samples[..., : colors + (extra != tifffile.EXTRASAMPLE.UNSPECIFIED)]
+    exif = Image.Exif()
+    exif.bigtiff, exif.endian = page.parent.is_bigtiff, page.parent.byteorder
+    exif.load_from_fp(io.BytesIO(data), page.offset)
+    info = {"icc_profile": exif.get(_Tag.InterColorProfile), "xmp": exif.get(_Tag.XMLPacket)}
+    return _finished(samples, exif, info)
+
+
+def _divide_by_alpha(samples: NDArray[np.uint16]) -> None:
+    """Undo, in place, what was multiplied into the other channels."""
+    for rows in _bands(len(samples)):
+        alpha = samples[rows, :, -1:]
+        whole = samples[rows, :, :-1].astype(np.uint32) * 65535 // np.maximum(alpha, 1)
+        samples[rows, :, :-1] = np.minimum(whole, 65535)
+
+
+def _convert(samples: NDArray[Any], profile: bytes) -> None:
+    """Bring `(H, W, C)` samples, in place, from an embedded profile to sRGB."""
+    mode = "L" if samples.shape[-1] < 3 else "RGB"
+    transform = to_srgb(profile, mode)
+    if transform is None:
+        return
+    if samples.dtype == np.uint8:
+        apply = lambda pixels: np.asarray(transform.apply(Image.fromarray(pixels)))  # noqa: E731
+    else:
+        space = "gray" if mode == "L" else "rgb"
+        options = {"colorspace": space, "outcolorspace": "rgb"}
+        apply = partial(_imagecodecs().cms_transform, profile=profile, outprofile=srgb_profile(), **options)
+    if mode == "L":
+        greys = np.arange(np.iinfo(samples.dtype).max + 1, dtype=samples.dtype).reshape(-1, 256)
+        samples[..., 0] = apply(greys)[..., 1].reshape(-1)[samples[..., 0]]
+    else:
+        for rows in _bands(len(samples)):
+            samples[rows, :, :3] = apply(np.ascontiguousarray(samples[rows, :, :3]))
+
+
+@cache
+def srgb_profile() -> bytes:
+    """The ICC profile of sRGB, the same at any time: littlecms writes into it when it was made."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + profile[36:]
+
+
+def _in_depth(samples: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """Samples in uint8 or uint16."""
+    if samples.dtype == dtype:
+        return samples
+    return (samples >> 8).astype(np.uint8) if dtype == np.uint8 else samples * np.uint16(257)
+
+
+def _with_alpha(picture: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
+    return picture if alpha is None else np.dstack([picture, _in_depth(alpha, picture.dtype)])
+
+
+# What is written in a file
+
+
+def _kept(exif: Image.Exif, width: int, height: int) -> bytes:
+    """What EXIF says of the photo, now that it is upright and in sRGB."""
+    kept = Image.Exif()
+    try:
+        kept.update({tag: _text(exif[tag]) for tag in _WORDS if tag in exif})
+        for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            if values := {tag: _text(value) for tag, value in exif.get_ifd(directory).items()}:
+                kept[directory] = values
+        if shot := kept.get(ExifTags.IFD.Exif):
+            shot.pop(_Tag.ExifInteroperabilityOffset, None)  # may speak of Adobe RGB
+            shot |= {_Tag.ColorSpace: 1, _Tag.ExifImageWidth: width, _Tag.ExifImageHeight: height}
+        return kept.tobytes() if kept else b""
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error):
+        return b""
+
+
+def _text(value: Any) -> Any:
+    """A value of EXIF with its own bytes: Pillow reads them as Latin 1 and writes ASCII, and many are UTF-8."""
+    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
+
+
+def _dpi(x: float, y: float, per_inch: float = 1) -> tuple[float, float] | None:
+    """Dots per inch, where they make sense."""
+    dpi = float(x) * per_inch, float(y) * per_inch
+    return dpi if all(isfinite(value) and 1 <= value < 100_000 for value in dpi) else None
+
+
+def _exif_dpi(exif: Image.Exif) -> tuple[float, float] | None:
+    unit = {_INCH: 1, _CENTIMETRE: 2.54}.get(exif.get(_Tag.ResolutionUnit, _INCH))
+    if unit is None or not {_Tag.XResolution, _Tag.YResolution} <= exif.keys():
+        return None
+    return _dpi(exif[_Tag.XResolution], exif[_Tag.YResolution], unit)
+
+
+def noted(xmp: bytes) -> bytes:
+    """An XMP packet that says in its history that koala coloured the photo; what else it said stays.
+
+    Args:
+        xmp: a packet; one that is empty or cannot be read is replaced.
+
+    References:
+        ISO 16684-1:2019 (XMP); XMP Specification Part 2, xmpMM:History and ResourceEvent.
+    """
+    note = minidom.parseString(_NOTE)
+    packet = _parsed(xmp) or note
+    _drop_outdated(packet)
+    if packet is not note:
+        rdf = packet.getElementsByTagNameNS(_RDF, "RDF")[0]
+        events = [
+            event
+            for history in packet.getElementsByTagNameNS(_MEDIA, "History")
+            for event in history.getElementsByTagNameNS(_RDF, "Seq")
+        ]
+        new = note.getElementsByTagNameNS(_RDF, "li" if events else "Description")[0]
+        (events or [rdf])[0].appendChild(packet.importNode(new, deep=True))
+    text = packet.documentElement.toxml()
+    return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{text}\n<?xpacket end="w"?>'.encode()
+
+
+def _parsed(xmp: bytes) -> minidom.Document | None:
+    """A packet's tree, if it is one."""
+    if b"<!DOCTYPE" in xmp:  # no XMP has one, but attacks on XML readers do
+        return None
+    try:
+        packet = minidom.parseString(xmp.strip(b"\0 \r\n\t"))
+    except (ExpatError, ValueError):
+        return None
+    return packet if packet.getElementsByTagNameNS(_RDF, "RDF") else None
+
+
+def _drop_outdated(packet: minidom.Document) -> None:
+    for namespace, name in _OUTDATED:
+        for description in packet.getElementsByTagNameNS(_RDF, "Description"):
+            if description.hasAttributeNS(namespace, name):
+                description.removeAttributeNS(namespace, name)
+        for element in packet.getElementsByTagNameNS(namespace, name):
+            element.parentNode.removeChild(element)
+
+
+# Files
+
+
+def _encode(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
+    """A file's bytes: `(H, W, 3 or 4)` pixels and what `like` says of them."""
+    exif = Image.Exif()
+    exif.load(like.exif)
+    if like.dpi:
+        x, y = like.dpi
+        exif.update({_Tag.XResolution: x, _Tag.YResolution: y, _Tag.ResolutionUnit: _INCH})
+    xmp = noted(like.xmp)
+    if kind == "TIFF":
+        return _tiff(picture, exif, xmp)
+    said = {"icc_profile": srgb_profile(), "exif": exif.tobytes() if exif else b"", "xmp": xmp}
+    if like.dpi:
+        said["dpi"] = like.dpi
+    if kind == "PNG":
+        said["pnginfo"] = PngImagePlugin.PngInfo()
+        said["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+        if picture.dtype == np.uint16:
+            return _deep_png(picture, said)
+    if kind == "JPEG":
+        picture = picture[..., :3]
+        said["xmp"] = xmp if len(xmp) <= _JPEG_XMP else noted(b"")
+    return _saved(Image.fromarray(_in_depth(picture, np.uint8)), kind, **_OPTIONS.get(kind, {}), **said)
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _deep_png(picture: NDArray[np.uint16], said: dict[str, Any]) -> bytes:
+    """The pixels as one library writes them, which knows 16 bits, with the chunks of another, which knows the words."""
+    pixels = _imagecodecs().png_encode(picture, level=6)
+    words = _saved(Image.new("L", (1, 1)), "PNG", **said)
+    head = 8 + 25  # signature and IHDR
+    return pixels[:head] + words[head : words.rindex(b"IDAT") - 4] + pixels[head:]
+
+
+def _tiff(picture: NDArray[Any], exif: Image.Exif, xmp: bytes) -> bytes:
+    """A TIFF of 8 or 16 bits: EXIF is one without pixels, so the pixels are what is added to it.
+
+    References:
+        TIFF Revision 6.0, 1992: sections 8 and 14 (baseline RGB, horizontal differencing); Adobe Photoshop TIFF
+        Technical Notes, 2002 (deflate).
+    """
+    height, width, channels = picture.shape
+    bits = 8 * picture.itemsize
+    with ThreadPoolExecutor() as pool:
+        strips = list(pool.map(lambda rows: zlib.compress(_differences(picture[rows])), _bands(height)))
+    lengths = [len(strip) for strip in strips]
+    exif.endian = "<"
+    exif.update(
+        {
+            _Tag.ImageWidth: width,
+            _Tag.ImageLength: height,
+            _Tag.BitsPerSample: (bits,) * channels,
+            _Tag.Compression: int(tifffile.COMPRESSION.ADOBE_DEFLATE),
+            _Tag.PhotometricInterpretation: int(tifffile.PHOTOMETRIC.RGB),
+            _Tag.StripOffsets: tuple(accumulate(lengths[:-1], initial=0)),  # Pillow adds where they begin
+            _Tag.SamplesPerPixel: channels,
+            _Tag.RowsPerStrip: _ROWS,
+            _Tag.StripByteCounts: tuple(lengths),
+            _Tag.Predictor: int(tifffile.PREDICTOR.HORIZONTAL),
+            _Tag.XMLPacket: xmp,
+            _Tag.InterColorProfile: srgb_profile(),
+        }
+    )
+    if channels == 4:
+        exif[_Tag.ExtraSamples] = int(tifffile.EXTRASAMPLE.UNASSALPHA)
+    return b"".join([exif.tobytes().removeprefix(b"Exif\0\0"), *strips])
+
+
+def _differences(band: NDArray[Any]) -> NDArray[Any]:
+    """Each sample less the one to its left, modulo 2 to the power of its bits, the low byte first."""
+    little = band.astype(band.dtype.newbyteorder("<"), copy=False)
+    return np.diff(little, axis=1, prepend=little.dtype.type(0))
+
+
+# Packages that not everyone has
+
+
+def _imagecodecs() -> ModuleType:
+    try:
+        import imagecodecs
+    except ImportError:
+        raise UserError('pictures of this kind in 16 bits need imagecodecs; pip install "koala[photos]"') from None
+    return imagecodecs
+
+
+def _accept_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UserError('HEIF pictures need pillow-heif; pip install "koala[photos]"') from None
+    pillow_heif.register_heif_opener()
