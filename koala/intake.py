@@ -5,6 +5,7 @@ chroma is what the network learns, and what was done is said. What cannot be dec
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ _MIRRORED, _TURNED = {2, 3, 4}, {5, 6, 7, 8}  # its values that keep or change t
 _SPACES = {"RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # Pillow's names and ICC's
 _TRANSFORMED = ("RGB", "RGBA", "CMYK")  # in a shard, greys are what they are
 _MOST_PIXELS = 178_956_970  # beyond these Pillow, too, speaks of a decompression bomb
+
+
+# What Pillow may raise on EXIF that is damaged.
+EXIF_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error)
 
 
 class UnusableError(Exception):
@@ -59,7 +64,8 @@ def admit(data: bytes, resize: Resize) -> Admitted:
     with unusable_is_said():
         image = open_image(data)
         changes = list(_needed_changes(image))
-        upright = image.size[::-1] if image.getexif().get(ORIENTATION, 1) in _TURNED else image.size
+        turned = exif_of(image).get(ORIENTATION, 1) in _TURNED and image.format != "TIFF"  # Pillow turns TIFFs itself
+        upright = image.size[::-1] if turned else image.size
         size = _target_size(upright, resize)
         if size != upright:
             changes.append(f"resized from {upright[0]}x{upright[1]}")
@@ -96,6 +102,15 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
+def exif_of(image: Image.Image) -> Image.Exif:
+    """A picture's EXIF; none where it is damaged, which is taken away: the pixels are fine."""
+    try:
+        return image.getexif()
+    except EXIF_ERRORS:
+        image.info.pop("exif", None)
+        return Image.Exif()
+
+
 def check_size(width: int, height: int) -> None:
     """Refuse a picture whose header asks for more memory than an honest one would."""
     if width * height > _MOST_PIXELS:
@@ -109,7 +124,9 @@ def _check(data: bytes) -> None:
 
 def _decode(image: Image.Image, data: bytes) -> Image.Image:
     """The picture to the end, upright, as RGB in sRGB or grey."""
-    return _to_8_bits(_to_srgb(ImageOps.exif_transpose(load(image, data))))
+    picture = load(image, data)
+    exif_of(picture)
+    return _to_8_bits(_to_srgb(ImageOps.exif_transpose(picture)))
 
 
 def load(image: Image.Image, data: bytes) -> Image.Image:
@@ -146,7 +163,7 @@ def _needed_changes(image: Image.Image) -> list[str]:
         changes.append(f"encoded from {image.format}")
     if image.mode not in ("RGB", "L"):
         changes.append(f"converted from {image.mode}")
-    if image.getexif().get(ORIENTATION, 1) in _TURNED | _MIRRORED:
+    if exif_of(image).get(ORIENTATION, 1) in _TURNED | _MIRRORED:
         changes.append("turned upright")
     if _transform(image) is not None:
         changes.append("converted to sRGB")

@@ -5,9 +5,10 @@ and says so, and has a note in the history of its XMP, which every format that i
 """
 
 import io
+import logging
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +29,27 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from koala import __version__
 from koala.errors import UserError, first_line
 from koala.files import put
-from koala.intake import ORIENTATION, UnusableError, check_size, load, open_image, to_srgb, unusable_is_said
+from koala.intake import (
+    EXIF_ERRORS,
+    ORIENTATION,
+    UnusableError,
+    check_size,
+    exif_of,
+    load,
+    open_image,
+    to_srgb,
+    unusable_is_said,
+)
+
+_Operation = Callable[[NDArray[Any]], NDArray[Any]]
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is said here in one sentence
 
 _ROWS = 256  # are converted at a time: a second copy of 100 megapixels would be 600 MB
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_COLORS = {tifffile.PHOTOMETRIC.MINISWHITE: 1, tifffile.PHOTOMETRIC.MINISBLACK: 1, tifffile.PHOTOMETRIC.RGB: 3}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_UPRIGHT = {  # by EXIF's orientation
+_UPRIGHT: dict[int, _Operation] = {  # by EXIF's orientation
     2: np.fliplr,
     3: partial(np.rot90, k=2),
     4: np.flipud,
@@ -146,7 +162,7 @@ def _photo(data: bytes) -> Photo:
     image = open_image(data)
     deep = image.format == "PNG" and data[24] == 16
     pixels = load(image, data)  # of deep PNGs as well: chunks behind the pixels are read with them
-    exif, info = pixels.getexif(), pixels.info
+    exif, info = exif_of(pixels), pixels.info
     if deep:
         del image, pixels
         samples = _imagecodecs().png_decode(data)
@@ -161,7 +177,7 @@ def _damage_is_said() -> Iterator[None]:
     """What the libraries beside Pillow say of a file that cannot be used, as one kind of error."""
     try:
         yield
-    except (tifffile.TiffFileError, zlib.error, struct.error, RuntimeError) as error:
+    except (tifffile.TiffFileError, zlib.error, struct.error, LookupError, TypeError, RuntimeError) as error:
         raise UnusableError(f"damaged: {first_line(error)}") from None
 
 
@@ -192,7 +208,7 @@ def _samples(image: Image.Image) -> NDArray[Any]:
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
     mode = _mode(image)
-    printed = to_srgb(image.info.get("icc_profile") or b"", "CMYK") if image.mode == "CMYK" else None
+    printed = to_srgb(image.info.pop("icc_profile", b""), "CMYK") if image.mode == "CMYK" else None
     samples = np.empty((image.height, image.width, len(mode)), np.uint8)
     for rows in _bands(image.height):
         band = image.crop((0, rows.start, image.width, rows.stop))
@@ -224,16 +240,15 @@ def _read_deep_tiff(page: tifffile.TiffPage, data: bytes) -> Photo:
     check_size(page.imagewidth, page.imagelength)
     if any(start + length > len(data) for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)):
         raise UnusableError("image file is truncated")
-    photometric = tifffile.PHOTOMETRIC
-    kinds = {photometric.MINISWHITE: 1, photometric.MINISBLACK: 1, photometric.RGB: 3}
-    if page.photometric not in kinds or page.axes not in ("YX", "YXS", "SYX"):
-        raise UnusableError(f"16 bits of {page.photometric.name} {page.axes}; save it as RGB or grey")
+    photometric = tifffile.PHOTOMETRIC(page.photometric)
+    if photometric not in _TIFF_COLORS or page.axes not in ("YX", "YXS", "SYX"):
+        raise UnusableError(f"16 bits of {photometric.name} {page.axes}; save it as RGB or grey")
     if page.compression not in (tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.ADOBE_DEFLATE):
         _imagecodecs()
     samples = page.asarray().astype(np.uint16, copy=False)  # from the file's byte order
+    colors = _TIFF_COLORS[photometric]
     samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples.reshape(*samples.shape[:2], -1)
-    colors = kinds[page.photometric]
-    if page.photometric == photometric.MINISWHITE:
+    if photometric == tifffile.PHOTOMETRIC.MINISWHITE:
         np.invert(samples[..., :1], out=samples[..., :1])
     extra = page.extrasamples[0] if page.extrasamples else tifffile.EXTRASAMPLE.UNSPECIFIED
     if extra == tifffile.EXTRASAMPLE.ASSOCALPHA:
@@ -257,21 +272,26 @@ def _divide_by_alpha(samples: NDArray[np.uint16]) -> None:
 def _convert(samples: NDArray[Any], profile: bytes) -> None:
     """Bring `(H, W, C)` samples, in place, from an embedded profile to sRGB."""
     mode = "L" if samples.shape[-1] < 3 else "RGB"
-    transform = to_srgb(profile, mode)
-    if transform is None:
+    convert = _converter(profile, mode, samples.dtype)
+    if convert is None:
         return
-    if samples.dtype == np.uint8:
-        apply = lambda pixels: np.asarray(transform.apply(Image.fromarray(pixels)))  # noqa: E731
-    else:
-        space = "gray" if mode == "L" else "rgb"
-        options = {"colorspace": space, "outcolorspace": "rgb"}
-        apply = partial(_imagecodecs().cms_transform, profile=profile, outprofile=srgb_profile(), **options)
     if mode == "L":
         greys = np.arange(np.iinfo(samples.dtype).max + 1, dtype=samples.dtype).reshape(-1, 256)
-        samples[..., 0] = apply(greys)[..., 1].reshape(-1)[samples[..., 0]]
+        samples[..., 0] = convert(greys)[..., 1].reshape(-1)[samples[..., 0]]
     else:
         for rows in _bands(len(samples)):
-            samples[rows, :, :3] = apply(np.ascontiguousarray(samples[rows, :, :3]))
+            samples[rows, :, :3] = convert(np.ascontiguousarray(samples[rows, :, :3]))
+
+
+def _converter(profile: bytes, mode: str, dtype: np.dtype[Any]) -> _Operation | None:
+    """From the `(H, W)` greys or `(H, W, 3)` colours of a profile to those of sRGB; none where they are so already."""
+    transform = to_srgb(profile, mode)
+    if transform is None:
+        return None
+    if dtype == np.uint8:
+        return lambda pixels: np.asarray(transform.apply(Image.fromarray(pixels)))
+    spaces = {"colorspace": "gray" if mode == "L" else "rgb", "outcolorspace": "rgb"}
+    return partial(_imagecodecs().cms_transform, profile=profile, outprofile=srgb_profile(), **spaces)
 
 
 @cache
@@ -297,18 +317,24 @@ def _with_alpha(picture: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[An
 
 def _kept(exif: Image.Exif, width: int, height: int) -> bytes:
     """What EXIF says of the photo, now that it is upright and in sRGB."""
-    kept = Image.Exif()
     try:
-        kept.update({tag: _text(exif[tag]) for tag in _WORDS if tag in exif})
-        for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            if values := {tag: _text(value) for tag, value in exif.get_ifd(directory).items()}:
-                kept[directory] = values
+        kept = _words(exif)
         if shot := kept.get(ExifTags.IFD.Exif):
             shot.pop(_Tag.ExifInteroperabilityOffset, None)  # may speak of Adobe RGB
             shot |= {_Tag.ColorSpace: 1, _Tag.ExifImageWidth: width, _Tag.ExifImageHeight: height}
         return kept.tobytes() if kept else b""
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error):
+    except EXIF_ERRORS:
         return b""
+
+
+def _words(exif: Image.Exif) -> Image.Exif:
+    """What EXIF says of the photo, without how its file is made."""
+    words = Image.Exif()
+    words.update({tag: _text(exif[tag]) for tag in _WORDS if tag in exif})
+    for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        if values := {tag: _text(value) for tag, value in exif.get_ifd(directory).items()}:
+            words[directory] = values
+    return words
 
 
 def _text(value: Any) -> Any:
@@ -350,7 +376,7 @@ def noted(xmp: bytes) -> bytes:
         ]
         new = note.getElementsByTagNameNS(_RDF, "li" if events else "Description")[0]
         (events or [rdf])[0].appendChild(packet.importNode(new, deep=True))
-    text = packet.documentElement.toxml()
+    text = packet.documentElement.toxml()  # type: ignore[union-attr]
     return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{text}\n<?xpacket end="w"?>'.encode()
 
 
@@ -371,7 +397,7 @@ def _drop_outdated(packet: minidom.Document) -> None:
             if description.hasAttributeNS(namespace, name):
                 description.removeAttributeNS(namespace, name)
         for element in packet.getElementsByTagNameNS(namespace, name):
-            element.parentNode.removeChild(element)
+            element.parentNode.removeChild(element)  # type: ignore[union-attr]
 
 
 # Files
@@ -379,15 +405,16 @@ def _drop_outdated(packet: minidom.Document) -> None:
 
 def _encode(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
     """A file's bytes: `(H, W, 3 or 4)` pixels and what `like` says of them."""
-    exif = Image.Exif()
-    exif.load(like.exif)
+    found = Image.Exif()
+    found.load(like.exif)
+    exif = _words(found)
     if like.dpi:
         x, y = like.dpi
         exif.update({_Tag.XResolution: x, _Tag.YResolution: y, _Tag.ResolutionUnit: _INCH})
     xmp = noted(like.xmp)
     if kind == "TIFF":
         return _tiff(picture, exif, xmp)
-    said = {"icc_profile": srgb_profile(), "exif": exif.tobytes() if exif else b"", "xmp": xmp}
+    said: dict[str, Any] = {"icc_profile": srgb_profile(), "exif": exif.tobytes() if exif else b"", "xmp": xmp}
     if like.dpi:
         said["dpi"] = like.dpi
     if kind == "PNG":
@@ -409,7 +436,7 @@ def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def _deep_png(picture: NDArray[np.uint16], said: dict[str, Any]) -> bytes:
     """The pixels as one library writes them, which knows 16 bits, with the chunks of another, which knows the words."""
-    pixels = _imagecodecs().png_encode(picture, level=6)
+    pixels = _imagecodecs().png_encode(np.ascontiguousarray(picture), level=6)
     words = _saved(Image.new("L", (1, 1)), "PNG", **said)
     head = 8 + 25  # signature and IHDR
     return pixels[:head] + words[head : words.rindex(b"IDAT") - 4] + pixels[head:]
@@ -425,7 +452,7 @@ def _tiff(picture: NDArray[Any], exif: Image.Exif, xmp: bytes) -> bytes:
     height, width, channels = picture.shape
     bits = 8 * picture.itemsize
     with ThreadPoolExecutor() as pool:
-        strips = list(pool.map(lambda rows: zlib.compress(_differences(picture[rows])), _bands(height)))
+        strips = list(pool.map(lambda rows: zlib.compress(_differences(picture[rows]).data), _bands(height)))
     lengths = [len(strip) for strip in strips]
     exif.endian = "<"
     exif.update(

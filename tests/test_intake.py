@@ -68,11 +68,12 @@ def test_floats_are_refused():
         admit(encoded(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"), AS_IS)
 
 
-def test_turned_photos_become_upright():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_turned_photos_become_upright(kind):
     photo = make_photo(4, width=80, height=40)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter: shown 40 wide and 80 high
-    admitted = admit(jpeg(photo, exif=exif, quality=95), AS_IS)
+    admitted = admit(encoded(photo, kind, exif=exif, quality=95), AS_IS)
     image = decoded(admitted.jpeg)
     assert (admitted.height, admitted.width) == (80, 40) == (image.height, image.width)
     assert image.getexif().get(0x0112, 1) == 1
@@ -135,8 +136,9 @@ def test_a_bomb_is_refused():
         admit(data, AS_IS)
 
 
-def test_corrupt_exif_harms_nothing():
-    data = jpeg(make_photo(0), exif=b"Exif\x00\x00" + b"II*\x00\xff\xff\xff\xff" + b"garbage" * 9)
+@pytest.mark.parametrize("head", [b"II*\x00\xff\xff\xff\xff", b""])
+def test_corrupt_exif_harms_nothing(head):
+    data = jpeg(make_photo(0), exif=b"Exif\x00\x00" + head + b"garbage" * 9)
     admitted = admit(data, AS_IS)
     assert admitted.jpeg is data and admitted.changes == ()
 

@@ -11,6 +11,7 @@ import pillow_heif
 import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from koala import __version__, scan
 from koala.errors import UserError
@@ -39,8 +40,21 @@ def tiff(array: np.ndarray, **options) -> bytes:
 
 def png(array: np.ndarray, **words) -> bytes:
     """A PNG of 16 bits with the chunks that Pillow writes."""
-    pixels, chunks = imagecodecs.png_encode(array.squeeze()), encoded(Image.new("L", (1, 1)), "PNG", **words)
-    return pixels[:33] + chunks[33 : chunks.rindex(b"IDAT") - 4] + pixels[33:]
+    pixels, chunks = imagecodecs.png_encode(array.squeeze()), chunks_of(**words)
+    return pixels[:33] + chunks + pixels[33:]
+
+
+def chunks_of(**words) -> bytes:
+    """The chunks of a PNG that hold neither its size nor its pixels."""
+    whole = encoded(Image.new("L", (1, 1)), "PNG", **words)
+    return whole[33 : whole.rindex(b"IDAT") - 4]
+
+
+def titled(packet: bytes) -> PngInfo:
+    """How Pillow is given a PNG's XMP."""
+    words = PngInfo()
+    words.add_itxt("XML:com.adobe.xmp", packet.decode())
+    return words
 
 
 def read(data: bytes, folder: Path) -> scan.Photo:
@@ -279,7 +293,7 @@ def test_printers_colors_are_converted_by_their_profile(tmp_path):
     assert np.array_equal(read(data, tmp_path).pixels, np.asarray(expected))
 
 
-def described(kind: str, suffix: str, folder: Path) -> scan.Photo:
+def described(kind: str, folder: Path) -> scan.Photo:
     """A photo with words, read from a file of that kind."""
     exif = Image.Exif()
     exif[Tag.Artist] = "Zoë Müller".encode()
@@ -292,11 +306,11 @@ def described(kind: str, suffix: str, folder: Path) -> scan.Photo:
         Tag.ColorSpace: 65535,
     }
     exif[IFD.GPSInfo] = {1: "N", 2: (48.0, 8.0, 14.5)}
-    options = {"dpi": (300, 300), "exif": exif, "xmp": packet()}
+    words = {"dpi": (300, 300), "exif": exif.tobytes(), "xmp": packet(), "pnginfo": titled(packet())}
     photo = make_photo(1, 60, 40)
-    if kind == "PNG16":
-        return read(png(np.asarray(photo) * np.uint16(257), **options), folder)
-    return read(encoded(photo, kind, **options), folder)
+    return read(
+        png(np.asarray(photo) * np.uint16(257), **words) if kind == "deep" else encoded(photo, kind, **words), folder
+    )
 
 
 def packet(inside: str = "") -> bytes:
@@ -312,10 +326,15 @@ def packet(inside: str = "") -> bytes:
 <?xpacket end="w"?>""".encode()
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("PNG16", ".png"), ("PNG16", ".tif"), *[("TIFF", s) for s in WRITTEN]])
-@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+@pytest.mark.parametrize(("kind", "suffix"), [("deep", ".png"), ("deep", ".tif"), *[("JPEG", s) for s in WRITTEN]])
 def test_what_a_photo_says_is_kept(kind, suffix, tmp_path):
-    image = rewritten(described(kind, suffix, tmp_path), tmp_path / f"photo{suffix}")
+    """Also when what was written is read and written once more."""
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    check_words(rewritten(described(kind, tmp_path), first), first, notes=1)
+    check_words(rewritten(scan.read(first), second), second, notes=2)
+
+
+def check_words(image: Image.Image, path: Path, notes: int) -> None:
     exif = image.getexif()
     assert exif[Tag.Artist].encode("latin-1") == "Zoë Müller".encode()
     assert exif[Tag.Software] == "SilverFast", "the photographer's tool"
@@ -324,17 +343,17 @@ def test_what_a_photo_says_is_kept(kind, suffix, tmp_path):
     assert shot[Tag.DateTimeOriginal] == "1936:05:01 12:00:00" and float(shot[Tag.FNumber]) == pytest.approx(5.6)
     assert (shot[Tag.ColorSpace], shot[Tag.ExifImageWidth], shot[Tag.ExifImageHeight]) == (1, 40, 60)
     assert [float(value) for value in exif.get_ifd(IFD.GPSInfo)[2]] == [48.0, 8.0, 14.5]
-    assert scan.read(tmp_path / f"photo{suffix}").dpi == pytest.approx((300, 300), abs=0.1)
+    assert scan.read(path).dpi == pytest.approx((300, 300), abs=0.1)
     words = image.info["xmp"].decode()
     assert "Großmutter, 1936" in words and 'CreatorTool="Adobe Photoshop 21.0"' in words
     assert "Orientation" not in words
-    assert [event["softwareAgent"] for event in events(image.info["xmp"])] == [f"koala {__version__}"]
+    assert [event["softwareAgent"] for event in events(image.info["xmp"])] == [f"koala {__version__}"] * notes
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "HEIF"])
 def test_words_are_read_from_every_format(kind, tmp_path):
     pillow_heif.register_heif_opener()
-    photo = described(kind, ".png", tmp_path)
+    photo = described(kind, tmp_path)
     assert photo.xmp.startswith(b"<?xpacket") and b"SilverFast" in photo.exif
     assert photo.pixels.shape == (60, 40, 3), "upright"
 
@@ -359,14 +378,9 @@ def test_a_file_that_says_nothing_gets_the_note_alone(tmp_path):
 
 def test_words_behind_a_pngs_pixels_are_read(tmp_path):
     """Where exiftool puts them."""
-    from PIL.PngImagePlugin import PngInfo
-
-    words = PngInfo()
-    words.add_itxt("XML:com.adobe.xmp", packet().decode())
     for data in (png(deep()), encoded(make_photo(1), "PNG")):
-        chunks = encoded(Image.new("L", (1, 1)), "PNG", pnginfo=words)
-        between = chunks[33 : chunks.rindex(b"IDAT") - 4]
-        assert read(data[:-12] + between + data[-12:], tmp_path).xmp == packet()
+        late = data[:-12] + chunks_of(pnginfo=titled(packet())) + data[-12:]
+        assert read(late, tmp_path).xmp == packet()
 
 
 def test_the_note_is_the_last_of_the_history():
@@ -437,13 +451,9 @@ def test_the_first_of_several_pages_is_read(tmp_path):
             "16 bits of SEPARATED.*; save it as RGB or grey",
         ),
         (tiff(deep(), subfiletype=1), "first page is a preview"),
-        (tiff(np.zeros((1, 1, 3), np.uint16), shape=(1, 1, 3)).replace(b"", b""), None),
     ],
 )
 def test_what_is_no_photo_is_refused_in_one_sentence(data, reason, tmp_path):
-    if reason is None:
-        assert read(data, tmp_path).pixels.shape == (1, 1, 3)
-        return
     with pytest.raises(UserError, match=reason) as error:
         read(data, tmp_path)
     assert "\n" not in str(error.value)
@@ -468,32 +478,25 @@ def test_truncated_files_are_refused(kind, tmp_path):
     ],
     ids=["png", "tiff", "lzw", "zlib"],
 )
-def test_truncated_and_damaged_files_of_16_bits_are_refused(data, tmp_path):
+def test_truncated_files_of_16_bits_are_refused(data, tmp_path):
     for broken in (data[: len(data) // 2], data[:400]):
         with pytest.raises(UserError):
             read(broken, tmp_path)
-    if b"lzw" not in data[:100]:
-        middle = len(data) // 2
-        damaged = data[:middle] + bytes(2000) + data[middle + 2000 :]
-        try:
-            read(damaged, tmp_path)
-        except UserError as error:
-            assert "\n" not in str(error)
 
 
-def test_bombs_are_refused(tmp_path):
-    for data in (
-        encoded(Image.new("1", (20_000, 10_000)), "PNG"),
-        tiff(np.zeros((1, 1, 3), np.uint16)).replace(b"", b""),
-    ):
-        if data.startswith(b"II"):
-            head = bytearray(data)
-            for tag in (Tag.ImageWidth, Tag.ImageLength):
-                entry = head.index(int(tag).to_bytes(2, "little"), 8)
-                head[entry + 2 : entry + 12] = b"\x04\0\x01\0\0\0" + (65_000).to_bytes(4, "little")
-            data = bytes(head)
-        with pytest.raises(UserError, match=r"decompression bomb|pixels are more than"):
-            read(data, tmp_path)
+def bomb() -> bytes:
+    """A TIFF whose header speaks of 65,000 x 65,000 pixels."""
+    data = bytearray(tiff(np.zeros((1, 1, 3), np.uint16)))
+    for tag in (Tag.ImageWidth, Tag.ImageLength):
+        entry = data.index(int(tag).to_bytes(2, "little"), 8)
+        data[entry + 2 : entry + 12] = b"\x04\0\x01\0\0\0" + (65_000).to_bytes(4, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("data", [encoded(Image.new("1", (20_000, 10_000)), "PNG"), bomb()], ids=["png", "tiff"])
+def test_bombs_are_refused(data, tmp_path):
+    with pytest.raises(UserError, match=r"decompression bomb|pixels are more than"):
+        read(data, tmp_path)
 
 
 def test_files_that_are_not_there_are_named(tmp_path):
