@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
-from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -169,6 +168,7 @@ def _photo(data: bytes) -> Photo:
         samples = samples.reshape(*samples.shape[:2], -1)
     else:
         samples = _samples(pixels)
+        del image, pixels
     return _finished(samples, exif, info)
 
 
@@ -192,7 +192,7 @@ def _finished(samples: NDArray[Any], exif: Image.Exif, info: dict[Any, Any]) -> 
         np.ascontiguousarray(samples[..., -1]) if channels % 2 == 0 else None,
         _kept(exif, width, height),
         info.get("xmp") or b"",
-        _dpi(*info["dpi"]) if "dpi" in info else _exif_dpi(exif),
+        _dpi(exif, info),
     )
 
 
@@ -321,7 +321,8 @@ def _kept(exif: Image.Exif, width: int, height: int) -> bytes:
         kept = _words(exif)
         if shot := kept.get(ExifTags.IFD.Exif):
             shot.pop(_Tag.ExifInteroperabilityOffset, None)  # may speak of Adobe RGB
-            shot |= {_Tag.ColorSpace: 1, _Tag.ExifImageWidth: width, _Tag.ExifImageHeight: height}
+            now = {_Tag.ColorSpace: 1, _Tag.ExifImageWidth: width, _Tag.ExifImageHeight: height}
+            shot |= {tag: value for tag, value in now.items() if tag in shot}
         return kept.tobytes() if kept else b""
     except EXIF_ERRORS:
         return b""
@@ -342,17 +343,15 @@ def _text(value: Any) -> Any:
     return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
 
 
-def _dpi(x: float, y: float, per_inch: float = 1) -> tuple[float, float] | None:
-    """Dots per inch, where they make sense."""
-    dpi = float(x) * per_inch, float(y) * per_inch
-    return dpi if all(isfinite(value) and 1 <= value < 100_000 for value in dpi) else None
-
-
-def _exif_dpi(exif: Image.Exif) -> tuple[float, float] | None:
-    unit = {_INCH: 1, _CENTIMETRE: 2.54}.get(exif.get(_Tag.ResolutionUnit, _INCH))
-    if unit is None or not {_Tag.XResolution, _Tag.YResolution} <= exif.keys():
+def _dpi(exif: Image.Exif, info: dict[Any, Any]) -> tuple[float, float] | None:
+    """Dots per inch, as the format says it or else EXIF, where they make sense."""
+    try:
+        x, y = info.get("dpi") or (exif[_Tag.XResolution], exif[_Tag.YResolution])
+        per_inch = 1 if "dpi" in info else {_INCH: 1, _CENTIMETRE: 2.54}[exif.get(_Tag.ResolutionUnit, _INCH)]
+        dpi = round(float(x) * per_inch, 2), round(float(y) * per_inch, 2)
+    except EXIF_ERRORS:
         return None
-    return _dpi(exif[_Tag.XResolution], exif[_Tag.YResolution], unit)
+    return dpi if all(1 < value < 100_000 for value in dpi) else None
 
 
 def noted(xmp: bytes) -> bytes:

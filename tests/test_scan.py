@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import IFDRational
 
 from koala import __version__, scan
 from koala.errors import UserError
@@ -301,8 +302,9 @@ def described(kind: str, folder: Path) -> scan.Photo:
     exif[Tag.Orientation] = 6
     exif[IFD.Exif] = {
         Tag.DateTimeOriginal: "1936:05:01 12:00:00",
-        Tag.FNumber: 5.6,
+        Tag.FNumber: IFDRational(56, 10),
         Tag.ExifImageWidth: 60,
+        Tag.ExifImageHeight: 40,
         Tag.ColorSpace: 65535,
     }
     exif[IFD.GPSInfo] = {1: "N", 2: (48.0, 8.0, 14.5)}
