@@ -5,7 +5,6 @@ chroma is what the network learns, and what was done is said. What cannot be dec
 """
 
 import io
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +16,13 @@ import simplejpeg
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from koala.config import Resize
+from koala.metadata import ORIENTATION, exif_of
 
 _JPEG_COLORS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's names and libjpeg's
-ORIENTATION = 0x0112  # EXIF tag; 1 is upright
-_MIRRORED, _TURNED = {2, 3, 4}, {5, 6, 7, 8}  # its values that keep or change the sides
+_MIRRORED, _TURNED = {2, 3, 4}, {5, 6, 7, 8}  # EXIF's orientations that keep or change the sides
 _SPACES = {"RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # Pillow's names and ICC's
 _TRANSFORMED = ("RGB", "RGBA", "CMYK")  # in a shard, greys are what they are
 _MOST_PIXELS = 178_956_970  # beyond these Pillow, too, speaks of a decompression bomb
-
-
-# What Pillow may raise on EXIF that is damaged.
-EXIF_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error)
 
 
 class UnusableError(Exception):
@@ -102,15 +97,6 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def exif_of(image: Image.Image) -> Image.Exif:
-    """A picture's EXIF; none where it is damaged, which is taken away: the pixels are fine."""
-    try:
-        return image.getexif()
-    except EXIF_ERRORS:
-        image.info.pop("exif", None)
-        return Image.Exif()
-
-
 def check_size(width: int, height: int) -> None:
     """Refuse a picture whose header asks for more memory than an honest one would."""
     if width * height > _MOST_PIXELS:
@@ -125,7 +111,7 @@ def _check(data: bytes) -> None:
 def _decode(image: Image.Image, data: bytes) -> Image.Image:
     """The picture to the end, upright, as RGB in sRGB or grey."""
     picture = load(image, data)
-    exif_of(picture)
+    exif_of(picture)  # which takes away what exif_transpose would fail on
     return _to_8_bits(_to_srgb(ImageOps.exif_transpose(picture)))
 
 
@@ -178,11 +164,11 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 def _transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
     """To sRGB, where the picture is in other colours; greys are taken as they are."""
-    return to_srgb(image.info.get("icc_profile") or b"", image.mode) if image.mode in _TRANSFORMED else None
+    return transform_to_srgb(image.info.get("icc_profile") or b"", image.mode) if image.mode in _TRANSFORMED else None
 
 
 @lru_cache(maxsize=64)  # a camera's photographs have one profile
-def to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """From an embedded colour profile to sRGB; none where there is no other, or none that can be read.
 
     Args:

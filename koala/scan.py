@@ -17,28 +17,17 @@ from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from xml.dom import minidom
-from xml.parsers.expat import ExpatError
 
 import numpy as np
 import tifffile
 from numpy.typing import DTypeLike, NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from koala import __version__
+from koala import metadata
 from koala.errors import UserError, first_line
 from koala.files import put
-from koala.intake import (
-    EXIF_ERRORS,
-    ORIENTATION,
-    UnusableError,
-    check_size,
-    exif_of,
-    load,
-    open_image,
-    to_srgb,
-    unusable_is_said,
-)
+from koala.intake import UnusableError, check_size, load, open_image, transform_to_srgb, unusable_is_said
+from koala.metadata import ORIENTATION, exif_of
 
 _Operation = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -65,31 +54,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"quality": 95},
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
 }
-_JPEG_XMP = 65_502  # bytes that a JPEG has room for
-
+_JPEG_ROOM = 65_504  # bytes that EXIF or XMP may have in a JPEG
 _Tag = ExifTags.Base
-_WORDS = (  # what EXIF's first directory says of the photo, not of how its file is made
-    *(_Tag.ImageDescription, _Tag.DocumentName, _Tag.PageName, _Tag.Make, _Tag.Model, _Tag.Software, _Tag.HostComputer),
-    *(_Tag.DateTime, _Tag.Artist, _Tag.Copyright, _Tag.Rating, _Tag.RatingPercent),
-    *(_Tag.XPTitle, _Tag.XPComment, _Tag.XPAuthor, _Tag.XPKeywords, _Tag.XPSubject),
-)
-_INCH, _CENTIMETRE = 2, 3  # EXIF's and TIFF's units of resolution
-
-_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-_MEDIA = "http://ns.adobe.com/xap/1.0/mm/"
-_NOTE = f"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}">
-<rdf:Description xmlns:rdf="{_RDF}" xmlns:xmpMM="{_MEDIA}" rdf:about=""><xmpMM:History><rdf:Seq>
-<rdf:li xmlns:rdf="{_RDF}" xmlns:stEvt="http://ns.adobe.com/xap/1.0/sType/ResourceEvent#" stEvt:action="edited"
- stEvt:softwareAgent="koala {__version__}"
- stEvt:parameters="coloured by software: the colours are a neural network's guess"/>
-</rdf:Seq></xmpMM:History></rdf:Description></rdf:RDF></x:xmpmeta>"""
-_OUTDATED = (  # properties that were true of the photo before it was turned, converted and coloured
-    ("http://ns.adobe.com/tiff/1.0/", "Orientation"),
-    ("http://ns.adobe.com/exif/1.0/", "ColorSpace"),
-    ("http://ns.adobe.com/photoshop/1.0/", "ColorMode"),
-    ("http://ns.adobe.com/photoshop/1.0/", "ICCProfile"),
-    ("http://ns.adobe.com/xap/1.0/", "Thumbnails"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +64,7 @@ class Photo:
 
     Attributes:
         pixels: `(H, W, 3)` uint8 or uint16, upright, in sRGB; R = G = B where the file is grey.
-        alpha: `(H, W)` of the same dtype, not multiplied into the pixels; none where all is opaque.
+        alpha: `(H, W)` of the same dtype, not multiplied into the pixels; none where the file has none.
         exif: without orientation and thumbnail, as Pillow writes it; empty where there is none.
         xmp: the packet as it was found; empty where there is none.
         dpi: dots per inch along x and y; none where the file does not say.
@@ -190,13 +156,10 @@ def _finished(samples: NDArray[Any], exif: Image.Exif, info: dict[Any, Any]) -> 
     return Photo(
         np.ascontiguousarray(samples[..., :3]) if channels > 2 else np.repeat(samples[..., :1], 3, axis=-1),
         np.ascontiguousarray(samples[..., -1]) if channels % 2 == 0 else None,
-        _kept(exif, width, height),
+        metadata.updated(exif, width, height),
         info.get("xmp") or b"",
-        _dpi(exif, info),
+        metadata.resolution(exif, info),
     )
-
-
-# Pixels
 
 
 def _bands(height: int) -> Iterator[slice]:
@@ -208,7 +171,7 @@ def _samples(image: Image.Image) -> NDArray[Any]:
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]
     mode = _mode(image)
-    printed = to_srgb(image.info.pop("icc_profile", b""), "CMYK") if image.mode == "CMYK" else None
+    printed = transform_to_srgb(image.info.pop("icc_profile", b""), "CMYK") if image.mode == "CMYK" else None
     samples = np.empty((image.height, image.width, len(mode)), np.uint8)
     for rows in _bands(image.height):
         band = image.crop((0, rows.start, image.width, rows.stop))
@@ -285,7 +248,7 @@ def _convert(samples: NDArray[Any], profile: bytes) -> None:
 
 def _converter(profile: bytes, mode: str, dtype: np.dtype[Any]) -> _Operation | None:
     """From the `(H, W)` greys or `(H, W, 3)` colours of a profile to those of sRGB; none where they are so already."""
-    transform = to_srgb(profile, mode)
+    transform = transform_to_srgb(profile, mode)
     if transform is None:
         return None
     if dtype == np.uint8:
@@ -312,105 +275,10 @@ def _with_alpha(picture: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[An
     return picture if alpha is None else np.dstack([picture, _in_depth(alpha, picture.dtype)])
 
 
-# What is written in a file
-
-
-def _kept(exif: Image.Exif, width: int, height: int) -> bytes:
-    """What EXIF says of the photo, now that it is upright and in sRGB."""
-    try:
-        kept = _words(exif)
-        if shot := kept.get(ExifTags.IFD.Exif):
-            shot.pop(_Tag.ExifInteroperabilityOffset, None)  # may speak of Adobe RGB
-            now = {_Tag.ColorSpace: 1, _Tag.ExifImageWidth: width, _Tag.ExifImageHeight: height}
-            shot |= {tag: value for tag, value in now.items() if tag in shot}
-        return kept.tobytes() if kept else b""
-    except EXIF_ERRORS:
-        return b""
-
-
-def _words(exif: Image.Exif) -> Image.Exif:
-    """What EXIF says of the photo, without how its file is made."""
-    words = Image.Exif()
-    words.update({tag: _text(exif[tag]) for tag in _WORDS if tag in exif})
-    for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        if values := {tag: _text(value) for tag, value in exif.get_ifd(directory).items()}:
-            words[directory] = values
-    return words
-
-
-def _text(value: Any) -> Any:
-    """A value of EXIF with its own bytes: Pillow reads them as Latin 1 and writes ASCII, and many are UTF-8."""
-    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
-
-
-def _dpi(exif: Image.Exif, info: dict[Any, Any]) -> tuple[float, float] | None:
-    """Dots per inch, as the format says it or else EXIF, where they make sense."""
-    try:
-        x, y = info.get("dpi") or (exif[_Tag.XResolution], exif[_Tag.YResolution])
-        per_inch = 1 if "dpi" in info else {_INCH: 1, _CENTIMETRE: 2.54}[exif.get(_Tag.ResolutionUnit, _INCH)]
-        dpi = round(float(x) * per_inch, 2), round(float(y) * per_inch, 2)
-    except EXIF_ERRORS:
-        return None
-    return dpi if all(1 < value < 100_000 for value in dpi) else None
-
-
-def noted(xmp: bytes) -> bytes:
-    """An XMP packet that says in its history that koala coloured the photo; what else it said stays.
-
-    Args:
-        xmp: a packet; one that is empty or cannot be read is replaced.
-
-    References:
-        ISO 16684-1:2019 (XMP); XMP Specification Part 2, xmpMM:History and ResourceEvent.
-    """
-    note = minidom.parseString(_NOTE)
-    packet = _parsed(xmp) or note
-    _drop_outdated(packet)
-    if packet is not note:
-        rdf = packet.getElementsByTagNameNS(_RDF, "RDF")[0]
-        events = [
-            event
-            for history in packet.getElementsByTagNameNS(_MEDIA, "History")
-            for event in history.getElementsByTagNameNS(_RDF, "Seq")
-        ]
-        new = note.getElementsByTagNameNS(_RDF, "li" if events else "Description")[0]
-        (events or [rdf])[0].appendChild(packet.importNode(new, deep=True))
-    text = packet.documentElement.toxml()  # type: ignore[union-attr]
-    return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{text}\n<?xpacket end="w"?>'.encode()
-
-
-def _parsed(xmp: bytes) -> minidom.Document | None:
-    """A packet's tree, if it is one."""
-    if b"<!DOCTYPE" in xmp:  # no XMP has one, but attacks on XML readers do
-        return None
-    try:
-        packet = minidom.parseString(xmp.strip(b"\0 \r\n\t"))
-    except (ExpatError, ValueError):
-        return None
-    return packet if packet.getElementsByTagNameNS(_RDF, "RDF") else None
-
-
-def _drop_outdated(packet: minidom.Document) -> None:
-    for namespace, name in _OUTDATED:
-        for description in packet.getElementsByTagNameNS(_RDF, "Description"):
-            if description.hasAttributeNS(namespace, name):
-                description.removeAttributeNS(namespace, name)
-        for element in packet.getElementsByTagNameNS(namespace, name):
-            element.parentNode.removeChild(element)  # type: ignore[union-attr]
-
-
-# Files
-
-
 def _encode(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
     """A file's bytes: `(H, W, 3 or 4)` pixels and what `like` says of them."""
-    found = Image.Exif()
-    found.load(like.exif)
-    exif = _words(found)
-    if like.dpi:
-        x, y = like.dpi
-        exif.update({_Tag.XResolution: x, _Tag.YResolution: y, _Tag.ResolutionUnit: _INCH})
-    xmp = noted(like.xmp)
+    exif = metadata.with_resolution(like.exif, like.dpi)
+    xmp = metadata.noted(like.xmp)
     if kind == "TIFF":
         return _tiff(picture, exif, xmp)
     said: dict[str, Any] = {"icc_profile": srgb_profile(), "exif": exif.tobytes() if exif else b"", "xmp": xmp}
@@ -423,7 +291,8 @@ def _encode(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
             return _deep_png(picture, said)
     if kind == "JPEG":
         picture = picture[..., :3]
-        said["xmp"] = xmp if len(xmp) <= _JPEG_XMP else noted(b"")
+        said["exif"] = said["exif"] if len(said["exif"]) <= _JPEG_ROOM else b""
+        said["xmp"] = xmp if len(xmp) <= _JPEG_ROOM else metadata.noted(b"")
     return _saved(Image.fromarray(_in_depth(picture, np.uint8)), kind, **_OPTIONS.get(kind, {}), **said)
 
 
@@ -479,9 +348,6 @@ def _differences(band: NDArray[Any]) -> NDArray[Any]:
     """Each sample less the one to its left, modulo 2 to the power of its bits, the low byte first."""
     little = band.astype(band.dtype.newbyteorder("<"), copy=False)
     return np.diff(little, axis=1, prepend=little.dtype.type(0))
-
-
-# Packages that not everyone has
 
 
 def _imagecodecs() -> ModuleType:

@@ -6,7 +6,7 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress", "bootstrap", "color", "health"},
+    {"errors", "files", "progress", "bootstrap", "color", "health", "metadata"},
     {"config", "bins", "metrics", "parts"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
     {"shards", "scan", "pictures", "estimate", "features", "objectives", "perceptual"},

@@ -3,7 +3,6 @@
 import io
 import sys
 from pathlib import Path
-from xml.dom import minidom
 
 import imagecodecs
 import numpy as np
@@ -16,12 +15,10 @@ from PIL.TiffImagePlugin import IFDRational
 
 from koala import __version__, scan
 from koala.errors import UserError
-from tests.photographs import encoded, make_photo, swapped_profile
+from tests.photographs import encoded, events, make_photo, packet, swapped_profile
 
 WRITTEN = [".jpg", ".png", ".tif", ".webp", ".avif"]
 Tag, IFD = ExifTags.Base, ExifTags.IFD
-RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-EVENT = "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#"
 
 
 def pixels(photo: Image.Image) -> np.ndarray:
@@ -70,15 +67,6 @@ def rewritten(photo: scan.Photo, path: Path) -> Image.Image:
     image = Image.open(path)
     image.load()
     return image
-
-
-def events(xmp: bytes) -> list[dict[str, str]]:
-    """The history of an XMP packet."""
-    return [
-        {name: element.getAttributeNS(EVENT, name) for name in ("action", "softwareAgent", "parameters")}
-        for element in minidom.parseString(xmp.strip(b"\0")).getElementsByTagNameNS(RDF, "li")
-        if element.hasAttributeNS(EVENT, "softwareAgent")
-    ]
 
 
 @pytest.mark.parametrize(
@@ -315,19 +303,6 @@ def described(kind: str, folder: Path) -> scan.Photo:
     )
 
 
-def packet(inside: str = "") -> bytes:
-    """As editors write it, with the tool's name, what is outdated when the photo is upright, and padding."""
-    return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}"><rdf:Description rdf:about=""
- xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/"
- xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/"
- xmlns:stEvt="{EVENT}" xmp:CreatorTool="Adobe Photoshop 21.0" tiff:Orientation="6">
-<dc:title><rdf:Alt><rdf:li xml:lang="x-default">Großmutter, 1936</rdf:li></rdf:Alt></dc:title>{inside}
-</rdf:Description></rdf:RDF></x:xmpmeta>
-{" " * 2000}
-<?xpacket end="w"?>""".encode()
-
-
 @pytest.mark.parametrize(("kind", "suffix"), [("deep", ".png"), ("deep", ".tif"), *[("JPEG", s) for s in WRITTEN]])
 def test_what_a_photo_says_is_kept(kind, suffix, tmp_path):
     """Also when what was written is read and written once more."""
@@ -385,29 +360,15 @@ def test_words_behind_a_pngs_pixels_are_read(tmp_path):
         assert read(late, tmp_path).xmp == packet()
 
 
-def test_the_note_is_the_last_of_the_history():
-    earlier = f'<rdf:li stEvt:action="created" stEvt:softwareAgent="Scanner" xmlns:rdf="{RDF}"/>'
-    noted = scan.noted(packet(f"<xmpMM:History><rdf:Seq>{earlier}</rdf:Seq></xmpMM:History>"))
-    assert [event["softwareAgent"] for event in events(noted)] == ["Scanner", f"koala {__version__}"]
-    assert noted.count(b"<xmpMM:History>") == 1, "a property comes once"
-    again = scan.noted(noted)
-    assert [event["softwareAgent"] for event in events(again)] == ["Scanner", *[f"koala {__version__}"] * 2]
-
-
-@pytest.mark.parametrize("broken", [b"", b"no packet", b"<x>", packet()[:700], b"<!DOCTYPE x []>" + packet()])
-def test_packets_that_cannot_be_read_are_replaced(broken):
-    assert [event["softwareAgent"] for event in events(scan.noted(broken))] == [f"koala {__version__}"]
-
-
-def test_outdated_properties_are_dropped():
-    noted = scan.noted(packet("<xmp:Thumbnails>grey</xmp:Thumbnails><tiff:Make>Leica</tiff:Make>"))
-    assert b"Thumbnails" not in noted and b"Orientation" not in noted and b"Leica" in noted
-
-
-def test_a_packet_too_long_for_a_jpeg_is_replaced(tmp_path):
-    photo = scan.Photo(np.asarray(make_photo(1)), xmp=packet(f"<tiff:Make>{'x' * 70_000}</tiff:Make>"))
-    assert len(rewritten(photo, tmp_path / "photo.jpg").info["xmp"]) < 1000
-    assert len(rewritten(photo, tmp_path / "photo.png").info["xmp"]) > 70_000
+def test_what_is_too_long_for_a_jpeg_is_left_out(tmp_path):
+    exif = Image.Exif()
+    exif[Tag.ImageDescription] = "x" * 70_000
+    words = packet(f"<tiff:Make>{'x' * 70_000}</tiff:Make>")
+    photo = scan.Photo(np.asarray(make_photo(1)), exif=exif.tobytes(), xmp=words)
+    image = rewritten(photo, tmp_path / "photo.jpg")
+    assert len(image.info["xmp"]) < 1000 and not image.getexif()
+    image = rewritten(photo, tmp_path / "photo.png")
+    assert len(image.info["xmp"]) > 70_000 and len(image.getexif()[Tag.ImageDescription]) == 70_000
 
 
 @pytest.mark.parametrize(
