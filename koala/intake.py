@@ -16,10 +16,12 @@ import simplejpeg
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from koala.config import Resize
+from koala.metadata import ORIENTATION, exif_of
 
 _JPEG_COLORS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's names and libjpeg's
-_ORIENTATION = 0x0112  # EXIF tag; 1 is upright
-_MIRRORED, _TURNED = {2, 3, 4}, {5, 6, 7, 8}  # its values that keep or change the sides
+_MIRRORED, _TURNED = {2, 3, 4}, {5, 6, 7, 8}  # EXIF's orientations that keep or change the sides
+_SPACES = {"RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # Pillow's names and ICC's
+_TRANSFORMED = ("RGB", "RGBA", "CMYK")  # in a shard, greys are what they are
 _MOST_PIXELS = 178_956_970  # beyond these Pillow, too, speaks of a decompression bomb
 
 
@@ -54,10 +56,11 @@ def admit(data: bytes, resize: Resize) -> Admitted:
     Raises:
         UnusableError: the bytes are no picture, or not a whole one.
     """
-    with _unusable_is_said():
-        image = _open(data)
+    with unusable_is_said():
+        image = open_image(data)
         changes = list(_needed_changes(image))
-        upright = image.size[::-1] if image.getexif().get(_ORIENTATION, 1) in _TURNED else image.size
+        turned = exif_of(image).get(ORIENTATION, 1) in _TURNED and image.format != "TIFF"  # Pillow turns TIFFs itself
+        upright = image.size[::-1] if turned else image.size
         size = _target_size(upright, resize)
         if size != upright:
             changes.append(f"resized from {upright[0]}x{upright[1]}")
@@ -75,20 +78,29 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         UnusableError: the bytes are no picture, or not a whole one.
     """
-    with _unusable_is_said():
-        return _decode(_open(data), data)
+    with unusable_is_said():
+        return _decode(open_image(data), data)
 
 
-def _open(data: bytes) -> Image.Image:
-    """Look at a picture's header; pixels are decoded when they are needed."""
+def open_image(data: bytes) -> Image.Image:
+    """Look at a picture's header; pixels are decoded when they are needed.
+
+    Raises:
+        UnusableError: the file is empty, or the picture too large.
+    """
     if not data:
         raise UnusableError("empty file")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("Pillow is set to accept truncated images; shards must not hold them")
     image = Image.open(io.BytesIO(data))
-    if image.width * image.height > _MOST_PIXELS:
-        raise UnusableError(f"{image.width}x{image.height} pixels are more than {_MOST_PIXELS}")
+    check_size(*image.size)
     return image
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a picture whose header asks for more memory than an honest one would."""
+    if width * height > _MOST_PIXELS:
+        raise UnusableError(f"{width}x{height} pixels are more than {_MOST_PIXELS}")
 
 
 def _check(data: bytes) -> None:
@@ -98,16 +110,29 @@ def _check(data: bytes) -> None:
 
 def _decode(image: Image.Image, data: bytes) -> Image.Image:
     """The picture to the end, upright, as RGB in sRGB or grey."""
+    picture = load(image, data)
+    exif_of(picture)  # which takes away what exif_transpose would fail on
+    return _to_8_bits(_to_srgb(ImageOps.exif_transpose(picture)))
+
+
+def load(image: Image.Image, data: bytes) -> Image.Image:
+    """Decode what `open_image` looked at, to the end.
+
+    Raises:
+        ValueError: libjpeg warns of damage.
+        OSError: Pillow says that the file is damaged.
+    """
     if image.format == "JPEG" and image.mode in _JPEG_COLORS:  # the only kind whose damage Pillow passes over
         pixels = simplejpeg.decode_jpeg(data, _JPEG_COLORS[image.mode], strict=True)
         decoded = Image.fromarray(pixels.squeeze(-1) if image.mode == "L" else pixels)
         decoded.info = image.info
-        image = decoded
-    return _to_8_bits(_to_srgb(ImageOps.exif_transpose(image)))
+        return decoded
+    image.load()
+    return image
 
 
 @contextmanager
-def _unusable_is_said() -> Iterator[None]:
+def unusable_is_said() -> Iterator[None]:
     """What Pillow and libjpeg say of a file that cannot be used, as one kind of error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupt EXIF: the pixels are fine
@@ -124,31 +149,40 @@ def _needed_changes(image: Image.Image) -> list[str]:
         changes.append(f"encoded from {image.format}")
     if image.mode not in ("RGB", "L"):
         changes.append(f"converted from {image.mode}")
-    if image.getexif().get(_ORIENTATION, 1) in _TURNED | _MIRRORED:
+    if exif_of(image).get(ORIENTATION, 1) in _TURNED | _MIRRORED:
         changes.append("turned upright")
-    if _transform(image.info.get("icc_profile") or b"", image.mode) is not None:
+    if _transform(image) is not None:
         changes.append("converted to sRGB")
     return changes
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
     """Colours as sRGB has them; those without a profile are so already."""
-    transform = _transform(image.info.get("icc_profile") or b"", image.mode)
+    transform = _transform(image)
     return image if transform is None else transform.apply(image)
 
 
+def _transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """To sRGB, where the picture is in other colours; greys are taken as they are."""
+    return transform_to_srgb(image.info.get("icc_profile") or b"", image.mode) if image.mode in _TRANSFORMED else None
+
+
 @lru_cache(maxsize=64)  # a camera's photographs have one profile
-def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From an embedded colour profile to sRGB; none where there is no other, or none that can be read."""
-    if not profile or mode not in ("RGB", "RGBA", "CMYK"):
+def transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From an embedded colour profile to sRGB; none where there is no other, or none that can be read.
+
+    Args:
+        profile: as it is embedded; may be empty.
+        mode: Pillow's name of the pixels; they become RGBA from RGBA, and RGB from RGB, CMYK and L.
+    """
+    if not profile or mode not in _SPACES:
         return None
     try:
         read = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        fits = read.profile.xcolor_space.strip() == ("CMYK" if mode == "CMYK" else "RGB")
-        if not fits or "sRGB" in ImageCms.getProfileDescription(read):
+        if read.profile.xcolor_space.strip() != _SPACES[mode] or "sRGB" in ImageCms.getProfileDescription(read):
             return None
         srgb = ImageCms.createProfile("sRGB")
-        return ImageCms.buildTransform(read, srgb, mode, "RGB" if mode == "CMYK" else mode)
+        return ImageCms.buildTransform(read, srgb, mode, "RGBA" if mode == "RGBA" else "RGB")
     except (OSError, ImageCms.PyCMSError):
         return None
 

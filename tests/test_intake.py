@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from koala.config import Resize
 from koala.intake import UnusableError, admit
-from tests.photographs import jpeg, make_photo
+from tests.photographs import encoded, jpeg, make_photo, swapped_profile
 
 AS_IS = Resize()
 
@@ -17,12 +17,6 @@ def decoded(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
-
-
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:2:0"}])
@@ -74,11 +68,12 @@ def test_floats_are_refused():
         admit(encoded(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"), AS_IS)
 
 
-def test_turned_photos_become_upright():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_turned_photos_become_upright(kind):
     photo = make_photo(4, width=80, height=40)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter: shown 40 wide and 80 high
-    admitted = admit(jpeg(photo, exif=exif, quality=95), AS_IS)
+    admitted = admit(encoded(photo, kind, exif=exif, quality=95), AS_IS)
     image = decoded(admitted.jpeg)
     assert (admitted.height, admitted.width) == (80, 40) == (image.height, image.width)
     assert image.getexif().get(0x0112, 1) == 1
@@ -141,8 +136,9 @@ def test_a_bomb_is_refused():
         admit(data, AS_IS)
 
 
-def test_corrupt_exif_harms_nothing():
-    data = jpeg(make_photo(0), exif=b"Exif\x00\x00" + b"II*\x00\xff\xff\xff\xff" + b"garbage" * 9)
+@pytest.mark.parametrize("head", [b"II*\x00\xff\xff\xff\xff", b""])
+def test_corrupt_exif_harms_nothing(head):
+    data = jpeg(make_photo(0), exif=b"Exif\x00\x00" + head + b"garbage" * 9)
     admitted = admit(data, AS_IS)
     assert admitted.jpeg is data and admitted.changes == ()
 
@@ -167,18 +163,6 @@ def test_other_modes_become_rgb_or_grey(mode):
         image.info["transparency"] = 0
     admitted = admit(encoded(image, kind), AS_IS)
     assert decoded(admitted.jpeg).mode in ("RGB", "L")
-
-
-def swapped_profile() -> bytes:
-    """sRGB's profile with red and blue exchanged, and another name."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    tags = {
-        bytes(data[at : at + 4]): int.from_bytes(data[at + 4 : at + 8], "big")
-        for at in range(132, 132 + 12 * int.from_bytes(data[128:132], "big"), 12)
-    }
-    red, blue = tags[b"rXYZ"], tags[b"bXYZ"]
-    data[red : red + 20], data[blue : blue + 20] = data[blue : blue + 20], data[red : red + 20]
-    return bytes(data).replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be")).replace(b"sRGB", b"Swap")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])

@@ -6,10 +6,10 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress", "bootstrap", "color"},
+    {"errors", "files", "progress", "bootstrap", "color", "metadata"},
     {"config", "bins", "health", "metrics", "parts"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
-    {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},
+    {"shards", "scan", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
     {"embeddings", "predictions", "prior", "state", "telemetry"},
     {"train", "photos", "scoring", "export"},
