@@ -79,6 +79,16 @@ def decode(data: bytes) -> Image.Image:
         return _decode(_open(data), data)
 
 
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height of a file's picture as it lies there, by its header alone.
+
+    Raises:
+        UnusableError: the bytes are no picture.
+    """
+    with _unusable_is_said():
+        return _open(data).size
+
+
 def _open(data: bytes) -> Image.Image:
     """Look at a picture's header; pixels are decoded when they are needed."""
     if not data:
