@@ -42,8 +42,8 @@ def visit(colorize=lambda data, dials: data, dials=DIALS, **limits) -> TestClien
     return TestClient(app, HERE, raise_server_exceptions=False)
 
 
-def send(client: TestClient, data: bytes, name: str = "aunt Marie.jpg", to: str = "/colored", **options):
-    return client.post(to, files={"photo": (name, data)}, **options)
+def send(client: TestClient, photo: bytes, name: str = "aunt Marie.jpg", to: str = "/colored", **options):
+    return client.post(to, files={"photo": (name, photo)}, **options)
 
 
 def never(data, dials):
