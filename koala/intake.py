@@ -79,14 +79,14 @@ def decode(data: bytes) -> Image.Image:
         return _decode(_open(data), data)
 
 
-def size(data: bytes) -> tuple[int, int]:
-    """Width and height of a file's picture as it lies there, by its header alone.
+def look(data: bytes) -> Image.Image:
+    """A file's picture of which only the header is read: its format and its size.
 
     Raises:
         UnusableError: the bytes are no picture.
     """
     with _unusable_is_said():
-        return _open(data).size
+        return _open(data)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -155,6 +155,15 @@ def test_a_photo_beyond_the_limits_is_one_sentence(photo, limits, sentence):
     assert len(response.text.splitlines()) == 1
 
 
+def test_what_another_program_would_have_to_read_is_refused():
+    """Pillow hands EPS to Ghostscript, on the disk."""
+    buffer = io.BytesIO()
+    make_photo(14).save(buffer, "EPS")
+    response = send(visit(never), buffer.getvalue())
+    assert response.status_code == 415
+    assert response.text.startswith("aunt Marie.jpg is of format EPS; choose one of JPEG, ")
+
+
 def test_photos_at_the_limit_are_taken():
     photo = png(Image.new("L", (1000, 1000)))
     assert send(visit(megapixels=1, megabytes=1), photo).content == photo
@@ -379,10 +388,25 @@ def test_in_a_real_browser(run, model, tmp_path):
         address = process.stdout.readline().split()[0]
         with chromium.chromium() as driver:
             through_the_gallery(driver, address, photo, model, tmp_path)
+        with chromium.chromium(javascript=False) as driver:
+            through_the_plain_form(driver, address, tmp_path)
     finally:
         process.terminate()
         process.wait(timeout=30)
         process.stdout.close()
+
+
+def through_the_plain_form(driver, address: str, folder: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    driver.get(address)
+    driver.find_element(By.NAME, "photo").send_keys(str(folder / "aunt Marie-koala.png"))
+    driver.find_element(By.CSS_SELECTOR, "button").click()
+    picture = driver.find_element(By.CSS_SELECTOR, ".result img")
+    assert (picture.size["width"], picture.get_attribute("alt")) == (640, "aunt Marie-koala-koala.png")
+    driver.find_element(By.CSS_SELECTOR, "input[type=checkbox]").click()
+    assert picture.value_of_css_property("filter") == "grayscale(1)"
+    driver.save_screenshot(str(folder / "plain.png"))
 
 
 def through_the_gallery(driver, address: str, photo: Image.Image, model: Colorizer, folder: Path) -> None:

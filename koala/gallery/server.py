@@ -35,6 +35,10 @@ from koala.errors import UserError
 from koala.model import STRIDE, Colorizer
 
 _PAGE = Path(__file__).parent / "page"
+_FORMATS = {  # Pillow's that it reads by itself (EPS it would hand to Ghostscript), and what browsers call them
+    **{"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "AVIF": "image/avif"},
+    **{"TIFF": "image/tiff", "BMP": "image/bmp", "GIF": "image/gif"},
+}
 _JPEG = b"\xff\xd8\xff"  # how one begins
 _LONGEST_LINE = 8  # photos that are coloured or wait: all are held in memory
 _LONGEST_UPLOAD_S = 120.0
@@ -182,6 +186,7 @@ class Gallery:
 
     def _page(self, status: int = 200, message: str = "", picture: Picture | None = None) -> Response:
         text = self._template.render(
+            accept=",".join(dict.fromkeys(_FORMATS.values())),
             dials=self._dials,
             megabytes=self._settings.megabytes,
             message=message,
@@ -201,16 +206,10 @@ class Gallery:
         with self._in_line():
             name, data, form = await self._read(request)
             dials = {dial.name: dial.read(form) for dial in self._dials}
-            self._check(name, data)
             async with self._turn:
                 if await request.is_disconnected():  # who turns a dial further does not wait for what was before
                     raise HTTPException(408, "nobody waits for this photo any more")
-                try:
-                    colored = await run_in_threadpool(self._colorize, data, dials)
-                except (UserError, intake.UnusableError) as error:
-                    raise _unreadable(name, error) from None
-        suffix = "jpg" if colored.startswith(_JPEG) else "png"
-        return Picture(f"{Path(name).stem}-koala.{suffix}", colored)
+                return await run_in_threadpool(self._make, name, data, dials)
 
     @contextmanager
     def _in_line(self) -> Iterator[None]:
@@ -245,27 +244,31 @@ class Gallery:
         await form.close()
         return Path(photo.filename or "photo").name, data, form
 
-    def _check(self, name: str, data: bytes) -> None:
-        """Refuse photos that would take too long or too much memory, by their headers alone."""
+    def _make(self, name: str, data: bytes, dials: Mapping[str, float]) -> Picture:
+        """Colour a photo that is within the limits."""
         try:
-            width, height = intake.size(data)
-        except intake.UnusableError as error:
-            raise _unreadable(name, error) from None
-        megapixels = self._settings.megapixels
-        if width * height > megapixels * 10**6:
+            self._check(name, intake.look(data))
+            colored = self._colorize(data, dials)
+        except (UserError, intake.UnusableError) as error:
+            raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
+        suffix = "jpg" if colored.startswith(_JPEG) else "png"
+        return Picture(f"{Path(name).stem}-koala.{suffix}", colored)
+
+    def _check(self, name: str, photo: Image.Image) -> None:
+        """Refuse what would take too long or too much memory, or another program to read, before it is decoded."""
+        if photo.format not in _FORMATS:
+            raise HTTPException(415, f"{name} is of format {photo.format}; choose one of {', '.join(_FORMATS)}")
+        width, height, most = *photo.size, self._settings.megapixels
+        if width * height > most * 10**6:
             raise HTTPException(
                 413,
-                f"{name} has {width} x {height} pixels, more than {megapixels} million; "
+                f"{name} has {width} x {height} pixels, more than {most} million; "
                 "take a smaller one, or start with a larger --megapixels",
             )
         if max(width, height) > _MOST_SIDES * min(width, height):
             raise HTTPException(
                 413, f"{name} has {width} x {height} pixels, a side more than {_MOST_SIDES} times the other; cut it"
             )
-
-
-def _unreadable(name: str, error: Exception) -> HTTPException:
-    return HTTPException(400, f"{name} cannot be read: {error}; choose another photo")
 
 
 def create_app(settings: config.Gallery, dials: Sequence[Dial], colorize: Colorize) -> ASGIApp:
