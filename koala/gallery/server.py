@@ -238,11 +238,11 @@ class Gallery:
         except MultiPartException as error:
             raise HTTPException(400, f"the form cannot be read: {error.message}") from None
         photo = form.get("photo")
-        if not isinstance(photo, UploadFile) or not photo.size:
-            raise HTTPException(400, "there is no photo in the form; choose one")
-        data = await photo.read()
+        name, data = (photo.filename, await photo.read()) if isinstance(photo, UploadFile) else ("", b"")
         await form.close()
-        return Path(photo.filename or "photo").name, data, form
+        if not data:
+            raise HTTPException(400, "there is no photo in the form; choose one")
+        return Path(name or "photo").name, data, form
 
     def _make(self, name: str, data: bytes, dials: Mapping[str, float]) -> Picture:
         """Colour a photo that is within the limits."""
