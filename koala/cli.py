@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from koala import __version__
@@ -32,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "compare": ("Compare", "koala.compare:compare_command", "", "lay evaluations side by side, with their differences"),
     "ablate": ("Ablate", "koala.ablate:ablate", "ablation", "variants of a training at equal budget, side by side"),
     "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
+    "gallery": ("Gallery", "koala.gallery.server:gallery_command", "", "colour photos in a browser, on this machine"),
     "export": ("Export", "koala.export:export_command", "", "a trained network for others: its weights alone"),
     "study build": ("BuildStudy", "koala.study.build:build_command", "", "pictures -> the folder of a realness study"),
     "study serve": ("ServeStudy", "koala.study.server:serve_command", "", "ask people which pictures are real"),
@@ -115,7 +117,18 @@ def _run(command: str, words: list[str]) -> int:
     settings_name, target, toml_field, _ = COMMANDS[command]
     settings = _settings(command, settings_name, toml_field, words)
     module, function = target.split(":")
-    return getattr(import_module(module), function)(settings) or 0
+    return getattr(_module(command, module), function)(settings) or 0
+
+
+def _module(command: str, name: str) -> ModuleType:
+    """A command's module; what some need beyond koala's own requirements is an extra with the command's name."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        extra = command.partition(" ")[0]
+        if extra not in ("gallery", "study"):
+            raise
+        raise UserError(f'koala {command} needs {error.name}; pip install "koala[{extra}]"') from None
 
 
 def _settings(command: str, name: str, toml_field: str, words: list[str]) -> Any:

@@ -507,6 +507,25 @@ class Colorize(_Strict):
 
 
 @dataclass(frozen=True)
+class Gallery(_Strict):
+    """Colour photos in a browser: a page on this machine, to which one drops them."""
+
+    model: Path | None = None
+    """Run folder (its best checkpoint) or checkpoint folder; by default the model that koala carries."""
+    host: str = "127.0.0.1"
+    """Address to listen at; with another than this machine's own, everybody who can reach it may colour photos."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    """Port to listen at."""
+    megabytes: Count = 32
+    """Largest upload."""
+    megapixels: Count = 32
+    """Largest photo."""
+    extractor: Weights = field(default_factory=Weights)
+    device: Device = "auto"
+    """cuda where there is a GPU."""
+
+
+@dataclass(frozen=True)
 class Export(_Strict):
     """Write a trained network for others to colour with: its weights alone, in half precision."""
 

@@ -18,10 +18,13 @@ from koala.intake import UnusableError, decode
 from koala.model import STRIDE, Colorizer
 from koala.progress import Progress
 
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": "4:4:4"}}
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": "4:4:4"}}
+"""Pillow's, by the suffix of a coloured photo."""
 
 
-def colorize(photo: NDArray[np.uint8] | str | Path, model: Colorizer, size: int = 0) -> NDArray[np.uint8]:
+def colorize(
+    photo: NDArray[np.uint8] | str | Path, model: Colorizer, size: int = 0, saturation: float = 1.0
+) -> NDArray[np.uint8]:
     """Colour a photo.
 
     The network works on the grey-scaled photo at its working size; the ab it predicts is brought to the photo's
@@ -31,6 +34,7 @@ def colorize(photo: NDArray[np.uint8] | str | Path, model: Colorizer, size: int 
         photo: `(H, W, 3)` or `(H, W)` uint8 sRGB, or a file's path.
         model: from `load_model`.
         size: short side at which the network works, in pixels; 0 takes the size it was trained at.
+        saturation: what the predicted ab is multiplied by.
 
     Returns:
         `(H, W, 3)` uint8 sRGB.
@@ -47,7 +51,7 @@ def colorize(photo: NDArray[np.uint8] | str | Path, model: Colorizer, size: int 
     device = next(model.parameters()).device
     rgb = torch.tensor(array, device=device).permute(2, 0, 1)[None]
     small = _working_size(rgb.shape[-2], rgb.shape[-1], size or model.size)
-    ab = model(_resize(color.to_lightness(rgb, "grey"), small))
+    ab = saturation * model(_resize(color.to_lightness(rgb, "grey"), small))
     picture = pictures.colored(color.to_lightness(rgb, "color"), _resize(ab, tuple(rgb.shape[-2:])))
     return picture[0].permute(1, 2, 0).cpu().numpy()
 
@@ -78,7 +82,7 @@ def colorize_command(settings: config.Colorize) -> int:
     """
     jobs = list(_jobs(settings.photos, settings.out))
     _check(jobs)
-    model = load_model(settings.model, settings.extractor.weights).to(_device(settings.device))
+    model = load_model(settings.model, settings.extractor.weights).to(device_for(settings.device))
     model.temperature = settings.temperature or model.temperature
     failed = 0
     with Progress(len(jobs), "colouring", unit="photos") as progress:
@@ -89,7 +93,7 @@ def colorize_command(settings: config.Colorize) -> int:
                 progress.say(str(error))
                 failed += 1
             else:
-                pictures.save(picture, target, **_SAVE_OPTIONS.get(target.suffix, {}))
+                pictures.save(picture, target, **SAVE_OPTIONS.get(target.suffix, {}))
             progress.advance(1)
     print(f"{settings.out}: {len(jobs) - failed} coloured" + (f", {failed} could not be read" if failed else ""))
     return 1 if failed else 0
@@ -124,7 +128,8 @@ def target_name(name: Path) -> Path:
     return name.with_suffix(".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png")
 
 
-def _device(name: config.Device) -> str:
+def device_for(name: config.Device) -> str:
+    """Where a network runs that is not trained."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name

@@ -84,6 +84,11 @@ def cells(sheet: Image.Image, columns: int) -> NDArray[np.uint8]:
 def save(image: Image.Image, path: Path, **options: Any) -> None:
     """Write an image file so that it is there whole or not at all; its suffix says the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    put(path, encode(image, path.suffix, **options), durable=False)
+
+
+def encode(image: Image.Image, suffix: str, **options: Any) -> bytes:
+    """The bytes of an image file whose name ends so."""
     buffer = io.BytesIO()
-    image.save(buffer, Image.registered_extensions()[path.suffix.lower()], **options)
-    put(path, buffer.getvalue(), durable=False)
+    image.save(buffer, Image.registered_extensions()[suffix.lower()], **options)
+    return buffer.getvalue()

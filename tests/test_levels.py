@@ -7,13 +7,13 @@ import koala
 
 LEVELS = [
     {"errors", "files", "progress", "bootstrap", "color", "metadata"},
-    {"config", "bins", "health", "metrics", "parts"},
+    {"config", "bins", "health", "metrics", "parts", "web"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
     {"shards", "scan", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
     {"embeddings", "predictions", "prior", "state", "telemetry"},
     {"train", "photos", "scoring", "export"},
-    {"report", "results"},
+    {"report", "results", "gallery.server"},
     {"evaluate"},
     {"demo", "compare", "checks"},
     {"doctor", "ablate"},
@@ -21,9 +21,9 @@ LEVELS = [
     {"__main__"},
 ]
 STUDY = [  # koala.study's, on the same levels
-    {"guard", "statistics", "templates", "trials"},
+    {"statistics", "trials"},
     {"store"},
-    {"folder", "languages", "power"},
+    {"folder", "guard", "languages", "power"},
     {"answers", "build", "figures", "site"},
     {"admin", "analysis"},
     {"server", "words"},

@@ -47,8 +47,8 @@ def test_the_kit_travels_inside(wheel, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_studys_pages_travel_inside(wheel):
+@pytest.mark.parametrize("page", ["koala/study/page", "koala/gallery/page"])
+def test_pages_travel_inside(wheel, page):
     """Templates, style, script and words, as they are in the checkout."""
-    page = ROOT / "koala/study/page"
-    for path in page.iterdir():
-        assert wheel.read(f"koala/study/page/{path.name}") == path.read_bytes()
+    for path in (ROOT / page).iterdir():
+        assert wheel.read(f"{page}/{path.name}") == path.read_bytes()

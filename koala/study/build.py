@@ -24,7 +24,7 @@ from koala.files import put
 from koala.progress import Progress
 from koala.study import languages, trials
 from koala.study.folder import Manifest, Picture
-from koala.study.templates import PAGE
+from koala.study.languages import PAGE
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")
 _ORIGINAL = "original"

@@ -1,4 +1,4 @@
-"""What keeps a study's pages safe: signed names that cannot be guessed, limits, headers."""
+"""What keeps a study's pages safe: signed names that cannot be guessed, forms of its own, limits."""
 
 import asyncio
 import hashlib
@@ -12,29 +12,15 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from koala import web
 
 COOKIE = "study"
 _LONGEST_BODY = 16_384  # bytes
 _LONGEST_WAIT_S = 10.0
 _MOST_FIELDS = 64
 _BUCKETS = 20_000
-
-_POLICY = (  # nothing from elsewhere, no script or style inside a page, no framing
-    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-_HEADERS = [
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-frame-options", b"DENY"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),  # with no-referrer, browsers send "Origin: null" with forms
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
-    (b"x-robots-tag", b"noindex, nofollow"),
-    (b"cache-control", b"no-store"),
-]
 
 
 class Keys:
@@ -100,36 +86,18 @@ async def read_form(request: Request, url: str = "") -> Mapping[str, str]:
     Raises:
         HTTPException: 403 from elsewhere, 408 too slow, 413 too long, 415 or 400 not a form.
     """
-    if not _from_here(request, url):
+    if not web.from_here(request, url):
         raise HTTPException(403, "error_session")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "error_form")
     try:
         async with asyncio.timeout(_LONGEST_WAIT_S):
-            body = await _read_body(request)
+            body = b"".join([piece async for piece in web.bounded(request, _LONGEST_BODY, "error_form")])
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
     except TimeoutError:
         raise HTTPException(408, "error_busy") from None
     except ValueError:
         raise HTTPException(400, "error_form") from None
-
-
-async def _read_body(request: Request) -> bytes:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _LONGEST_BODY:
-            raise HTTPException(413, "error_form")
-    return body
-
-
-def _from_here(request: Request, url: str) -> bool:
-    """Whether a browser says that a form comes from our own pages; what is no browser says nothing."""
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    if site is not None:
-        return site == "same-origin"
-    host = urlsplit(url).netloc or request.headers.get("host")
-    return origin in (None, f"http://{host}", f"https://{host}")
 
 
 class Buckets:
@@ -175,14 +143,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                present = {name for name, _ in message["headers"]}
-                message["headers"] += [header for header in _HEADERS if header[0] not in present]
-            await send(message)
-
         app = self._refusal(scope) or self._app
-        await app(self._without_prefix(scope), receive, send_guarded)
+        await app(self._without_prefix(scope), receive, web.guarded(send))
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         path = scope["path"]

@@ -11,7 +11,9 @@ from string import Formatter
 
 from koala.config import Question
 from koala.errors import UserError
-from koala.study.templates import PAGE
+
+PAGE = Path(__file__).parent / "page"
+"""Where the templates, the style, the script and the words of all pages lie."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from koala import config
+from koala import config, web
 from koala.errors import UserError
 from koala.files import put
 from koala.progress import Progress
 from koala.study import answers, figures, statistics, words
 from koala.study.analysis import Analysis
 from koala.study.folder import Folder
-from koala.study.templates import environment
+from koala.study.languages import PAGE
 
 _MOST_THUMBNAILS = 60  # of a version; of more, those at both ends and in the middle
 
@@ -53,7 +53,7 @@ def write(analysis: Analysis, study: Folder | None, out: Path) -> None:
 
 def page(analysis: Analysis, study: Folder | None) -> str:
     """The report as one HTML file that needs no other."""
-    templates = environment()
+    templates = web.templates(PAGE)
     templates.filters |= {"share": words.share, "points": words.points, "p": words.p_value, "number": words.number}
     pictures = {version: group for version, group in analysis.pictures.groupby("version", sort=False)}
     return templates.get_template("report.html").render(

@@ -7,7 +7,6 @@ All addresses in the pages are relative, so that they hold under any sub-path.
 """
 
 import fcntl
-import os
 import re
 import socket
 import sqlite3
@@ -24,12 +23,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from koala import config
+from koala import config, web
 from koala.errors import UserError
 from koala.study import admin
 from koala.study.folder import Folder
 from koala.study.guard import COOKIE, Guard, form_token, picture_token, read_form, same
-from koala.study.site import STATIC, ElsewhereError, Site
+from koala.study.site import ElsewhereError, Site
 from koala.study.store import Participant, Store
 from koala.study.trials import Check
 
@@ -60,7 +59,7 @@ class Pages:
             Route("/pictures/{token}", self.picture),
             Route("/done", self.done),
             Route("/health", self.health),
-            *(Route(f"/{name}", self.static) for name in STATIC),
+            *self.site.static.routes(),
         ]
 
     async def welcome(self, request: Request) -> Response:
@@ -208,11 +207,6 @@ class Pages:
         await self.site.queue.run(lambda store: store.ping())
         return JSONResponse({"status": "ok"})
 
-    async def static(self, request: Request) -> Response:
-        """Style, script, icon."""
-        name = request.url.path.rpartition("/")[2]
-        return Response(self.site.static[name], 200, {"cache-control": "max-age=3600"}, STATIC[name])
-
     async def _form(self, request: Request) -> tuple[str, Mapping[str, str]]:
         """The session and the fields of a form that one of its own pages held."""
         session, form = self.site.session(request), await read_form(request, self.site.url)
@@ -310,25 +304,18 @@ def serve_command(settings: config.ServeStudy) -> int:
     Raises:
         UserError: the folder or the address cannot be used.
     """
-    import uvicorn
-
     if settings.url and urlsplit(settings.url).scheme not in ("http", "https"):
         raise UserError(f"--url {settings.url} is no address; write it with https://, as participants open it")
-    with _alone(settings.dir), _listening(settings) as listener:
+    with _alone(settings.dir), web.listening(settings.host, settings.port) as listener:
         site = Site(Folder.open(settings.dir), settings.url)
         _greet(site, listener)
-        options = uvicorn.Config(
+        web.serve(
             create_app(site),
+            listener,
             proxy_headers=bool(settings.proxy),
             forwarded_allow_ips=settings.proxy or None,
-            server_header=False,
-            access_log=False,  # participants' addresses are nobody's business
-            log_level="warning",
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=10,
             limit_concurrency=2000,
         )
-        uvicorn.Server(options).run(sockets=[listener])
     return 0
 
 
@@ -344,24 +331,9 @@ def _alone(study: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _listening(settings: config.ServeStudy) -> Iterator[socket.socket]:
-    try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise UserError(
-            f"{settings.host} port {settings.port} cannot be listened at ({reason}); choose another --port or --host"
-        ) from None
-    with listener:
-        yield listener
-
-
 def _greet(site: Site, listener: socket.socket) -> None:
     """Say where the study is, and what is still to be done."""
-    host, port = listener.getsockname()[:2]
-    address = site.url.rstrip("/") or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = site.url.rstrip("/") or web.address(listener)
     print(f"{address}/  for participants")
     print(f"{address}/admin  for you; the password stands in {site.folder.path / 'admin-token.txt'}", flush=True)
     for code, language in site.languages.items():

@@ -13,15 +13,13 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from koala import web
 from koala.errors import UserError
 from koala.study import guard, languages, trials
 from koala.study.folder import Folder
-from koala.study.languages import Language
+from koala.study.languages import PAGE, Language
 from koala.study.store import Participant, Queue, Store
-from koala.study.templates import PAGE, environment
 from koala.study.trials import Check
-
-STATIC = {"style.css": "text/css", "script.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 class ElsewhereError(Exception):
@@ -51,9 +49,8 @@ class Site:
         self.picture = lru_cache(maxsize=2048)(study.picture)
         self.secret = _secret(study.path / "admin-token.txt")
         self.keys = guard.Keys(self.secret)
-        self.static = {name: (PAGE / name).read_bytes() for name in STATIC}
-        self._release = hashlib.sha256(b"".join(self.static.values())).hexdigest()[:12]
-        self._templates = environment()
+        self.static = web.Static(PAGE)
+        self._templates = web.templates(PAGE)
         store = Store(study.answers)
         self.manifest.counts(store.picture_counts(time.time()))  # the answers must be about these pictures
         self.queue = Queue(store)
@@ -104,7 +101,7 @@ class Site:
 
     def page(self, template: str, language: Language, status: int = 200, **values: Any) -> HTMLResponse:
         """A page in a language."""
-        values |= {"language": language, "release": self._release}
+        values |= {"language": language, "release": self.static.release}
         return HTMLResponse(self._templates.get_template(template).render(values), status)
 
 

@@ -1,0 +1,1 @@
+"""A page in a browser on which photos are coloured: `server` serves it, and nothing is kept."""
