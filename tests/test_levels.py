@@ -6,7 +6,7 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress", "bootstrap", "color"},
+    {"errors", "files", "progress", "bootstrap", "color", "guided"},
     {"config", "bins", "health", "metrics", "parts"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
     {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},
