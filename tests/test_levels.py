@@ -6,7 +6,7 @@ from pathlib import Path
 import koala
 
 LEVELS = [
-    {"errors", "files", "progress", "bootstrap", "color", "metadata"},
+    {"errors", "files", "progress", "bootstrap", "color", "metadata", "guided"},
     {"config", "bins", "health", "metrics", "parts", "web"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
     {"shards", "scan", "pictures", "estimate", "features", "objectives", "perceptual"},
