@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,13 +16,20 @@ def put(path: Path, data: bytes, durable: bool = True) -> None:
         data: all of it.
         durable: wait until it is on the disk, so that a power cut cannot leave an empty file.
     """
+    with whole(path, durable) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a file to be written in pieces, under another name; as `put`, rename it when it is whole."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(data)
+            yield file
             if durable:
                 sync(file)
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)  # on a full disk, half a file is in the way
         raise
     part.replace(path)

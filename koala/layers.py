@@ -1,0 +1,169 @@
+"""A grey photo's colours on a layer of their own, to go on colouring by hand.
+
+`write_ora` writes an OpenRaster file, which Krita, GIMP and MyPaint open: the grey photo, and on it the coloured one in
+mode "color". Painting on that layer colours the photo, erasing it bares the grey. What stays of the grey differs:
+
+- Krita, MyPaint and others with W3C's formula keep luma. `blend` is that formula, and fills `mergedimage.png`; from the
+  coloured photo, whose L* is the grey's, it differs where colours are strong, and there by little.
+- GIMP calls it "HSL Color" and keeps the mean of the strongest and the weakest primary, so that strong colours come out
+  darker. Its mode "LCh Color" keeps L*, and shows the coloured photo itself; only XCF files remember it.
+
+`write_layer` writes a transparent PNG for any program that can lay one picture over another: over the grey photo, in
+normal mode, it gives the coloured photo. Each pixel is as transparent as that allows, so that greys are wholly so.
+
+References:
+    OpenRaster baseline, layer stack and file layout, version 0.0.5, https://www.openraster.org; W3C, "Compositing and
+    Blending Level 1" (2015), 10.2, non-separable blend modes.
+"""
+
+import xml.etree.ElementTree as ET
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from koala.files import whole
+
+_LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded sRGB
+_THUMBNAIL = (256, 256)  # the largest that OpenRaster allows
+_STRIP = 1 << 18  # pixels at a time, for large photos' sake
+
+Picture = NDArray[np.uint8]
+
+
+def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float] | None = None) -> None:
+    """Write an OpenRaster file: the grey photo, and the coloured one in mode "color" on it.
+
+    Both layers are RGB of 8 bits: a layer of greys alone cannot be painted on in colour everywhere, and Krita and GIMP
+    open every OpenRaster file as a picture of 8 bits. The layer of colours has an alpha channel, to erase from.
+
+    Args:
+        path: the file, there whole or not at all.
+        grey: `(H, W)` uint8.
+        color: `(H, W, 3)` uint8 sRGB, the same photo coloured.
+        dpi: pixels per inch across and down, where known.
+
+    Raises:
+        ValueError: the arrays are not of these shapes and types.
+    """
+    _check(grey, color)
+    with whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("mimetype"), b"image/openraster")  # must be first, and not be compressed
+        archive.writestr(zipfile.ZipInfo("stack.xml"), _stack(color.shape[1], color.shape[0], dpi))
+        _add(archive, "data/color.png", Image.fromarray(color).convert("RGBA"))
+        _add(archive, "data/grey.png", Image.fromarray(grey).convert("RGB"))
+        merged = Image.fromarray(blend(grey, color))
+        _add(archive, "mergedimage.png", merged)
+        merged.thumbnail(_THUMBNAIL)
+        _add(archive, "Thumbnails/thumbnail.png", merged)
+
+
+def write_layer(path: Path, grey: Picture, color: Picture) -> None:
+    """Write `color_layer` as a PNG; arguments and errors as for `write_ora`."""
+    layer = Image.fromarray(color_layer(grey, color))
+    with whole(path) as file:
+        _save(layer, file)
+
+
+def blend(grey: Picture, color: Picture) -> Picture:
+    """Lay colours over greys in W3C's blend mode "color": their hue and chroma, the greys' luma.
+
+    Args:
+        grey: `(H, W)` uint8.
+        color: `(H, W, 3)` uint8 sRGB.
+
+    Returns:
+        `(H, W, 3)` uint8 sRGB.
+
+    Raises:
+        ValueError: the arrays are not of these shapes and types.
+    """
+    return _in_strips(_blended, grey, color, channels=3)
+
+
+def color_layer(grey: Picture, color: Picture) -> Picture:
+    """The most transparent picture that gives the coloured photo when it is laid over the grey one in normal mode.
+
+    Args:
+        grey: `(H, W)` uint8.
+        color: `(H, W, 3)` uint8 sRGB.
+
+    Returns:
+        `(H, W, 4)` uint8 RGBA, alpha not multiplied in.
+
+    Raises:
+        ValueError: the arrays are not of these shapes and types.
+    """
+    return _in_strips(_transparent, grey, color, channels=4)
+
+
+def _blended(grey: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
+    """W3C's SetLum and ClipColor: what would leave 0..255 loses chroma until it fits."""
+    chroma = color - (color @ _LUMA)[..., None]
+    return grey + chroma * np.minimum(_room(grey, chroma), 1)
+
+
+def _transparent(grey: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Solve color = grey + alpha (layer - grey) for the least alpha that has a layer within 0..255."""
+    change = color - grey
+    alpha = np.ceil(255 / _room(grey, change))
+    return np.concatenate([grey + change * 255 / np.maximum(alpha, 1), alpha], axis=-1)
+
+
+def _room(grey: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How many times the change can be added to the grey within 0..255: `(..., 1)`, infinite where there is none."""
+
+    def times(room: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.divide(room, step, out=np.full_like(step, np.inf), where=step > 0)
+
+    down, up = -change.min(axis=-1, keepdims=True), change.max(axis=-1, keepdims=True)
+    return np.minimum(times(grey, down), times(255 - grey, up))
+
+
+def _in_strips(formula: Callable, grey: Picture, color: Picture, channels: int) -> Picture:
+    """A formula of pixels over a picture, some rows at a time: floats of all would take many times its memory."""
+    _check(grey, color)
+    height, width = grey.shape
+    out = np.empty((height, width, channels), np.uint8)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = slice(top, top + rows)
+        out[strip] = np.rint(formula(grey[strip, :, None].astype(np.float32), color[strip].astype(np.float32)))
+    return out
+
+
+def _check(grey: Picture, color: Picture) -> None:
+    if grey.dtype != np.uint8 or color.dtype != np.uint8 or color.shape != (*grey.shape, 3) or not grey.size:
+        raise ValueError(
+            f"layers are made of (H, W) and (H, W, 3) uint8, "
+            f"got {grey.shape} {grey.dtype} and {color.shape} {color.dtype}"
+        )
+
+
+def _stack(width: int, height: int, dpi: tuple[float, float] | None) -> bytes:
+    """`stack.xml`: the layers from the top down; the colours are the layer that is chosen when the file is opened."""
+    image = ET.Element("image", version="0.0.5", w=str(width), h=str(height))
+    if dpi:
+        image.attrib |= {"xres": str(round(dpi[0])), "yres": str(round(dpi[1]))}
+    stack = ET.SubElement(image, "stack")
+    upper = {"composite-op": "svg:color", "selected": "true"}
+    ET.SubElement(stack, "layer", {"name": "Colours", "src": "data/color.png", **upper})
+    ET.SubElement(stack, "layer", {"name": "Photo", "src": "data/grey.png", "composite-op": "svg:src-over"})
+    return ET.tostring(image, encoding="UTF-8", xml_declaration=True)
+
+
+def _add(archive: zipfile.ZipFile, name: str, image: Image.Image) -> None:
+    with archive.open(zipfile.ZipInfo(name), "w") as file:
+        _save(image, file)
+
+
+def _save(image: Image.Image, file: IO[bytes]) -> None:
+    """A PNG that says that it is sRGB."""
+    info = PngInfo()
+    info.add(b"sRGB", b"\0")  # rendering intent: perceptual
+    image.save(file, "PNG", pnginfo=info)
