@@ -179,10 +179,12 @@ def publish(found: Checkpoint, path: Path) -> None:
 
     Args:
         found: the checkpoint.
-        path: the folder to write; what was there goes.
+        path: the folder to write; what was there goes, but for a card, which its owner may have gone on with.
     """
     halves = {name: weight.half() for name, weight in found.network().state_dict().items()}
-    _write(path, {**_for_others(found, halves), "README.md": hub.card(found.facts()).encode()})
+    card = path / "README.md"
+    text = card.read_bytes() if card.exists() else hub.card(found.facts()).encode()
+    _write(path, {**_for_others(found, halves), card.name: text})
 
 
 def _for_others(found: Checkpoint, weights: dict[str, Tensor]) -> dict[str, bytes]:

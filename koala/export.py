@@ -50,8 +50,8 @@ _AXES = {0: "batch", 2: "height", 3: "width"}  # that may have any length
 _INTERFACE = {
     "input": "lightness: (B, 1, H, W) float32, L* of CIE L*a*b* (D65) in 0..100; H and W multiples of 8, 16 or more",
     "output": "ab: (B, 2, H, W) float32, a* and b* in the same units",
-    "before": "L* of the photo (sRGB) turned grey (luma of ITU-R 601, Pillow's mode L), made smaller with antialiasing, "
-    "its short side to about trained_at",
+    "before": "L* of the photo (sRGB) turned grey (luma of ITU-R 601, Pillow's mode L), made smaller with "
+    "antialiasing, its short side to about trained_at",
     "after": "ab made as large as the photo, joined with the photo's own L*, turned into sRGB",
 }
 
@@ -158,6 +158,8 @@ def _check(settings: config.Export) -> None:
         raise UserError("there is nothing to write; name a folder with --out, or a file with --onnx or --program")
     if settings.push and out is None:
         raise UserError("--push puts the folder of --out on the hub; name one")
+    if settings.push and not hub.is_name(settings.push):
+        raise UserError(f"--push {settings.push} is no name on the Hugging Face hub; write USER/NAME")
     if out is not None and out.exists() and ((out / "training.pt").exists() or not (out / "checkpoint.json").exists()):
         raise UserError(f"{out} exists and is no exported model; name a new folder with --out")
     for path, suffix in ((settings.onnx, ".onnx"), (settings.program, ".pt2")):

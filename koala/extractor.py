@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # the sentence below tells of it
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except pickle.UnpicklingError:

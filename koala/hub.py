@@ -41,6 +41,11 @@ koala is under the MIT licence; which one holds for these weights is for their o
 """
 
 
+def is_name(name: str) -> bool:
+    """Whether it has the form USER/NAME."""
+    return _NAME.fullmatch(name) is not None
+
+
 def locate(name_or_path: str | Path, **options: Any) -> Path:
     """The folder of a model: the one at that path, or else a copy of the one that has that name on the hub.
 
@@ -54,7 +59,7 @@ def locate(name_or_path: str | Path, **options: Any) -> Path:
     name = str(name_or_path)
     if Path(name).exists():
         return Path(name)
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UserError(f"there is no {name}, nor is this a name on the Hugging Face hub; name a folder, or USER/NAME")
     folder = _fetch(name, options)
     if not (folder / "checkpoint.json").exists():
@@ -91,13 +96,15 @@ def in_words(name: str) -> Iterator[None]:
     Raises:
         UserError: nobody is logged in, or may not write there, or the hub cannot be reached.
     """
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     try:
         with quietly():
             yield
-    except (TypeError, ValueError):  # a call that does not fit; a name that cannot be one
+    except TypeError:  # a call that does not fit
         raise
+    except HFValidationError as error:
+        raise UserError(f"{name} cannot be a name on the Hugging Face hub ({first_line(error)})") from None
     except Exception as error:  # whatever the network does
         answer = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         if answer in (401, 403) or isinstance(error, LocalTokenNotFoundError):

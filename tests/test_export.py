@@ -53,6 +53,13 @@ def test_a_model_is_written_again_and_nothing_else_written_over(run, tmp_path):
         export.export_command(config.Export(run, tmp_path / "other"))
 
 
+def test_a_card_that_was_gone_on_with_stays(run, tmp_path):
+    export.export_command(config.Export(run, tmp_path / "model"))
+    (tmp_path / "model/README.md").write_text("my own words")
+    export.export_command(config.Export(run, tmp_path / "model"))
+    assert (tmp_path / "model/README.md").read_text() == "my own words"
+
+
 def test_a_checkpoint_of_a_training_is_not_written_over(run, tmp_path):
     own = shutil.copytree(run, tmp_path / "run")
     found = checkpoint.find(own)
@@ -149,6 +156,7 @@ def test_a_program_that_computes_something_else_is_not_written(run, tmp_path, mo
         ({}, "there is nothing to write; name a folder with --out"),
         ({"push": "me/model"}, "there is nothing to write"),
         ({"push": "me/model", "onnx": "koala.onnx"}, "--push puts the folder of --out on the hub; name one"),
+        ({"push": "model", "out": "model"}, "--push model is no name on the Hugging Face hub; write USER/NAME"),
         ({"onnx": "photo.jpg"}, "photo.jpg does not end in .onnx; name the file so"),
         ({"program": "koala.onnx"}, "koala.onnx does not end in .pt2"),
         ({"out": "model", "model": "/nowhere"}, "there is no /nowhere, nor is this a name on the Hugging Face hub"),
