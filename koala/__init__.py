@@ -1,16 +1,24 @@
 """koala: training of the Deep Koalarization image colourisation network.
 
-`load_model`, `colorize`, `rgb_to_lab` and `lab_to_rgb` are the names for programs; they are
+`load_model`, `colorize`, `PretrainedColorizer`, `rgb_to_lab` and `lab_to_rgb` are the names for programs; they are
 imported when they are first asked for, so that `import koala` costs nothing.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the types of what __getattr__ finds
+    from koala.checkpoint import PretrainedColorizer as PretrainedColorizer
+    from koala.checkpoint import load_model as load_model
+    from koala.color import lab_to_rgb as lab_to_rgb
+    from koala.color import rgb_to_lab as rgb_to_lab
+    from koala.photos import colorize as colorize
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_model": "koala.checkpoint",
     "colorize": "koala.photos",
+    "PretrainedColorizer": "koala.checkpoint",
     "rgb_to_lab": "koala.color",
     "lab_to_rgb": "koala.color",
 }

@@ -19,15 +19,16 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from pydantic import TypeAdapter, ValidationError
 from safetensors import torch as safetensors
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from koala import config, extractor
+from koala import __version__, config, extractor, hub
 from koala.errors import UserError
 from koala.files import put, sha256
 from koala.model import Colorizer, Network
@@ -57,14 +58,38 @@ class Checkpoint:
     state: dict[str, Any]
 
     def network(self) -> Network:
-        """The trained network, in evaluation mode on the CPU."""
-        network = Network(self.embedding_size, head(self.settings.objective))
-        network.load_state_dict(safetensors.load_file(self.path / "model.safetensors"))
+        """The trained network, in evaluation mode on the CPU.
+
+        Raises:
+            UserError: its weights cannot be read, or are those of another network.
+        """
+        network, path = Network(self.embedding_size, head(self.settings.objective)), self.path / "model.safetensors"
+        try:
+            network.load_state_dict(extractor.read_tensors(path))
+        except RuntimeError:
+            raise UserError(f"{path} holds the weights of another network; name another checkpoint") from None
         return network.eval()
 
     def training(self) -> dict[str, Any]:
-        """States of the optimizer and the loss scaler."""
-        return torch.load(self.path / "training.pt", map_location="cpu", weights_only=True)
+        """States of the optimizer and the loss scaler.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        return extractor.read_tensors(self.path / "training.pt")
+
+    def facts(self) -> dict[str, str]:
+        """What others are told of the network, in a word each."""
+        settings = self.settings
+        return {
+            "koala": __version__,
+            "trained_at": str(settings.data.size),
+            "geometry": settings.data.geometry,
+            "lightness": settings.data.lightness,
+            "extractor": settings.extractor.name,
+            "objective": settings.objective.name,
+            "images_seen": str(self.images_seen),
+        }
 
 
 @dataclass(frozen=True)
@@ -144,18 +169,26 @@ def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         The checkpoint's folder.
     """
     path = _path(folder, snapshot.images_seen)
-    _write(path, snapshot, {"training.pt": _pickled(snapshot.training)})
+    _write(path, _files(snapshot, {"training.pt": _pickled(snapshot.training)}))
     _prune(folder, snapshot.images_seen, keep)
     return path
 
 
 def publish(found: Checkpoint, path: Path) -> None:
-    """Write a checkpoint for others to colour with: the weights alone, in half precision, and no place of any file.
+    """Write a checkpoint for others to colour with: the weights alone, in half precision, and a card.
 
     Args:
         found: the checkpoint.
-        path: the folder to write; what was there goes.
+        path: the folder to write; what was there goes, but for a card, which its owner may have gone on with.
     """
+    halves = {name: weight.half() for name, weight in found.network().state_dict().items()}
+    card = path / "README.md"
+    text = card.read_bytes() if card.exists() else hub.card(found.facts()).encode()
+    _write(path, {**_for_others(found, halves), card.name: text})
+
+
+def _for_others(found: Checkpoint, weights: dict[str, Tensor]) -> dict[str, bytes]:
+    """A checkpoint's files with these weights alone, and no place of any file."""
     settings = found.settings
     extractor, objective = settings.extractor, settings.objective
     settings = replace(
@@ -164,10 +197,8 @@ def publish(found: Checkpoint, path: Path) -> None:
         extractor=replace(extractor, weights=_no_file(extractor.weights), cache=False),
         objective=replace(objective, perceptual_weights=_no_file(objective.perceptual_weights)),
     )
-    halves = {name: weight.half() for name, weight in found.network().state_dict().items()}
-    _write(
-        path,
-        Snapshot(found.images_seen, settings, halves, found.embedding_size, found.extractor_sha256, {}, {}),
+    return _files(
+        Snapshot(found.images_seen, settings, weights, found.embedding_size, found.extractor_sha256, {}, {}), {}
     )
 
 
@@ -176,19 +207,15 @@ def _no_file(weights: str) -> str:
     return weights if weights in ("pretrained", "random") else "pretrained"
 
 
-def _write(path: Path, snapshot: Snapshot, more: Mapping[str, bytes] | None = None) -> None:
-    """Write a checkpoint's folder, whole or not at all.
+def _files(snapshot: Snapshot, more: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What a checkpoint's files hold, by their names.
 
     Args:
-        path: the folder.
-        snapshot: whose weights and description are written.
+        snapshot: whose weights and description they are.
         more: names and bytes of further files.
     """
-    part = path.with_name(f"{_PART}{path.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     weights = safetensors.save({name: weight.contiguous() for name, weight in snapshot.weights.items()})
-    files = {"model.safetensors": weights, **(more or {})}
+    files = {"model.safetensors": weights, **more}
     description = _Description(
         images_seen=snapshot.images_seen,
         settings=config.dump(snapshot.settings),
@@ -197,7 +224,19 @@ def _write(path: Path, snapshot: Snapshot, more: Mapping[str, bytes] | None = No
         state=snapshot.state,
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )
-    files["checkpoint.json"] = json.dumps(asdict(description), indent=1).encode()
+    return {**files, "checkpoint.json": json.dumps(asdict(description), indent=1).encode()}
+
+
+def _write(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a checkpoint's folder, whole or not at all.
+
+    Args:
+        path: the folder.
+        files: names and bytes.
+    """
+    part = path.with_name(f"{_PART}{path.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
         for name, data in files.items():
             (part / name).write_bytes(data)
@@ -312,31 +351,88 @@ class _Description:
     sha256: dict[str, str]
 
 
-def load_model(path: str | Path, weights: str = "") -> Colorizer:
-    """Load a trained network with its extractor, ready to colour.
+class PretrainedColorizer(Colorizer, ModelHubMixin):
+    """A `Colorizer` that knows its checkpoint: what `load_model` gives.
+
+    `save_pretrained(FOLDER)` and `push_to_hub("USER/NAME")` keep it for others, with its weights as they are and a
+    card; `koala.load_model` and `from_pretrained` take it from there.
 
     Args:
-        path: run folder (its best checkpoint) or checkpoint folder.
+        found: its checkpoint.
+        built: the extractor; without one, embeddings must be given where the network was trained with them.
+    """
+
+    def __init__(self, found: Checkpoint, built: extractor.Extractor | None) -> None:
+        super().__init__(found.network(), built, found.settings.data.size)
+        self.found = found
+        self._hub_mixin_config = None  # checkpoint.json says all
+        self.eval().to(memory_format=torch.channels_last)
+
+    @classmethod
+    def of(cls, found: Checkpoint, weights: str = "") -> Self:
+        """A checkpoint's network joined with its extractor; see `load_model`."""
+        return cls(found, _extractor(found, weights))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # their settings go through as they are
+        cls, pretrained_model_name_or_path: str | Path, *, weights: str = "", **options: Any
+    ) -> Self:
+        """Load a model from a folder, or from the Hugging Face hub.
+
+        Args:
+            pretrained_model_name_or_path: run folder (its best checkpoint), checkpoint folder, or USER/NAME on the hub;
+                a path that exists is taken before a name.
+            weights: file of the extractor's weights; by default where the training found them.
+            options: huggingface_hub's `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+
+        Raises:
+            UserError: as `load_model`.
+        """
+        return cls.of(find(hub.locate(pretrained_model_name_or_path, **options)), weights)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Put the model on the Hugging Face hub.
+
+        Args:
+            repo_id: USER/NAME.
+            options: huggingface_hub's `private`, `token`, `commit_message`, `branch`, `create_pr`, ...
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            UserError: nobody is logged in, or may not write there, or the hub cannot be reached.
+        """
+        with hub.in_words(repo_id):
+            return super().push_to_hub(repo_id, **options)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        for name, data in _for_others(self.found, self.network.state_dict()).items():
+            put(save_directory / name, data)
+
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """The card that lies beside the weights."""
+        return ModelCard(hub.card(self.found.facts()))
+
+
+def load_model(name_or_path: str | Path, weights: str = "") -> PretrainedColorizer:
+    """Load a trained network with its extractor, ready to colour.
+
+    Only tensors and plain values are read: a stranger's file cannot run code.
+
+    Args:
+        name_or_path: run folder (its best checkpoint), checkpoint folder, or USER/NAME on the Hugging Face hub; a path
+            that exists is taken before a name.
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
-        A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab, on the CPU; move it with `.to(device)`.
+        A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab on the network's scale (see `koala.color`), H and W
+        multiples of 8, on the CPU; move it with `.to(device)`. `koala.colorize` does all around it.
 
     Raises:
         UserError: there is no whole checkpoint, or the extractor's weights are not to be had, or are others.
     """
-    return colorizer(find(Path(path)), weights)
-
-
-def colorizer(found: Checkpoint, weights: str = "") -> Colorizer:
-    """A checkpoint's network joined with its extractor; see `load_model`."""
-    return joined(found, _extractor(found, weights))
-
-
-def joined(found: Checkpoint, built: extractor.Extractor | None) -> Colorizer:
-    """A checkpoint's network, with its extractor or without: then embeddings must be given."""
-    model = Colorizer(found.network(), built, found.settings.data.size)
-    return model.eval().to(memory_format=torch.channels_last)
+    return PretrainedColorizer.from_pretrained(name_or_path, weights=weights)
 
 
 def _extractor(found: Checkpoint, weights: str) -> extractor.Extractor | None:

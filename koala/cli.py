@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "ablate": ("Ablate", "koala.ablate:ablate", "ablation", "variants of a training at equal budget, side by side"),
     "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
     "gallery": ("Gallery", "koala.gallery.server:gallery_command", "", "colour photos in a browser, on this machine"),
-    "export": ("Export", "koala.export:export_command", "", "a trained network for others: its weights alone"),
+    "export": ("Export", "koala.export:export_command", "", "a trained network for others: weights, ONNX"),
     "study build": ("BuildStudy", "koala.study.build:build_command", "", "pictures -> the folder of a realness study"),
     "study serve": ("ServeStudy", "koala.study.server:serve_command", "", "ask people which pictures are real"),
     "study report": ("ReportStudy", "koala.study.report:report_command", "", "answers -> tables, tests, plain words"),

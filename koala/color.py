@@ -165,6 +165,11 @@ def from_units(ab: Any) -> Any:
     return ab * _AB_SCALE
 
 
+def lightness_from_units(lightness: Any) -> Any:
+    """Turn L* in 0..100 into lightness on the network's scale; any shape and library."""
+    return lightness * _L_SCALE + _L_SHIFT
+
+
 def _lab_rows(rgb: Any, rows: NDArray, offset: NDArray) -> Any:
     """Some rows of L*a*b*, scaled: what the last matrix makes of the curve."""
     ops = _library_of(rgb)

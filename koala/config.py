@@ -527,12 +527,24 @@ class Gallery(_Strict):
 
 @dataclass(frozen=True)
 class Export(_Strict):
-    """Write a trained network for others to colour with: its weights alone, in half precision."""
+    """Write a trained network for others: a folder of weights to colour with, or a program that runs without koala.
+
+    A program takes L* and gives a*b*, of pictures of any size; it holds a description, and koala/export.py an example.
+    """
 
     model: Positional[Path]
-    """Run folder (its best checkpoint) or checkpoint folder."""
-    out: Path
-    """Folder to write; it is a model for koala colorize and koala evaluate."""
+    """Run folder (its best checkpoint), checkpoint folder, or USER/NAME on the Hugging Face hub."""
+    out: Path | None = None
+    """Folder to write: the weights alone, in half precision; a model for koala colorize and koala evaluate."""
+    push: str = ""
+    """USER/NAME on the Hugging Face hub, where that folder is put as well."""
+    onnx: Path | None = None
+    """FILE.onnx to write: extractor, network and decoding, compared with PyTorch by onnxruntime."""
+    program: Path | None = None
+    """FILE.pt2 to write: the same for torch.export.load."""
+    temperature: Temperature = None
+    """In a program, of a network that predicts bins: lower makes stronger colours; by default 0.38, and 1 the mean."""
+    extractor: Weights = field(default_factory=Weights)
 
 
 @dataclass(frozen=True)

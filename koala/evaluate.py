@@ -136,11 +136,11 @@ class Evaluation:
         if found is None:
             return Folder(self.settings.model, self.shards, self.data)
         if self.cache is not None:
-            model = checkpoint.joined(found, None)
+            model = checkpoint.PretrainedColorizer(found, None)
         else:
             weights = self.settings.extractor.weights
             # the first process fetches the extractor's weights, the others find them
-            model = main_first(self.accelerator, lambda: checkpoint.colorizer(found, weights))
+            model = main_first(self.accelerator, lambda: checkpoint.PretrainedColorizer.of(found, weights))
         model.temperature = self.settings.temperature or model.temperature
         return Network(found, model.to(self.accelerator.device), self.protocol.assembly, self.accelerator.autocast)
 

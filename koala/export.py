@@ -1,23 +1,211 @@
-"""A trained network for others."""
+"""A trained network for others: a folder of its weights, or a program that runs without koala.
 
-from koala import checkpoint, config
+A program, for ONNX or for `torch.export.load`, holds extractor, network and decoding, and takes any number of pictures
+of any size. In goes "lightness", `(B, 1, H, W)` float32: L* in 0..100 of the photo turned grey, H and W multiples of 8
+from 16 on. Out comes "ab", `(B, 2, H, W)` float32: a* and b*, units of CIE L*a*b* (D65) as well. Brought to the photo's
+size it is joined with the photo's own L*. With nothing of koala::
+
+    import numpy as np
+    from onnxruntime import InferenceSession
+    from PIL import Image
+    from skimage.color import lab2rgb, rgb2lab
+
+    def resized(plane, width, height):
+        return np.asarray(Image.fromarray(plane.astype("float32")).resize((width, height), Image.Resampling.BILINEAR))
+
+    session = InferenceSession("koala.onnx")
+    side = int(session.get_modelmeta().custom_metadata_map["trained_at"])
+    photo = Image.open("photo.png").convert("RGB")
+    grey = photo.convert("L").convert("RGB")
+    width, height = (max(16, round(length * side / min(photo.size) / 8) * 8) for length in photo.size)
+    lightness = resized(rgb2lab(np.asarray(grey))[..., 0], width, height)
+    (ab,) = session.run(["ab"], {"lightness": lightness[None, None]})
+    a, b = (resized(plane, *photo.size) for plane in ab[0])
+    own = rgb2lab(np.asarray(photo))[..., 0]
+    colored = lab2rgb(np.stack([own, a, b], axis=-1))
+    Image.fromarray((colored * 255).round().astype("uint8")).save("colored.png")
+
+What goes in, what comes out and what the network is also stands in the file: in ONNX's metadata, and in `koala.json` of
+a program for torch.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from koala import checkpoint, color, config, hub
 from koala.errors import UserError
+from koala.files import put
+from koala.model import STRIDE, Colorizer
+
+TOLERANCE = 1e-3  # of a program against PyTorch, in units of a*b*
+
+_AXES = {0: "batch", 2: "height", 3: "width"}  # that may have any length
+_INTERFACE = {
+    "input": "lightness: (B, 1, H, W) float32, L* of CIE L*a*b* (D65) in 0..100; H and W multiples of 8, 16 or more",
+    "output": "ab: (B, 2, H, W) float32, a* and b* in the same units",
+    "before": "L* of the photo (sRGB) turned grey (luma of ITU-R 601, Pillow's mode L), made smaller with "
+    "antialiasing, its short side to about trained_at",
+    "after": "ab made as large as the photo, joined with the photo's own L*, turned into sRGB",
+}
+
+
+class Program(nn.Module):
+    """What is exported: a `Colorizer` from and to units of L*a*b*.
+
+    Args:
+        model: on the CPU; its weights' memory format becomes the usual one, which files can hold.
+    """
+
+    def __init__(self, model: Colorizer) -> None:
+        super().__init__()
+        self.model = model
+        self.eval().to(memory_format=torch.contiguous_format)
+
+    def forward(self, lightness: Tensor) -> Tensor:
+        """`(B, 1, H, W)` L* in 0..100 to `(B, 2, H, W)` a*b*."""
+        return color.to_units(self.model.predict(color.lightness_from_units(lightness)))
+
+
+def trace(program: Program) -> ExportedProgram:
+    """What the program computes, for any number of pictures and any multiples of 8 from 16 on."""
+    height, width = (STRIDE * Dim(name, min=2) for name in ("rows", "columns"))
+    with torch.no_grad():
+        return torch.export.export(
+            program, (torch.zeros(2, 1, 64, 96),), dynamic_shapes={"lightness": {0: Dim("batch"), 2: height, 3: width}}
+        )
+
+
+def to_onnx(traced: ExportedProgram, facts: Mapping[str, str]) -> bytes:
+    """A traced program as an ONNX file with these facts among its metadata."""
+    exported = torch.onnx.export(
+        traced,
+        dynamo=True,
+        verbose=False,
+        input_names=["lightness"],
+        output_names=["ab"],
+        dynamic_shapes={"lightness": _AXES},
+    )
+    assert exported is not None
+    exported.model.metadata_props.update(facts)
+    return exported.model_proto.SerializeToString()
+
+
+def to_torch(traced: ExportedProgram, facts: Mapping[str, str]) -> bytes:
+    """A traced program as a file for `torch.export.load`, with these facts in its `koala.json`."""
+    buffer = io.BytesIO()
+    torch.export.save(traced, buffer, extra_files={"koala.json": json.dumps(dict(facts), indent=1)})
+    return buffer.getvalue()
+
+
+def run_onnx(data: bytes) -> Callable[[Tensor], Tensor]:
+    """An ONNX file as a function, computed by onnxruntime."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(data, providers=["CPUExecutionProvider"])
+    return lambda lightness: torch.from_numpy(session.run(["ab"], {"lightness": lightness.numpy()})[0])
+
+
+def run_torch(data: bytes) -> Callable[[Tensor], Tensor]:
+    """A file of `to_torch` as a function."""
+    return torch.export.load(io.BytesIO(data)).module()
+
+
+def largest_difference(run: Callable[[Tensor], Tensor], program: Program) -> float:
+    """Between what a file computes and what PyTorch does, for random pictures of three sizes: in units of a*b*."""
+    generator, side = torch.Generator().manual_seed(0), program.model.size
+    differences = []
+    for shape in ((1, 1, max(16, side), max(16, side)), (2, 1, 96, 160), (1, 1, 320, 184)):
+        lightness = 100 * torch.rand(shape, generator=generator)
+        with torch.no_grad():
+            differences.append((run(lightness) - program(lightness)).abs().max())
+    return float(torch.stack(differences).max())  # not a number, where one is none
 
 
 def export_command(settings: config.Export) -> int:
-    """`koala export`: write a checkpoint for others to colour with.
+    """`koala export`: write a checkpoint for others.
 
     Returns:
         0.
 
     Raises:
-        UserError: there is no whole checkpoint, or the folder holds something else.
+        UserError: there is no whole checkpoint, a place holds something else, a package that writes ONNX is absent, or
+            what was made does not compute the same.
     """
-    out = settings.out
-    found = checkpoint.find(settings.model)
-    if out.exists() and ((out / "training.pt").exists() or not (out / "checkpoint.json").exists()):
-        raise UserError(f"{out} exists and is no exported model; name a new folder with --out")
-    checkpoint.publish(found, out)
-    size = sum(path.stat().st_size for path in out.iterdir())
-    print(f"{out}: {found.path} after {found.images_seen} images, {size / 1e6:.1f} MB")
+    _check(settings)
+    found = checkpoint.find(hub.locate(settings.model))
+    if settings.out is not None:
+        checkpoint.publish(found, settings.out)
+        size = sum(path.stat().st_size for path in settings.out.iterdir())
+        print(f"{settings.out}: {found.path} after {found.images_seen} images, {_megabytes(size)}", flush=True)
+    if settings.onnx is not None or settings.program is not None:
+        _write_programs(settings, found)
+    if settings.push and settings.out is not None:
+        print(hub.push(settings.out, settings.push))
     return 0
+
+
+def _check(settings: config.Export) -> None:
+    """Refuse what cannot be done, before anything is."""
+    out = settings.out
+    if out is settings.onnx is settings.program is None:
+        raise UserError("there is nothing to write; name a folder with --out, or a file with --onnx or --program")
+    if settings.push and out is None:
+        raise UserError("--push puts the folder of --out on the hub; name one")
+    if settings.push and not hub.is_name(settings.push):
+        raise UserError(f"--push {settings.push} is no name on the Hugging Face hub; write USER/NAME")
+    if out is not None and out.exists() and ((out / "training.pt").exists() or not (out / "checkpoint.json").exists()):
+        raise UserError(f"{out} exists and is no exported model; name a new folder with --out")
+    for path, suffix in ((settings.onnx, ".onnx"), (settings.program, ".pt2")):
+        if path is not None and path.suffix != suffix:
+            raise UserError(f"{path} does not end in {suffix}; name the file so")
+    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
+    if settings.onnx is not None and missing:
+        raise UserError(f'--onnx needs {" and ".join(missing)}; pip install "koala[onnx]"')
+
+
+def _write_programs(settings: config.Export, found: checkpoint.Checkpoint) -> None:
+    """Write the files that were asked for, each once it has been seen to compute what PyTorch does."""
+    model = checkpoint.PretrainedColorizer.of(found, settings.extractor.weights)
+    model.temperature = settings.temperature or model.temperature
+    program, facts = Program(model), {**_INTERFACE, **found.facts(), "license": _licences(model)}
+    traced = trace(program)
+    for path, write, run in ((settings.program, to_torch, run_torch), (settings.onnx, to_onnx, run_onnx)):
+        if path is None:
+            continue
+        data = write(traced, facts)
+        if run is run_onnx and find_spec("onnxruntime") is None:
+            verdict = 'not checked: onnxruntime is not installed (pip install "koala[onnx]")'
+        else:
+            verdict = _verdict(path, largest_difference(run(data), program))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, data)
+        print(f"{path}: {_megabytes(len(data))}; {verdict}", flush=True)
+
+
+def _verdict(path: Path, difference: float) -> str:
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{path} is not written: it would differ from PyTorch by {difference:.1e} in a*b*, more than {TOLERANCE}; "
+            "install the versions of torch, onnxscript and onnxruntime that constraints.txt names"
+        )
+    return f"differs from PyTorch by {difference:.1e} in a*b* at most, at three sizes"
+
+
+def _licences(model: Colorizer) -> str:
+    """What is known of licences."""
+    parts = ["koala: MIT"]
+    if model.extractor is not None:
+        known = model.extractor.model.pretrained_cfg.get("license")  # type: ignore[union-attr]
+        parts.append(f"the extractor's weights: {known or 'unknown'}")
+    return "; ".join(parts)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

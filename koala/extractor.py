@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.util
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from koala import hub
 from koala.config import Extractor as Settings
 from koala.config import MixedPrecision
-from koala.errors import UserError
+from koala.errors import UserError, first_line
 
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
@@ -175,16 +178,32 @@ def read_weights(path: Path, flag: str = "--extractor.weights") -> dict[str, Ten
         UserError: it is not there, or not such a file.
     """
     try:
+        return read_tensors(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; {flag} names a file of weights") from None
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What a safetensors or torch file holds: tensors and plain values, never code.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: it is not such a file.
+    """
+    try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # the sentence below tells of it
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; {flag} names a file of weights") from None
+        raise
+    except pickle.UnpicklingError:
+        reason = "only tensors and plain values are taken: a pickle of anything else could run code"
     except Exception as error:  # every format fails in its own way
-        first_line = str(error).partition("\n")[0]
-        raise UserError(f"{path} holds no weights that can be read ({first_line})") from None
+        reason = first_line(error)
+    raise UserError(f"{path} holds no weights that can be read ({reason})")
 
 
 def _packaged_weights(name: str) -> Path:
@@ -209,17 +228,13 @@ def _place(name: str, flag: str) -> tuple[str, str]:
 def _fetch(name: str, flag: str) -> Path:
     """The weights from their place on the hub, or from the cache of an earlier fetch."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import logging
 
     repository, file = _place(name, flag)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its retries are told by the one sentence below
     try:
-        return Path(hf_hub_download(repository, file))
+        with hub.quietly():  # the sentence below tells of it
+            return Path(hf_hub_download(repository, file))
     except Exception:  # whatever the network does, the remedy is the same
         raise _unreachable(name, flag) from None
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _unreachable(name: str, flag: str) -> UserError:

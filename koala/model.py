@@ -161,7 +161,10 @@ class Colorizer(nn.Module):
         Returns:
             `(B, 2, H, W)` ab in -1..1, float32.
         """
-        lightness = lightness.contiguous(memory_format=torch.channels_last)
+        return self.predict(lightness.contiguous(memory_format=torch.channels_last), embedding)
+
+    def predict(self, lightness: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """`forward` in a form that can be traced: the memory's format and the mode of inference stay as they are."""
         if embedding is None and self.extractor is not None:
             embedding = self.extractor(lightness)
         return self.network.colors(self.network(lightness, embedding), self.temperature)

@@ -62,14 +62,18 @@ def _alone_in_the_world(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def strangers_pickle(tmp_path) -> Path:
-    """A file of weights whose unpickling would run code, and fail the test."""
+@pytest.fixture(params=["bare", "zipped"])
+def strangers_pickle(request, tmp_path) -> Path:
+    """A file of weights whose unpickling would run code, and fail the test: a pickle, and what torch.save makes."""
+    import torch
 
     class Stranger:
         def __reduce__(self):
             return (pytest.fail, ("code of a weights file ran",))
 
     path = tmp_path / "stranger.pth"
-    path.write_bytes(pickle.dumps({"weight": Stranger()}))
+    if request.param == "bare":
+        path.write_bytes(pickle.dumps({"weight": Stranger()}))
+    else:
+        torch.save({"weight": Stranger()}, path)
     return path

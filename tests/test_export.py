@@ -2,19 +2,25 @@
 
 import json
 import shutil
+import textwrap
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from koala import checkpoint, config, export
+import koala
+from koala import checkpoint, color, config, export, extractor, hub
 from koala.errors import UserError
+from koala.model import Colorizer, Network
+from tests.photographs import make_photo
 
 
 def test_what_is_exported_colors_as_the_run_does(run, tmp_path):
     assert export.export_command(config.Export(run, tmp_path / "model")) == 0
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["checkpoint.json", "model.safetensors"]
+    assert {path.name for path in (tmp_path / "model").iterdir()} == set(hub.FILES)
     assert {value.dtype for value in load_file(tmp_path / "model/model.safetensors").values()} == {torch.float16}
     lightness = torch.rand(1, 1, 24, 32, generator=torch.manual_seed(0))
     mine, theirs = (checkpoint.load_model(path)(lightness) for path in (run, tmp_path / "model"))
@@ -47,6 +53,13 @@ def test_a_model_is_written_again_and_nothing_else_written_over(run, tmp_path):
         export.export_command(config.Export(run, tmp_path / "other"))
 
 
+def test_a_card_that_was_gone_on_with_stays(run, tmp_path):
+    export.export_command(config.Export(run, tmp_path / "model"))
+    (tmp_path / "model/README.md").write_text("my own words")
+    export.export_command(config.Export(run, tmp_path / "model"))
+    assert (tmp_path / "model/README.md").read_text() == "my own words"
+
+
 def test_a_checkpoint_of_a_training_is_not_written_over(run, tmp_path):
     own = shutil.copytree(run, tmp_path / "run")
     found = checkpoint.find(own)
@@ -62,3 +75,105 @@ def test_a_damaged_model_is_named(run, tmp_path):
         file.write(b"koala")
     with pytest.raises(UserError, match=r"model.safetensors is damaged: its sha256 differs"):
         checkpoint.load_model(tmp_path / "model")
+
+
+# ---------------------------------------------------------------- programs
+
+
+def random_colorizer(name: str, head: str) -> Colorizer:
+    """Of random weights, large enough that colours differ from place to place."""
+    torch.manual_seed(0)
+    frozen = extractor.build(config.Extractor(name, weights="random"))
+    network = Network(frozen.embedding_size if frozen else 0, head)
+    for weight in network.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.kaiming_normal_(weight)
+    return Colorizer(network, frozen, size=64).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["ab", "bins"])
+@pytest.mark.parametrize("name", ["none", "tf_efficientnet_lite0"])
+def test_a_program_computes_what_the_model_does(name, head):
+    """For one picture and for several, below the extractor's input size and above it."""
+    model = random_colorizer(name, head)
+    traced = export.trace(export.Program(model))
+    programs = export.run_torch(export.to_torch(traced, {})), export.run_onnx(export.to_onnx(traced, {}))
+    for shape in ((1, 1, 64, 64), (3, 1, 16, 40), (2, 1, 104, 232), (1, 1, 256, 328)):
+        lightness = 100 * torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        expected = color.to_units(model(lightness / 50 - 1))
+        assert expected.std(dim=(2, 3)).min() > 1
+        for program in programs:
+            with torch.no_grad():
+                torch.testing.assert_close(program(lightness), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
+    """That of koala.export's docstring, which runs without koala, at a size that koala chooses alike."""
+    monkeypatch.chdir(tmp_path)
+    files = config.Export(run, onnx=tmp_path / "new/../koala.onnx", program=tmp_path / "koala.pt2")
+    assert export.export_command(files) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [str(files.program), str(files.onnx)]
+    assert all("differs from PyTorch by" in line for line in lines)
+    make_photo(3, width=75, height=52).save("photo.png")
+    example = export.__doc__.partition("::\n\n")[2].partition("\n\nWhat goes in")[0]
+    exec(textwrap.dedent(example), {})
+    made, expected = np.asarray(Image.open("colored.png")), koala.colorize("photo.png", koala.load_model(run))
+    assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.slow
+def test_files_tell_what_they_are(run, tmp_path):
+    from onnxruntime import InferenceSession
+
+    export.export_command(config.Export(run, onnx=tmp_path / "koala.onnx", program=tmp_path / "koala.pt2"))
+    session = InferenceSession(tmp_path / "koala.onnx")
+    told = session.get_modelmeta().custom_metadata_map
+    assert (told["trained_at"], told["extractor"], told["koala"]) == ("16", "none", koala.__version__)
+    assert told["license"] == "koala: MIT"
+    assert {"input", "output", "before", "after"} <= told.keys()
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.shape) == ("lightness", ["batch", 1, "height", "width"])
+    assert (given.name, given.shape) == ("ab", ["batch", 2, "height", "width"])
+    beside = {"koala.json": ""}
+    torch.export.load(tmp_path / "koala.pt2", extra_files=beside)
+    assert json.loads(beside["koala.json"]) == told
+
+
+@pytest.mark.slow
+def test_a_program_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "run_torch", lambda _: lambda lightness: torch.full((1,), torch.nan))
+    with pytest.raises(UserError, match="is not written: it would differ from PyTorch by nan"):
+        export.export_command(config.Export(run, program=tmp_path / "koala.pt2"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "there is nothing to write; name a folder with --out"),
+        ({"push": "me/model"}, "there is nothing to write"),
+        ({"push": "me/model", "onnx": "koala.onnx"}, "--push puts the folder of --out on the hub; name one"),
+        ({"push": "model", "out": "model"}, "--push model is no name on the Hugging Face hub; write USER/NAME"),
+        ({"onnx": "photo.jpg"}, "photo.jpg does not end in .onnx; name the file so"),
+        ({"program": "koala.onnx"}, "koala.onnx does not end in .pt2"),
+        ({"out": "model", "model": "/nowhere"}, "there is no /nowhere, nor is this a name on the Hugging Face hub"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_first(settings, message, run, tmp_path, monkeypatch, capsys):
+    from koala.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    words = {"model": str(run), **settings}
+    assert main(["export", words.pop("model"), *(f"--{name}={value}" for name, value in words.items())]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_extra_that_is_missing_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r'needs onnx and onnxscript; pip install "koala\[onnx\]"'):
+        export.export_command(config.Export(run, tmp_path / "model", onnx=tmp_path / "koala.onnx"))
+    assert not list(tmp_path.iterdir())

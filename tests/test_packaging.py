@@ -28,7 +28,7 @@ def test_koala_is_the_only_name(wheel):
 
 @pytest.mark.slow
 def test_what_is_no_python_travels_too(wheel):
-    files = (path for path in (ROOT / "koala").rglob("*.*") if path.suffix in (".toml", ".css"))
+    files = (path for path in (ROOT / "koala").rglob("*.*") if path.suffix in (".toml", ".css", ".typed"))
     beside = {path.relative_to(ROOT).as_posix() for path in files}
     assert len(beside) >= 6
     assert beside <= set(wheel.namelist())
