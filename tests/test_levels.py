@@ -7,7 +7,7 @@ import koala
 
 LEVELS = [
     {"errors", "files", "progress", "bootstrap", "color"},
-    {"config", "bins", "health", "metrics", "parts"},
+    {"config", "bins", "health", "metrics", "parts", "tone"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
     {"shards", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
