@@ -26,28 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import bins, color
+from koala import bins, color, tone
 from koala.config import AuditShards
 from koala.errors import UserError
 from koala.files import put
 from koala.progress import Progress
 from koala.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
 
-FORMAT = "koala-audit/1"  # another number whenever a definition below changes
+FORMAT = "koala-audit/2"  # another number whenever a definition below changes
 BINS_FORMAT = "koala-bins/1"
 SHORT_SIDE = 128  # pixels
-
-NEAR_GREY_AB = 5.0  # |a*| and |b*| up to here do not count as colour: as where Zhang et al. (2016) trained
-NEAR_GREY_SHARE = 0.01  # of the pixels may lie beyond: specks, a date, ringing; they allow none
-
-# What is toned has colour, one hue, and in that hue a curve over lightness that all its pixels keep to. The last tells
-# a sepia print from a brown dog on a brown carpet; contrast tells a cyanotype from a blue sky. The bounds were set by
-# eye, on contact sheets of ImageNet: most of what they find there is toned, some faded prints are missed.
-SEPIA_CHROMA = 5.0  # mean chroma at least
-SEPIA_HUE = 0.975  # |sum of ab| / sum of chroma at least; 1 is a ray from the neutral axis
-SEPIA_CONTRAST = 12.0  # standard deviation of L* at least
-SEPIA_DEVIATION = 0.08  # distance of ab from its mean at the same L* (RMS), over the standard deviation of L*, at most
-_LIGHTNESS_BIN = 2.0  # of L*, in which that mean is taken
 
 FLAGS = ("grey", "near_grey", "sepia")
 _SHEET_COLUMNS, _SHEET_ROWS, _THUMBNAIL = 8, 8, 128  # the last in pixels
@@ -62,8 +50,8 @@ class Colors:
         chroma: mean of sqrt(a*^2 + b*^2), in units of CIELAB.
         colorfulness: see `koala.color`.
         grey: one channel, or red = green = blue in every pixel.
-        near_grey: see `is_near_grey`; what is grey is near grey too.
-        sepia: see `is_sepia`; never what is near grey.
+        near_grey: see `koala.tone.is_near_grey`; what is grey is near grey too.
+        sepia: see `koala.tone.is_toned`; never what is near grey.
         bins: `(Q,)` share of the pixels in each bin of the ab plane (`koala.bins`).
     """
 
@@ -100,14 +88,14 @@ def measure(jpeg: bytes) -> Colors:
         return Colors("grey", 0.0, 0.0, grey=True, near_grey=True, sepia=False, bins=neutral)
     rgb = np.asarray(image)
     lab = color.rgb_to_lab(rgb)
-    near_grey = is_near_grey(lab)
+    near_grey = tone.is_near_grey(lab)
     return Colors(
         "rgb",
         mean_chroma(lab),
         float(color.colorfulness(rgb)),
-        grey=is_grey(rgb) and is_grey(np.asarray(_decoded(jpeg))),
+        grey=tone.is_grey(rgb) and tone.is_grey(np.asarray(_decoded(jpeg))),
         near_grey=near_grey,
-        sepia=not near_grey and is_sepia(lab),
+        sepia=not near_grey and tone.is_toned(lab),
         bins=bins.shares(lab[..., 1:]),
     )
 
@@ -124,49 +112,9 @@ def _decoded(jpeg: bytes, short_side: int = 0) -> Image.Image:
     return image.reduce(factor) if factor > 1 else image
 
 
-def is_grey(rgb: NDArray[np.uint8]) -> bool:
-    """Whether red, green and blue are equal in every pixel of `(H, W, 3)`."""
-    return bool((rgb == rgb[..., :1]).all())
-
-
 def mean_chroma(lab: NDArray) -> float:
     """Mean of sqrt(a*^2 + b*^2) over `(H, W, 3)` L*a*b*."""
     return float(np.hypot(lab[..., 1], lab[..., 2]).mean())
-
-
-def is_near_grey(lab: NDArray) -> bool:
-    """Whether hardly a pixel of `(H, W, 3)` L*a*b* has a colour one would notice.
-
-    That is, |a*| or |b*| is above `NEAR_GREY_AB` in `NEAR_GREY_SHARE` of the pixels at most. The mean chroma would not
-    do: a red clock on white paper has less of it than a photograph on yellowed paper.
-
-    References:
-        Zhang, Isola and Efros, "Colorful image colorization", ECCV 2016; the bound is that of the NonGrayMaskLayer in
-        their training code.
-    """
-    return bool((np.abs(lab[..., 1:]).max(axis=-1) > NEAR_GREY_AB).mean() <= NEAR_GREY_SHARE)
-
-
-def is_sepia(lab: NDArray) -> bool:
-    """Whether `(H, W, 3)` L*a*b* is a toned monochrome: sepia, or a cyanotype's blue, or any other single hue.
-
-    Its ab lies on one ray from the neutral axis, and how far out depends on L* alone: see `SEPIA_CHROMA` and the
-    constants after it.
-    """
-    lightness, ab = lab[..., 0].ravel(), lab[..., 1:].reshape(-1, 2)
-    chroma, contrast = np.hypot(*ab.T), lightness.std()
-    if chroma.mean() < SEPIA_CHROMA or contrast < SEPIA_CONTRAST:
-        return False
-    one_hue = np.hypot(*ab.sum(axis=0)) >= SEPIA_HUE * chroma.sum()
-    return bool(one_hue and _deviation(lightness, ab) <= SEPIA_DEVIATION * contrast)
-
-
-def _deviation(lightness: NDArray, ab: NDArray) -> float:
-    """RMS distance of `(N, 2)` ab from its mean at about the same of `(N,)` lightness."""
-    bins = np.maximum(lightness / _LIGHTNESS_BIN, 0).astype(np.int64)
-    counts = np.maximum(np.bincount(bins), 1)
-    means = np.stack([np.bincount(bins, column) / counts for column in ab.T], axis=1)
-    return float(np.sqrt(np.square(ab - means[bins]).sum(axis=1).mean()))
 
 
 # ---------------------------------------------------------------- of a folder of shards

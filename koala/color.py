@@ -33,7 +33,7 @@ _PIECE_BITS, _PIECE_SHIFT = 16, 14  # of the float32 bits below 2.0, the upper 1
 _L_SCALE, _L_SHIFT = 1 / 50, -1.0
 _AB_SCALE = 1 / 127
 
-_GREY_FROM_RGB = np.array([[19595, 38470, 7471]]) / 65536  # ITU-R 601 luma in Pillow's fixed point
+GREY_FROM_RGB = np.array([[19595, 38470, 7471]]) / 65536  # ITU-R 601 luma in Pillow's fixed point
 
 
 def rgb_to_lab(rgb: Any) -> Any:
@@ -265,7 +265,7 @@ class _Numpy:
 
     @staticmethod
     def grey(rgb: NDArray) -> NDArray:
-        return (rgb @ _GREY_FROM_RGB.T + 0.5).astype(np.uint8)
+        return (rgb @ GREY_FROM_RGB.T + 0.5).astype(np.uint8)
 
     @staticmethod
     def channels(rgb: NDArray) -> Any:
@@ -334,7 +334,7 @@ class _Torch:
     def grey(rgb: Any) -> Any:
         import torch
 
-        return (_Torch.mix(rgb.double(), _GREY_FROM_RGB) + 0.5).to(torch.uint8)
+        return (_Torch.mix(rgb.double(), GREY_FROM_RGB) + 0.5).to(torch.uint8)
 
     @staticmethod
     def channels(rgb: Any) -> Any:
@@ -398,4 +398,4 @@ class _Dali:
     def grey(rgb: Any) -> Any:
         from nvidia.dali import fn, types
 
-        return fn.coord_transform(rgb, M=_GREY_FROM_RGB.ravel().tolist(), dtype=types.UINT8)
+        return fn.coord_transform(rgb, M=GREY_FROM_RGB.ravel().tolist(), dtype=types.UINT8)

@@ -60,3 +60,36 @@ def events(xmp: bytes) -> list[dict[str, str]]:
         for element in minidom.parseString(xmp.strip(b"\0")).getElementsByTagNameNS(RDF, "li")
         if element.hasAttributeNS(EVENT, "softwareAgent")
     ]
+
+
+def scene(seed: int) -> np.ndarray:
+    """Lightness of a picture with light and shade, `(150, 200)` in 0..100."""
+    grey = np.asarray(make_photo(seed, 200, 150).convert("L"), np.float64)
+    grain = np.random.default_rng(seed).normal(0, 2, grey.shape)
+    return ((grey - grey.min()) / np.ptp(grey) * 90 + 5 + grain).clip(0, 100)
+
+
+# colours of black and of white, sRGB; between them a straight ramp
+TONES = {
+    "sepia": ((45, 25, 10), (250, 235, 205)),
+    "strong sepia": ((30, 10, 0), (255, 215, 150)),
+    "faded sepia": ((60, 45, 35), (235, 215, 185)),
+    "yellowed": ((50, 45, 40), (225, 218, 195)),
+    "cyanotype": ((5, 25, 65), (235, 245, 250)),
+    "blueprint": ((0, 30, 90), (200, 225, 255)),
+    "selenium": ((30, 20, 40), (245, 235, 240)),
+}
+# what image editors call sepia multiplies grey by the sums of its matrix's rows, and cuts off what is too light
+SEPIA_FILTER = "sepia filter", (0.393 + 0.769 + 0.189, 0.349 + 0.686 + 0.168, 0.272 + 0.534 + 0.131)
+
+
+def toned(grey: np.ndarray, tone: str, quality: int = 0, noise: float = 2.0) -> np.ndarray:
+    """`(H, W)` uint8 greys toned, with noise of some levels, and through a JPEG of this quality if one is given."""
+    if tone == SEPIA_FILTER[0]:
+        rgb = np.minimum(grey[..., None] * np.array(SEPIA_FILTER[1]), 255)
+    else:
+        black, white = np.array(TONES[tone], np.float64)
+        rgb = black + (white - black) * grey[..., None] / 255
+    rgb += np.random.default_rng(0).normal(0, noise, rgb.shape)
+    picture = Image.fromarray(rgb.clip(0, 255).round().astype(np.uint8))
+    return np.asarray(Image.open(io.BytesIO(jpeg(picture, quality=quality))) if quality else picture)

@@ -7,7 +7,7 @@ import koala
 
 LEVELS = [
     {"errors", "files", "progress", "bootstrap", "color", "metadata", "guided"},
-    {"config", "bins", "health", "metrics", "parts", "web", "layers", "hub"},
+    {"config", "bins", "health", "metrics", "parts", "web", "layers", "hub", "tone"},
     {"order", "intake", "world", "model", "extractor", "kit", "schedule", "sources", "page", "aging"},
     {"shards", "scan", "pictures", "estimate", "features", "objectives", "perceptual"},
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
