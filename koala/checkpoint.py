@@ -34,6 +34,9 @@ from koala.files import put, sha256
 from koala.model import Colorizer, Network
 from koala.objectives import head
 
+BOX = Path(__file__).parent / "box"
+"""The model that koala carries."""
+
 _PART = ".part-"
 
 
@@ -374,7 +377,7 @@ class PretrainedColorizer(Colorizer, ModelHubMixin):
         return cls(found, _extractor(found, weights))
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # their settings go through as they are
+    def from_pretrained(  # their settings go through as they are
         cls, pretrained_model_name_or_path: str | Path, *, weights: str = "", **options: Any
     ) -> Self:
         """Load a model from a folder, or from the Hugging Face hub.
@@ -415,14 +418,14 @@ class PretrainedColorizer(Colorizer, ModelHubMixin):
         return ModelCard(hub.card(self.found.facts()))
 
 
-def load_model(name_or_path: str | Path, weights: str = "") -> PretrainedColorizer:
+def load_model(name_or_path: str | Path | None = None, weights: str = "") -> PretrainedColorizer:
     """Load a trained network with its extractor, ready to colour.
 
     Only tensors and plain values are read: a stranger's file cannot run code.
 
     Args:
         name_or_path: run folder (its best checkpoint), checkpoint folder, or USER/NAME on the Hugging Face hub; a path
-            that exists is taken before a name.
+            that exists is taken before a name. By default the model that koala carries (koala/box/README.md).
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
@@ -432,7 +435,7 @@ def load_model(name_or_path: str | Path, weights: str = "") -> PretrainedColoriz
     Raises:
         UserError: there is no whole checkpoint, or the extractor's weights are not to be had, or are others.
     """
-    return PretrainedColorizer.from_pretrained(name_or_path, weights=weights)
+    return PretrainedColorizer.from_pretrained(BOX if name_or_path is None else name_or_path, weights=weights)
 
 
 def _extractor(found: Checkpoint, weights: str) -> extractor.Extractor | None:

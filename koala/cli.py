@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
     "compare": ("Compare", "koala.compare:compare_command", "", "lay evaluations side by side, with their differences"),
     "ablate": ("Ablate", "koala.ablate:ablate", "ablation", "variants of a training at equal budget, side by side"),
-    "colorize": ("Colorize", "koala.photos:colorize_command", "", "colour photos at their own size"),
+    "colorize": ("Colorize", "koala.album:colorize_command", "", "colour photos at their own size"),
     "gallery": ("Gallery", "koala.gallery.server:gallery_command", "", "colour photos in a browser, on this machine"),
     "export": ("Export", "koala.export:export_command", "", "a trained network for others: weights, ONNX"),
     "study build": ("BuildStudy", "koala.study.build:build_command", "", "pictures -> the folder of a realness study"),

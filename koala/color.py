@@ -28,6 +28,8 @@ _TOE_END, _TOE_SLOPE, _TOE_START = 0.008856, 7.787, 16 / 116  # below the end th
 _LAB_FROM_CURVE = np.array([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
 _LAB_OFFSET = np.array([-16.0, 0.0, 0.0])
 
+_DARK = 1e-9  # linear light that is none
+
 _PIECE_BITS, _PIECE_SHIFT = 16, 14  # of the float32 bits below 2.0, the upper 16 choose a piece
 
 _L_SCALE, _L_SHIFT = 1 / 50, -1.0
@@ -52,15 +54,16 @@ def rgb_to_lab(rgb: Any) -> Any:
     return _lab_rows(rgb, _LAB_FROM_CURVE, _LAB_OFFSET)
 
 
-def lab_to_rgb(lab: Any, clip: bool = True) -> Any:
+def lab_to_rgb(lab: Any, outside: Literal["clip", "fade", "keep"] = "clip") -> Any:
     """Turn CIE L*a*b* into sRGB.
 
     Args:
         lab: `(..., H, W, 3)` NumPy or `(..., 3, H, W)` torch, float; L* in 0..100.
-        clip: bring colours outside sRGB to its border.
+        outside: what becomes of colours outside sRGB: "clip" brings each of red, green and blue to its border, as all
+            do, and changes L* with it; "fade" mixes in the grey of the same L*, which stays; "keep" leaves them.
 
     Returns:
-        The same shape and dtype, in 0..1; unclipped colours outside sRGB are beyond that.
+        The same shape and dtype, in 0..1; colours outside sRGB that are kept are beyond that.
 
     Raises:
         ValueError: the colour axis is not 3 long.
@@ -70,8 +73,10 @@ def lab_to_rgb(lab: Any, clip: bool = True) -> Any:
     curve_from_lab = np.linalg.inv(_LAB_FROM_CURVE)
     curve = ops.mix(lab, curve_from_lab, -curve_from_lab @ _LAB_OFFSET)
     linear = ops.mix(_uncurve(ops, curve), np.linalg.inv(_RELATIVE_XYZ_FROM_RGB))
+    if outside == "fade":
+        linear = _faded(ops, linear)
     encoded = _encode_gamma(ops, linear)
-    return ops.clip(encoded) if clip else encoded
+    return encoded if outside == "keep" else ops.clip(encoded)
 
 
 def to_ab(rgb: Any) -> Any:
@@ -194,6 +199,15 @@ def _decode_gamma(ops: Any, rgb: Any) -> Any:
     return ops.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
 
 
+def _faded(ops: Any, linear: Any) -> Any:
+    """Linear light with as much grey of the same luminance as brings it into 0..1: light adds up, so that Y stays."""
+    luminance = ops.mix(linear, _XYZ_FROM_RGB[1:2])
+    lowest, highest = ops.extremes(linear)
+    below = luminance / ops.at_least(luminance - lowest, ops.at_least(luminance, _DARK))
+    above = (1 - luminance) / ops.at_least(highest - luminance, ops.at_least(1 - luminance, _DARK))
+    return luminance + ops.at_least(ops.least(below, above), 0.0) * (linear - luminance)
+
+
 def _encode_gamma(ops: Any, linear: Any) -> Any:
     """Linear light to sRGB."""
     power = 1.055 * ops.at_least(linear, 0.0031308) ** (1 / 2.4) - 0.055
@@ -240,7 +254,11 @@ def _library_of(array: Any) -> Any:
 class _Numpy:
     """Colours on the last axis, float64."""
 
-    where, cbrt, at_least = np.where, np.cbrt, np.maximum
+    where, cbrt, at_least, least = np.where, np.cbrt, np.maximum, np.minimum
+
+    @staticmethod
+    def extremes(array: NDArray) -> tuple[NDArray, NDArray]:
+        return array.min(-1, keepdims=True), array.max(-1, keepdims=True)
 
     @staticmethod
     def curve(xyz: NDArray) -> NDArray:
@@ -318,8 +336,16 @@ class _Torch:
         return _curve(_Torch, xyz)
 
     @staticmethod
-    def at_least(array: Any, bound: float) -> Any:
+    def at_least(array: Any, bound: Any) -> Any:
         return array.clamp(min=bound)
+
+    @staticmethod
+    def least(array: Any, other: Any) -> Any:
+        return array.minimum(other)
+
+    @staticmethod
+    def extremes(array: Any) -> tuple[Any, Any]:
+        return array.amin(-3, keepdim=True), array.amax(-3, keepdim=True)
 
     @staticmethod
     def where(condition: Any, yes: Any, no: Any) -> Any:

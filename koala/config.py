@@ -488,19 +488,45 @@ class Embed(_Strict):
 
 
 @dataclass(frozen=True)
-class Colorize(_Strict):
-    """Colour photos, at their own size and with their own lightness."""
+class Dials(_Strict):
+    """How photos are coloured."""
 
-    photos: Positional[tuple[Path, ...]]
-    """Photos, or folders of them."""
-    out: Path
-    """Folder for the coloured photos; names are kept."""
-    model: Path
-    """Run folder (its best checkpoint) or checkpoint folder."""
-    size: Annotated[int, Field(ge=0)] = 0
-    """Short side at which the network works; 0 takes the size it was trained at."""
+    size: Annotated[int, Field(ge=0, le=2048)] = 0
+    """Short side at which the network works, in pixels; 0 takes the size it was trained at."""
+    saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
+    """What the network's colours are multiplied by: 0 is grey."""
+    strength: Share = 1.0
+    """Share of the coloured photo in the result; the rest is the photo as it was."""
     temperature: Temperature = None
     """Of a network that predicts bins: lower makes stronger colours; by default 0.38, and 1 gives the mean."""
+    flip: bool = False
+    """Colour the photo and its mirror image, and take the mean: takes the network twice as long."""
+
+
+@dataclass(frozen=True)
+class Colorize(_Strict):
+    """Colour photos, at their own size and with their own lightness.
+
+    The same command goes on where it stopped: photos whose coloured ones are there are left alone.
+    """
+
+    photos: Positional[tuple[Path, ...]]
+    """Photos, or folders of them, whose sub-folders are kept."""
+    out: Path
+    """Folder for the coloured photos; names are kept."""
+    model: Path | None = None
+    """Run folder (its best checkpoint), checkpoint folder, or USER/NAME on the Hugging Face hub; by default the model
+    that koala carries."""
+    dials: OmitArgPrefixes[Dials] = field(default_factory=Dials)
+    recolor: bool = False
+    """Give photos that are in colour already others; without it they are copied as they are."""
+    layers: Literal["none", "ora", "png"] = "none"
+    """To go on by hand, a further file for each photo: NAME.ora, an OpenRaster picture of the grey photo and a layer of
+    colours over it, or NAME.layer.png, a transparent layer to lay over the grey photo."""
+    overwrite: bool = False
+    """Colour photos anew whose coloured ones are there."""
+    jobs: Annotated[int, Field(ge=0)] = 0
+    """Photos that are read, painted and written at a time; 0: as many as there are cores."""
     extractor: Weights = field(default_factory=Weights)
     device: Device = "auto"
     """cuda where there is a GPU."""
@@ -511,7 +537,8 @@ class Gallery(_Strict):
     """Colour photos in a browser: a page on this machine, to which one drops them."""
 
     model: Path | None = None
-    """Run folder (its best checkpoint) or checkpoint folder; by default the model that koala carries."""
+    """Run folder (its best checkpoint), checkpoint folder, or USER/NAME on the Hugging Face hub; by default the model
+    that koala carries."""
     host: str = "127.0.0.1"
     """Address to listen at; with another than this machine's own, everybody who can reach it may colour photos."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8001

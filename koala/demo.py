@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import checkpoint, config, evaluate, photos, pictures, shards, train, writing
+from koala import album, checkpoint, config, evaluate, pictures, scan, shards, train, writing
 from koala.distributed import has_bf16, on_cpu
 from koala.errors import UserError
 from koala.kit import path as kit_path
@@ -78,7 +78,7 @@ def demo(settings: config.Demo) -> int:
                 mixed_precision=run.mixed_precision,
             )
         )
-    photos.colorize_command(config.Colorize((folder / "photos",), folder / "colored", newest.path))
+    album.colorize_command(config.Colorize((folder / "photos",), folder / "colored", newest.path, recolor=True))
     held_out = shards.Shards.open(folder / "shards", "val")
     _write_sheet(folder, held_out.sources())
     print(_farewell(folder, len(held_out), time.monotonic() - began))
@@ -124,7 +124,7 @@ def _write_sheet(folder: Path, held_out: list[str]) -> None:
 def _row(folder: Path, name: Path) -> NDArray[np.uint8]:
     """Grey, koala and original of one photograph: `(3, H, W, 3)`."""
     original = _thumbnail(folder / "photos" / name)
-    colored = _thumbnail(folder / "colored" / photos.target_name(name))
+    colored = _thumbnail(folder / "colored" / name.with_suffix(scan.suffix_for(name)))
     return np.stack([np.asarray(image) for image in (original.convert("L").convert("RGB"), colored, original)])
 
 

@@ -202,7 +202,7 @@ def _licences(model: Colorizer) -> str:
     """What is known of licences."""
     parts = ["koala: MIT"]
     if model.extractor is not None:
-        known = model.extractor.model.pretrained_cfg.get("license")  # type: ignore[union-attr]
+        known = getattr(model.extractor.model, "pretrained_cfg", {}).get("license")
         parts.append(f"the extractor's weights: {known or 'unknown'}")
     return "; ".join(parts)
 

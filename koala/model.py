@@ -151,20 +151,21 @@ class Colorizer(nn.Module):
         self.temperature = bins.TEMPERATURE
 
     @torch.inference_mode()
-    def forward(self, lightness: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def forward(self, lightness: Tensor, embedding: Tensor | None = None, temperature: float | None = None) -> Tensor:
         """Predict ab.
 
         Args:
             lightness: `(B, 1, H, W)` in -1..1.
             embedding: `(B, E)`, what the extractor saw, where that is known.
+            temperature: in place of the model's own.
 
         Returns:
             `(B, 2, H, W)` ab in -1..1, float32.
         """
-        return self.predict(lightness.contiguous(memory_format=torch.channels_last), embedding)
+        return self.predict(lightness.contiguous(memory_format=torch.channels_last), embedding, temperature)
 
-    def predict(self, lightness: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def predict(self, lightness: Tensor, embedding: Tensor | None = None, temperature: float | None = None) -> Tensor:
         """`forward` in a form that can be traced: the memory's format and the mode of inference stay as they are."""
         if embedding is None and self.extractor is not None:
             embedding = self.extractor(lightness)
-        return self.network.colors(self.network(lightness, embedding), self.temperature)
+        return self.network.colors(self.network(lightness, embedding), temperature or self.temperature)

@@ -1,6 +1,11 @@
-"""Photos -> colour photos, at their own size and with their own lightness."""
+"""A photo -> a colour photo, at its own size, in its own depth and with its own lightness.
+
+The network sees the photo small and in grey; the ab it predicts is brought to the photo's size and joined with the
+photo's own lightness, some rows at a time, so that a hundred megapixels need little more memory than their pixels.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,124 +13,179 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from koala import color, config, pictures
-from koala.checkpoint import load_model
-from koala.errors import UserError
-from koala.intake import UnusableError, decode
+from koala import color, config, guided, scan, tone
 from koala.model import STRIDE, Colorizer
-from koala.progress import Progress
 
-SAVE_OPTIONS: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": "4:4:4"}}
-"""Pillow's, by the suffix of a coloured photo."""
+_MOST_SIDES = 8  # how often the short side may go into the long one: the network's work grows with it
+_THUMBNAIL = 256  # pixels of the short side by which at least the kind of a photo is told
+_STRIP = 1 << 20  # pixels that are coloured at a time
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the network gets to see of a photo.
+
+    Attributes:
+        kind: whether it is grey, toned or in colour.
+        reduction: of its colours to grey.
+        lightness: `(1, 1, h, w)`, at the network's working size.
+    """
+
+    kind: tone.Kind
+    reduction: tone.Reduction
+    lightness: Tensor
 
 
 def colorize(
-    photo: NDArray[np.uint8] | str | Path, model: Colorizer, size: int = 0, saturation: float = 1.0
-) -> NDArray[np.uint8]:
-    """Colour a photo.
-
-    The network works on the grey-scaled photo at its working size; the ab it predicts is brought to the photo's
-    size and joined with the photo's own lightness.
+    photo: NDArray[Any] | str | Path,
+    model: Colorizer,
+    *,
+    size: int = 0,
+    saturation: float = 1.0,
+    strength: float = 1.0,
+    temperature: float | None = None,
+    flip: bool = False,
+) -> NDArray[Any]:
+    """Colour a photo; one that is in colour already gets others.
 
     Args:
-        photo: `(H, W, 3)` or `(H, W)` uint8 sRGB, or a file's path.
+        photo: `(H, W, 3)` or `(H, W)` sRGB, uint8 or uint16, or a file's path.
         model: from `load_model`.
         size: short side at which the network works, in pixels; 0 takes the size it was trained at.
-        saturation: what the predicted ab is multiplied by.
+        saturation: what the network's colours are multiplied by, 0..4.
+        strength: share of the coloured photo in the result, 0..1; the rest is the photo as it was.
+        temperature: of a network that predicts bins; lower makes stronger colours. By default the model's own.
+        flip: colour the photo and its mirror image, and take the mean.
 
     Returns:
-        `(H, W, 3)` uint8 sRGB.
+        `(H, W, 3)` sRGB of the same dtype. L* is that of the photo to within rounding: of a grey one its own, of a
+        toned one that of `koala.tone.reduction`.
 
     Raises:
-        UserError: the file cannot be read as a picture.
+        UserError: the file cannot be read as a picture, or a dial cannot stand there.
         ValueError: the array is not of that shape and type.
     """
-    array = _read(Path(photo)) if isinstance(photo, str | Path) else photo
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=-1)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(f"a photo is (H, W, 3) or (H, W) uint8, got {array.shape} {array.dtype}")
-    device = next(model.parameters()).device
-    rgb = torch.tensor(array, device=device).permute(2, 0, 1)[None]
-    small = _working_size(rgb.shape[-2], rgb.shape[-1], size or model.size)
-    ab = saturation * model(_resize(color.to_lightness(rgb, "grey"), small))
-    picture = pictures.colored(color.to_lightness(rgb, "color"), _resize(ab, tuple(rgb.shape[-2:])))
-    return picture[0].permute(1, 2, 0).cpu().numpy()
+    given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
+    dials = config.validate(config.Dials, given, "colorize")
+    pixels = scan.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
+        raise ValueError(f"a photo is (H, W, 3) or (H, W) uint8 or uint16, got {pixels.shape} {pixels.dtype}")
+    view = look(pixels, dials.size or model.size)
+    return paint(pixels, view, predict(model, view.lightness, dials), dials)
 
 
-def _working_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Height and width for the network: the photo's proportions, in multiples of its stride."""
-    scale = short_side / min(height, width)
-    return tuple(max(STRIDE, round(length * scale / STRIDE) * STRIDE) for length in (height, width))  # type: ignore[return-value]
+def look(pixels: NDArray[Any], short_side: int) -> View:
+    """See a photo as the network will.
+
+    Args:
+        pixels: `(H, W, 3)` sRGB, uint8 or uint16.
+        short_side: at which the network works, in pixels.
+    """
+    height, width, _ = pixels.shape
+    small = _reduced(pixels, _size(height, width, max(short_side, _THUMBNAIL)))
+    thumbnail = small[0].permute(1, 2, 0).numpy()
+    reduction = tone.reduction(thumbnail)
+    lightness = _resize(_lightness_of_grey(reduction(small)), _size(height, width, short_side))
+    return View(tone.kind(thumbnail), reduction, lightness)
 
 
-def _resize(picture: Tensor, size: tuple[int, ...]) -> Tensor:
+def predict(model: Colorizer, lightness: Tensor, dials: config.Dials) -> Tensor:
+    """Let the network colour photos of one size.
+
+    Args:
+        model: on any device.
+        lightness: `(B, 1, h, w)`.
+        dials: of which temperature and flip matter here.
+
+    Returns:
+        `(B, 2, h, w)` ab, on the model's device.
+    """
+    lightness = lightness.to(next(model.parameters()).device)
+    ab = model(lightness, temperature=dials.temperature)
+    if dials.flip:
+        ab = (ab + model(lightness.flip(-1), temperature=dials.temperature).flip(-1)) / 2
+    return ab
+
+
+def paint(pixels: NDArray[Any], view: View, ab: Tensor, dials: config.Dials) -> NDArray[Any]:
+    """Bring ab to a photo's size and join it with the photo's own lightness.
+
+    Args:
+        pixels: `(H, W, 3)` sRGB, uint8 or uint16.
+        view: of them.
+        ab: `(1, 2, h, w)`, on the device that is to do it.
+        dials: of which saturation and strength matter here.
+
+    Returns:
+        `(H, W, 3)` of the same dtype.
+    """
+    lines = guided.fit(view.lightness.to(ab.device), dials.saturation * ab)
+    painted = np.empty_like(pixels)
+    top = np.iinfo(pixels.dtype).max
+    for rows in _strips(*pixels.shape[:2]):
+        strip = _tensor(pixels[rows], ab.device)
+        lightness = _own_lightness(strip, view)
+        lab = color.to_lab(lightness, guided.apply(lines, lightness, rows.start, len(pixels)))
+        if dials.strength < 1:
+            lab = color.rgb_to_lab(strip).lerp(lab, dials.strength)
+        rgb = color.lab_to_rgb(lab, outside="fade")[0].permute(1, 2, 0)
+        painted[rows] = (rgb * top).round().cpu().numpy()
+    return painted
+
+
+def grey(pixels: NDArray[Any], view: View) -> NDArray[Any]:
+    """A photo's own lightness as `(H, W)` greys of the same dtype: what is coloured, before it is."""
+    return paint(pixels, view, view.lightness.new_zeros(1, 2, *view.lightness.shape[-2:]), config.Dials())[..., 0]
+
+
+def _own_lightness(strip: Tensor, view: View) -> Tensor:
+    """`(1, 1, H, W)`: of a grey photo and of one in colour its L*, of a toned one that along its tones."""
+    if view.kind == "toned":
+        return _lightness_of_grey(view.reduction(_in_unit(strip)))
+    return color.to_lightness(strip, "color")
+
+
+def _lightness_of_grey(grey: Tensor) -> Tensor:
+    """Of `(..., 1, H, W)` greys in 0..1."""
+    return color.to_lightness(grey.expand(*grey.shape[:-3], 3, *grey.shape[-2:]), "color")
+
+
+def _tensor(pixels: NDArray[Any], device: torch.device) -> Tensor:
+    """`(H, W, 3)` as `(1, 3, H, W)`: 8 bits as they are, 16 bits in 0..1."""
+    strip = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+    strip = strip.to(device).permute(2, 0, 1)[None]
+    return strip if pixels.dtype == np.uint8 else strip.float() / np.iinfo(pixels.dtype).max
+
+
+def _in_unit(strip: Tensor) -> Tensor:
+    return strip if strip.is_floating_point() else strip.float() / 255
+
+
+def _strips(height: int, width: int) -> Iterator[slice]:
+    rows = max(1, _STRIP // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Tensor:
+    """A photo made small: `(1, 3, h, w)` float in 0..1."""
+    shallow = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+    return _resize(_tensor(shallow, torch.device("cpu")), size).float() / 255
+
+
+def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
-    """A file's picture, upright, in sRGB."""
-    try:
-        return np.asarray(decode(path.read_bytes()).convert("RGB"))
-    except (UnusableError, OSError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def colorize_command(settings: config.Colorize) -> int:
-    """`koala colorize`: colour files and folders of files.
-
-    Returns:
-        0 when all were coloured, 1 when some could not be read: each of these is named.
-    """
-    jobs = list(_jobs(settings.photos, settings.out))
-    _check(jobs)
-    model = load_model(settings.model, settings.extractor.weights).to(device_for(settings.device))
-    model.temperature = settings.temperature or model.temperature
-    failed = 0
-    with Progress(len(jobs), "colouring", unit="photos") as progress:
-        for source, target in jobs:
-            try:
-                picture = Image.fromarray(colorize(source, model, settings.size))
-            except UserError as error:
-                progress.say(str(error))
-                failed += 1
-            else:
-                pictures.save(picture, target, **SAVE_OPTIONS.get(target.suffix, {}))
-            progress.advance(1)
-    print(f"{settings.out}: {len(jobs) - failed} coloured" + (f", {failed} could not be read" if failed else ""))
-    return 1 if failed else 0
-
-
-def _jobs(photos: tuple[Path, ...], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Each photo and where its coloured one goes."""
-    for photo in photos:
-        if photo.is_dir():
-            files = sorted(path for path in photo.rglob("*") if path.is_file() and not path.name.startswith("."))
-            yield from ((path, out / target_name(path.relative_to(photo))) for path in files)
-        else:
-            yield photo, out / target_name(Path(photo.name))
-
-
-def _check(jobs: list[tuple[Path, Path]]) -> None:
-    """Refuse to write over a photo, or two photos to one place."""
-    if not jobs:
-        raise UserError("there is no photo to colour; name photos or folders of photos")
-    sources = {source.resolve() for source, _ in jobs}
-    seen: dict[Path, Path] = {}
-    for source, target in jobs:
-        if target.resolve() in sources:
-            raise UserError(f"{source} would be written over {target}; choose another --out")
-        if target in seen:
-            raise UserError(f"{seen[target]} and {source} would both become {target}; colour them one after the other")
-        seen[target] = source
-
-
-def target_name(name: Path) -> Path:
-    """What the coloured photo is called: JPEGs stay JPEGs, all others become PNGs."""
-    return name.with_suffix(".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png")
+def _size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width of a photo made small: its proportions, in multiples of the network's stride."""
+    shortest = min(height, width)
+    sides = (short_side * min(length / shortest, _MOST_SIDES) for length in (height, width))
+    height, width = (max(STRIDE, round(side / STRIDE) * STRIDE) for side in sides)
+    return height, width
 
 
 def device_for(name: config.Device) -> str:

@@ -101,7 +101,7 @@ class Assembled(Prediction):
         """In 0..1, and beyond that outside sRGB."""
         grey = self._assembly == "grey"
         lightness = color.to_lightness(self.photos, "grey") if grey else self.photo_lightness
-        return color.lab_to_rgb(color.to_lab(lightness, self.ab), clip=False)
+        return color.lab_to_rgb(color.to_lab(lightness, self.ab), outside="keep")
 
     @cached_property
     def pictures(self) -> Tensor:

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
@@ -34,6 +34,7 @@ _Operation = Callable[[NDArray[Any]], NDArray[Any]]
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it warns of is said here in one sentence
 
 _ROWS = 256  # are converted at a time: a second copy of 100 megapixels would be 600 MB
+_LARGE_PIXELS, _LARGE_BYTES = 24 << 20, 24 << 20
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_COLORS = {tifffile.PHOTOMETRIC.MINISWHITE: 1, tifffile.PHOTOMETRIC.MINISBLACK: 1, tifffile.PHOTOMETRIC.RGB: 3}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -87,11 +88,30 @@ def read(path: Path) -> Photo:
         UserError: the file cannot be read, is no picture, not a whole one, or of a kind that is refused.
     """
     try:
-        data = path.read_bytes()
-        with unusable_is_said(), _damage_is_said():
-            return _photo(data)
+        return decode(path.read_bytes())
     except (UnusableError, OSError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def is_large(path: Path) -> bool:
+    """Whether a photo should be alone in memory, by the size of its file and by what its header says."""
+    with suppress(UnusableError, OSError), unusable_is_said():
+        if path.stat().st_size > _LARGE_BYTES:
+            return True
+        with Image.open(path) as image:
+            return image.width * image.height > _LARGE_PIXELS
+    return False
+
+
+def decode(data: bytes) -> Photo:
+    """The photograph that a file's bytes are; see `read`.
+
+    Raises:
+        UnusableError: they are no picture, not a whole one, or of a kind that is refused.
+        UserError: its kind needs a package that is not installed.
+    """
+    with unusable_is_said(), _damage_is_said():
+        return _photo(data)
 
 
 def suffix_for(photo: Path) -> str:
@@ -112,9 +132,13 @@ def write(picture: NDArray[Any], like: Photo, path: Path) -> None:
     Raises:
         UserError: a PNG of 16 bits needs a package that is not installed.
     """
-    data = _encode(_with_alpha(picture, like.alpha), _FORMATS[path.suffix.lower()], like)
     path.parent.mkdir(parents=True, exist_ok=True)
-    put(path, data, durable=False)
+    put(path, encode(picture, like, path.suffix), durable=False)
+
+
+def encode(picture: NDArray[Any], like: Photo, suffix: str) -> bytes:
+    """The bytes of a coloured photo's file; see `write`."""
+    return _encode(_with_alpha(picture, like.alpha), _FORMATS[suffix.lower()], like)
 
 
 def _photo(data: bytes) -> Photo:
@@ -264,7 +288,7 @@ def srgb_profile() -> bytes:
     return profile[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + profile[36:]
 
 
-def _in_depth(samples: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+def in_depth(samples: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """Samples in uint8 or uint16."""
     if samples.dtype == dtype:
         return samples
@@ -272,7 +296,7 @@ def _in_depth(samples: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def _with_alpha(picture: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
-    return picture if alpha is None else np.dstack([picture, _in_depth(alpha, picture.dtype)])
+    return picture if alpha is None else np.dstack([picture, in_depth(alpha, picture.dtype)])
 
 
 def _encode(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
@@ -293,7 +317,7 @@ def _encode(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
         picture = picture[..., :3]
         said["exif"] = said["exif"] if len(said["exif"]) <= _JPEG_ROOM else b""
         said["xmp"] = xmp if len(xmp) <= _JPEG_ROOM else metadata.noted(b"")
-    return _saved(Image.fromarray(_in_depth(picture, np.uint8)), kind, **_OPTIONS.get(kind, {}), **said)
+    return _saved(Image.fromarray(in_depth(picture, np.uint8)), kind, **_OPTIONS.get(kind, {}), **said)
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -111,7 +111,7 @@ def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
         `out_of_gamut`, the share of places outside sRGB; `saturated`, the share of ab at the end of the network's
         scale; `chroma_ratio`, mean chroma over that of the photos, unless these have none.
     """
-    outside = outside_srgb(color.lab_to_rgb(color.to_lab(batch.lightness, predicted.float()), clip=False))
+    outside = outside_srgb(color.lab_to_rgb(color.to_lab(batch.lightness, predicted.float()), outside="keep"))
     seen = batch.lightness > -1
     found = {
         "out_of_gamut": float((outside & seen).sum() / seen.sum().clamp(min=1)),

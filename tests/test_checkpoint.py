@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from koala import checkpoint, config, train
+from koala import checkpoint, config, extractor, train
 from koala.cli import main
+from koala.errors import UserError
 from koala.model import Network
 
 
@@ -130,3 +132,27 @@ def test_checkpoints_that_cannot_be_written_stop_the_training(settings, small_di
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert train.train(settings) == 0
     assert checkpoint.newest(small_disk).images_seen == 40
+
+
+def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
+    """Trained with a file that has moved since; another file is refused."""
+    for seed, name in ((1, "first"), (2, "other")):
+        model = extractor.build(config.Extractor("tf_efficientnet_lite0", weights="random"), seed).model
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors"
+        )
+    train.train(
+        config.Train(
+            data=config.Data(shard_folder, size=16, threads=2),
+            extractor=config.Extractor("tf_efficientnet_lite0", weights=str(tmp_path / "first.safetensors")),
+            batch=8,
+            epochs=0.2,
+            run=tmp_path / "run",
+        )
+    )
+    (tmp_path / "first.safetensors").rename(tmp_path / "moved.safetensors")
+    with pytest.raises(UserError, match=r"first.safetensors does not exist; --extractor.weights names"):
+        checkpoint.load_model(tmp_path / "run")
+    with pytest.raises(UserError, match=r"not those that .* was trained with; name their file with --extractor"):
+        checkpoint.load_model(tmp_path / "run", tmp_path / "other.safetensors")
+    assert checkpoint.load_model(tmp_path / "run", tmp_path / "moved.safetensors").size == 16

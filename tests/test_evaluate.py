@@ -12,7 +12,6 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-import koala
 from koala import (
     config,
     distributed,
@@ -20,19 +19,15 @@ from koala import (
     features,
     metrics,
     parts,
-    photos,
     pipeline,
     predictions,
     protocol,
     results,
     scoring,
-    train,
 )
-from koala.color import rgb_to_lab
 from koala.errors import UserError
 from koala.order import Places
 from koala.shards import Shards
-from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start_several
 
 
@@ -482,97 +477,3 @@ def test_what_is_no_checkpoint_is_said(tmp_path, shard_folder, content):
         (tmp_path / "checkpoint.json").write_text(content)
     with pytest.raises(UserError, match=r"holds no checkpoint|checkpoint.json is damaged"):
         evaluate.evaluate(config.Evaluate(tmp_path, shard_folder))
-
-
-# ---------------------------------------------------------------- photos
-
-
-@pytest.mark.parametrize("size", [(60, 40), (33, 71), (1, 1), (5, 300)])
-def test_photos_keep_their_size_and_lightness(run, size):
-    photo = np.asarray(make_photo(2, *size).convert("L"))
-    colored = koala.colorize(photo, koala.load_model(run))
-    assert colored.shape == (*photo.shape, 3) and colored.dtype == np.uint8
-    truth = rgb_to_lab(np.repeat(photo[..., None], 3, axis=-1))[..., 0]
-    assert np.median(np.abs(rgb_to_lab(colored)[..., 0] - truth)) < 0.5
-
-
-def test_a_color_photo_is_seen_in_grey(run):
-    """Two photos of the same greys get the same colours, whatever theirs were."""
-    model = koala.load_model(run)
-    red = np.full((16, 16, 3), (130, 0, 0), np.uint8)
-    green = np.full((16, 16, 3), (0, 66, 0), np.uint8)  # the same grey: 39
-    ab = [rgb_to_lab(koala.colorize(photo, model))[..., 1:].mean() for photo in (red, green)]
-    assert ab[0] == pytest.approx(ab[1], abs=1.0)
-
-
-def test_files_and_folders_are_colored_and_bad_ones_named(run, tmp_path, capsys):
-    album = tmp_path / "album"
-    (album / "inner").mkdir(parents=True)
-    (album / "one.jpg").write_bytes(jpeg(make_photo(1)))
-    make_photo(2).save(album / "inner/two.png")
-    (album / "bad.jpg").write_text("no picture")
-    (album / "empty.png").write_bytes(b"")
-    settings = config.Colorize((album, tmp_path / "missing.jpg"), tmp_path / "out", run)
-    assert photos.colorize_command(settings) == 1
-    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
-    assert made == ["inner/two.png", "one.jpg"]
-    captured = capsys.readouterr()
-    assert "2 coloured, 3 could not be read" in captured.out
-    for name in ("bad.jpg", "empty.png", "missing.jpg"):
-        assert sum(name in line for line in captured.err.splitlines()) == 1
-
-
-def test_no_photo_is_written_over(run, tmp_path):
-    album = tmp_path / "album"
-    album.mkdir()
-    (album / "one.jpg").write_bytes(jpeg(make_photo(1)))
-    before = (album / "one.jpg").read_bytes()
-    with pytest.raises(UserError, match=r"would be written over .*one.jpg; choose another --out"):
-        photos.colorize_command(config.Colorize((album,), album, run))
-    assert (album / "one.jpg").read_bytes() == before
-
-
-def test_two_photos_do_not_become_one(run, tmp_path):
-    for name in ("one.jpg", "one.jpeg"):
-        (tmp_path / name).write_bytes(jpeg(make_photo(1)))
-    with pytest.raises(UserError, match=r"one.jpeg and .*one.jpg would both become"):
-        photos.colorize_command(config.Colorize((tmp_path,), tmp_path / "out", run))
-
-
-def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
-    """Trained with a file that has moved since; another file is refused."""
-    from safetensors.torch import save_file
-
-    from koala import extractor
-
-    for seed, name in ((1, "first"), (2, "other")):
-        model = extractor.build(config.Extractor("tf_efficientnet_lite0", weights="random"), seed).model
-        save_file(
-            {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors"
-        )
-    train.train(
-        config.Train(
-            data=config.Data(shard_folder, size=16, threads=2),
-            extractor=config.Extractor("tf_efficientnet_lite0", weights=str(tmp_path / "first.safetensors")),
-            batch=8,
-            epochs=0.2,
-            run=tmp_path / "run",
-        )
-    )
-    (tmp_path / "first.safetensors").rename(tmp_path / "moved.safetensors")
-    with pytest.raises(UserError, match=r"first.safetensors does not exist; --extractor.weights names"):
-        koala.load_model(tmp_path / "run")
-    with pytest.raises(UserError, match=r"not those that .* was trained with; name their file with --extractor"):
-        koala.load_model(tmp_path / "run", tmp_path / "other.safetensors")
-    assert koala.load_model(tmp_path / "run", tmp_path / "moved.safetensors").size == 16
-
-
-def test_all_good_is_zero(run, tmp_path):
-    (tmp_path / "one.jpg").write_bytes(jpeg(make_photo(1)))
-    assert photos.colorize_command(config.Colorize((tmp_path / "one.jpg",), tmp_path / "out", run)) == 0
-
-
-@pytest.mark.parametrize("photo", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
-def test_arrays_that_are_no_photo(run, photo):
-    with pytest.raises(ValueError, match="uint8"):
-        koala.colorize(photo, koala.load_model(run))

@@ -95,15 +95,15 @@ def test_there_is_a_dial_for_the_temperature_of_a_model_that_has_one():
     def names(head):
         return [dial.name for dial in server.dials_for(Colorizer(Network(0, head), None, 224))]
 
-    assert names("ab") == ["saturation", "size"]
-    assert names("bins") == ["saturation", "temperature", "size"]
+    assert names("ab") == ["saturation", "strength", "size"]
+    assert names("bins") == ["saturation", "strength", "temperature", "size"]
 
 
 def test_the_temperature_is_obeyed():
     model = Colorizer(Network(0, "bins"), None, 16).eval()
-    colorize, photo = server.colorizing(model), png(make_photo(5))
-    colorize(photo, {"saturation": 1, "size": 16, "temperature": 0.5})
-    assert model.temperature == 0.5
+    photo = make_photo(5)
+    made = server.colorizing(model)(png(photo), {"saturation": 1, "size": 16, "temperature": 0.05})
+    assert np.array_equal(pixels(made), photos.colorize(np.asarray(photo), model, temperature=0.05))
 
 
 def test_without_javascript_the_picture_is_on_the_page(client):
@@ -354,7 +354,7 @@ def test_what_cannot_be_served_is_one_sentence(run, capsys):
         assert cli.main(["gallery", "--model", str(run), "--port", port]) == 2
     assert "cannot be listened at (Address already in use); choose another --port" in capsys.readouterr().err
     assert cli.main(["gallery", "--model", "/nowhere", "--port", "0"]) == 2
-    assert "/nowhere holds no checkpoint" in capsys.readouterr().err
+    assert "there is no /nowhere" in capsys.readouterr().err
 
 
 def test_packages_that_are_absent_are_one_sentence(monkeypatch, capsys):

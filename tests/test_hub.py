@@ -204,7 +204,7 @@ def test_koala_is_imported_at_no_cost():
 def test_help_tells_types(capsys):
     help(koala.load_model)
     assert "USER/NAME on the Hugging Face hub" in capsys.readouterr().out
-    expected = {"name_or_path": str | Path, "weights": str, "return": koala.PretrainedColorizer}
+    expected = {"name_or_path": str | Path | None, "weights": str, "return": koala.PretrainedColorizer}
     assert get_type_hints(koala.load_model) == expected
     assert get_type_hints(koala.colorize)["model"] is Colorizer
     assert (Path(koala.__file__).parent / "py.typed").exists()

@@ -13,7 +13,7 @@ LEVELS = [
     {"audit", "writing", "checkpoint", "pipeline", "distributed", "protocol"},
     {"embeddings", "predictions", "prior", "state", "telemetry"},
     {"train", "photos", "scoring", "export"},
-    {"report", "results", "gallery.server"},
+    {"album", "report", "results", "gallery.server"},
     {"evaluate"},
     {"demo", "compare", "checks"},
     {"doctor", "ablate"},

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-import numpy as np
 import python_multipart  # noqa: F401  # starlette's parser needs it, and would only say so when a photo comes
 from PIL import Image
 from starlette.applications import Starlette
@@ -29,7 +29,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from koala import config, intake, photos, pictures, web
+from koala import config, intake, photos, scan, web
 from koala.checkpoint import load_model
 from koala.errors import UserError
 from koala.model import STRIDE, Colorizer
@@ -110,22 +110,22 @@ Raises `UserError` or `koala.intake.UnusableError` where the photo cannot be rea
 
 
 def dials_for(model: Colorizer) -> tuple[Dial, ...]:
-    """What can be turned when a model colours."""
+    """What can be turned when a model colours, by the names of `koala.config.Dials`."""
     saturation = Dial("saturation", "Saturation", 0, 2, 0.05, 1)
+    strength = Dial("strength", "Strength", 0, 1, 0.05, 1)
     temperature = Dial("temperature", "Temperature", 0.05, 1, 0.01, model.temperature)
     size = Dial("size", "Working size", min(64, model.size), max(512, model.size), STRIDE, model.size)
-    return (saturation, temperature, size) if model.network.head == "bins" else (saturation, size)
+    return saturation, strength, *([temperature] if model.network.head == "bins" else []), size
 
 
 def colorizing(model: Colorizer) -> Colorize:
-    """Colour with a model: JPEGs stay JPEGs, all others become PNGs."""
+    """Colour with a model, photos in colour too: JPEGs stay JPEGs, all others become PNGs, which browsers show."""
 
-    def colorize(data: bytes, dials: Mapping[str, float]) -> bytes:
-        model.temperature = dials.get("temperature", model.temperature)
-        photo = np.asarray(intake.decode(data).convert("RGB"))
-        colored = photos.colorize(photo, model, int(dials["size"]), dials["saturation"])
+    def colorize(data: bytes, turned: Mapping[str, float]) -> bytes:
+        photo = scan.decode(data)
         suffix = ".jpg" if data.startswith(_JPEG) else ".png"
-        return pictures.encode(Image.fromarray(colored), suffix, **photos.SAVE_OPTIONS.get(suffix, {}))
+        dials: dict[str, Any] = {**turned, "size": int(turned["size"])}
+        return scan.encode(photos.colorize(photo.pixels, model, **dials), photo, suffix)
 
     return colorize
 

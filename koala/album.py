@@ -1,0 +1,241 @@
+"""`koala colorize`: photos and folders of photos, coloured side by side.
+
+Threads read, paint and write; what they see goes to the one network, which takes all that wait together.
+"""
+
+import os
+import queue
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from koala import config, layers, photos, scan
+from koala.checkpoint import load_model
+from koala.errors import UserError
+from koala.files import put
+from koala.model import Colorizer
+from koala.progress import Progress
+
+Outcome = Literal["coloured", "in colour", "there", "failed"]
+
+_LAYERS = {"ora": ".ora", "png": ".layer.png"}
+_MOST_WAIT = 64  # photos that the network takes at once
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo and where what is made of it goes.
+
+    Attributes:
+        source: its file.
+        target: the coloured photo's.
+        copy: where it goes as it is, if it is in colour.
+        layers: further file; none where none is asked for.
+    """
+
+    source: Path
+    target: Path
+    copy: Path
+    layers: Path | None
+
+    def is_done(self) -> bool:
+        """Whether an earlier run made all of it."""
+        return (self.target.exists() and (self.layers is None or self.layers.exists())) or (
+            self.copy != self.target and self.copy.exists()
+        )
+
+
+class Line:
+    """Photos before the one network: those that wait and are of one size are coloured together.
+
+    Args:
+        model: the network.
+        dials: how it colours.
+    """
+
+    def __init__(self, model: Colorizer, dials: config.Dials) -> None:
+        self._model, self._dials = model, dials
+        self._waiting: queue.SimpleQueue[tuple[Tensor, Future[Tensor]] | None] = queue.SimpleQueue()
+        self._thread = Thread(target=self._serve, daemon=True)
+
+    def predict(self, lightness: Tensor) -> Tensor:
+        """`(1, 1, h, w)` to `(1, 2, h, w)` ab; waits."""
+        answer: Future[Tensor] = Future()
+        self._waiting.put((lightness, answer))
+        return answer.result()
+
+    def _serve(self) -> None:
+        while asked := self._waiting.get():
+            together = [asked]
+            while len(together) < _MOST_WAIT and not self._waiting.empty():
+                if (asked := self._waiting.get()) is None:
+                    self._waiting.put(None)
+                    break
+                together.append(asked)
+            for _, group in groupby(sorted(together, key=_shape), key=_shape):
+                self._answer(list(group))
+
+    def _answer(self, group: Sequence[tuple[Tensor, Future[Tensor]]]) -> None:
+        try:
+            ab = photos.predict(self._model, torch.cat([lightness for lightness, _ in group]), self._dials)
+        except Exception as error:  # whoever waits says so
+            for _, answer in group:
+                answer.set_exception(error)
+        else:
+            for (_, answer), one in zip(group, ab.split(1), strict=True):
+                answer.set_result(one)
+
+    def __enter__(self) -> "Line":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+
+def _shape(asked: tuple[Tensor, Future[Tensor]]) -> tuple[int, ...]:
+    return tuple(asked[0].shape)
+
+
+def colorize_command(settings: config.Colorize) -> int:
+    """`koala colorize`: colour files and folders of files; what is there already is left alone.
+
+    Returns:
+        0 when all were coloured, 1 when some could not be read: each of these is named.
+
+    Raises:
+        UserError: there is nothing to colour, no model, or a photo would be written over.
+    """
+    jobs = list(_jobs(settings))
+    _check(jobs)
+    todo = jobs if settings.overwrite else [job for job in jobs if not job.is_done()]
+    counts: Counter[Outcome] = Counter({"there": len(jobs) - len(todo)})
+    if todo:
+        model = load_model(settings.model, settings.extractor.weights).to(photos.device_for(settings.device))
+        counts += _work(todo, model, settings)
+    print(f"{settings.out}: {_summary(counts)}")
+    return 1 if counts["failed"] else 0
+
+
+def _work(todo: Sequence[Job], model: Colorizer, settings: config.Colorize) -> Counter[Outcome]:
+    cores = len(os.sched_getaffinity(0))
+    workers = min(settings.jobs or cores, len(todo))
+    counts: Counter[Outcome] = Counter()
+    with (
+        warnings.catch_warnings(action="ignore"),  # here and not in the threads, which share the filters
+        Progress(len(todo), "colouring", unit="photos") as progress,
+        Line(model, settings.dials) as line,
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, cores // workers),)) as pool,
+    ):
+        artist = _Artist(line, model.size, settings)
+        futures = [pool.submit(artist.do, job) for job in todo]
+        try:
+            for future in as_completed(futures):
+                try:
+                    counts[future.result()] += 1
+                except UserError as error:
+                    progress.say(str(error))
+                    counts["failed"] += 1
+                progress.advance(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return counts
+
+
+class _Artist:
+    """What a thread does with a photo."""
+
+    def __init__(self, line: Line, size: int, settings: config.Colorize) -> None:
+        self._line, self._settings = line, settings
+        self._size = settings.dials.size or size
+        self._large = Lock()
+
+    def do(self, job: Job) -> Outcome:
+        """Colour a photo.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        with self._large if scan.is_large(job.source) else nullcontext():
+            return self._do(job)
+
+    def _do(self, job: Job) -> Outcome:
+        photo = scan.read(job.source)
+        view = photos.look(photo.pixels, self._size)
+        if view.kind == "color" and not self._settings.recolor:
+            job.copy.parent.mkdir(parents=True, exist_ok=True)
+            put(job.copy, job.source.read_bytes(), durable=False)
+            return "in colour"
+        colored = photos.paint(photo.pixels, view, self._line.predict(view.lightness), self._settings.dials)
+        if job.layers is not None:
+            self._write_layers(job.layers, photo, view, colored)
+        scan.write(colored, photo, job.target)
+        return "coloured"
+
+    def _write_layers(self, path: Path, photo: scan.Photo, view: photos.View, colored: NDArray[Any]) -> None:
+        grey, color = (scan.in_depth(picture, np.uint8) for picture in (photos.grey(photo.pixels, view), colored))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self._settings.layers == "ora":
+            layers.write_ora(path, grey, color, photo.dpi)
+        else:
+            layers.write_layer(path, grey, color)
+
+
+def _jobs(settings: config.Colorize) -> Iterator[Job]:
+    for source, name in _photos(settings.photos):
+        copy = settings.out / name
+        target = copy.with_suffix(scan.suffix_for(name))
+        above = None if settings.layers == "none" else target.with_suffix(_LAYERS[settings.layers])
+        yield Job(source, target, copy, above)
+
+
+def _photos(places: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Each photo and its name in its folder."""
+    for place in places:
+        if place.is_dir():
+            files = sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+            yield from ((path, path.relative_to(place)) for path in files)
+        else:
+            yield place, Path(place.name)
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    """Refuse to write over a photo, or two photos to one place."""
+    if not jobs:
+        raise UserError("there is no photo to colour; name photos or folders of photos")
+    sources = {job.source.resolve() for job in jobs}
+    seen: dict[Path, Path] = {}
+    for job in jobs:
+        for made in {job.target, job.copy, job.layers or job.target}:
+            if made.resolve() in sources:
+                raise UserError(f"{job.source} would be written over {made}; choose another --out")
+            if made in seen:
+                raise UserError(f"{seen[made]} and {job.source} would both become {made}; give them different --out")
+            seen[made] = job.source
+
+
+def _summary(counts: Counter[Outcome]) -> str:
+    """How many photos came to what, in words."""
+    words: dict[Outcome, str] = {
+        "in colour": "in colour already and copied (--recolor gives them others)",
+        "there": "there already (--overwrite makes them anew)",
+        "failed": "could not be read",
+    }
+    return ", ".join(
+        [f"{counts['coloured']} coloured", *(f"{counts[key]} {text}" for key, text in words.items() if counts[key])]
+    )

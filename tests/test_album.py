@@ -1,0 +1,263 @@
+"""`koala colorize`: folders in, folders out."""
+
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from koala import album, config, scan
+from koala.cli import main
+from koala.errors import UserError
+from tests.photographs import encoded, jpeg, make_photo, packet
+
+KINDS = ["grey.jpg", "color.jpg", "toned.jpg", "grey.png", "alpha.png", "deep.png", "grey.tif", "deep.tif", "one.webp"]
+
+
+def make_grey(seed: int) -> Image.Image:
+    return make_photo(seed).convert("L")
+
+
+def make_toned(seed: int) -> Image.Image:
+    """Brown where it is dark, yellowish where it is light."""
+    share = np.asarray(make_grey(seed))[..., None] / 255
+    return Image.fromarray((share * (250, 235, 205) + (1 - share) * (50, 25, 5)).astype(np.uint8))
+
+
+def make_file(kind: str, seed: int) -> bytes:
+    """A photo of a kind: its name is in KINDS."""
+    grey = make_grey(seed)
+    deep = np.asarray(grey).astype(np.uint16) * 257
+    match kind:
+        case "grey.jpg":
+            return jpeg(grey)
+        case "color.jpg":
+            return jpeg(make_photo(seed))
+        case "toned.jpg":
+            return jpeg(make_toned(seed), quality=95)
+        case "alpha.png":
+            return encoded(grey.convert("LA"), "PNG")
+        case "deep.png":
+            return encoded(Image.fromarray(deep), "PNG")
+        case "deep.tif":
+            return encoded(Image.fromarray(deep), "TIFF")
+    return encoded(grey, {"png": "PNG", "tif": "TIFF", "webp": "WEBP"}[kind.rpartition(".")[2]])
+
+
+def settings(run, source, out, **more) -> config.Colorize:
+    return config.Colorize((source,), out, run, **more)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Photos of every kind, in a folder and a folder in it."""
+    place = tmp_path / "photos"
+    for seed, kind in enumerate(KINDS):
+        path = place / ("inner" if seed % 2 else "") / kind
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_file(kind, seed))
+    return place
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+def test_folders_keep_their_structure_and_photos_their_kind(run, folder, tmp_path, capsys):
+    assert album.colorize_command(settings(run, folder, tmp_path / "out")) == 0
+    assert files_in(tmp_path / "out") == files_in(folder)
+    assert "8 coloured, 1 in colour already and copied (--recolor gives them others)" in capsys.readouterr().out
+    for name in files_in(folder):
+        before, after = (scan.read(place / name) for place in (folder, tmp_path / "out"))
+        assert (after.pixels.shape, after.pixels.dtype) == (before.pixels.shape, before.pixels.dtype)
+        assert (after.alpha is None) == (before.alpha is None)
+        if "color" not in name:
+            assert np.ptp(after.pixels.astype(int), axis=-1).max() > 0, f"{name} has colours"
+
+
+def test_photos_in_color_are_copied_as_they_are_or_recolored(run, tmp_path):
+    source = tmp_path / "one.jpeg"
+    source.write_bytes(jpeg(make_photo(1)))
+    album.colorize_command(settings(run, source, tmp_path / "copied"))
+    assert (tmp_path / "copied/one.jpeg").read_bytes() == source.read_bytes()
+    album.colorize_command(settings(run, source, tmp_path / "colored", recolor=True))
+    assert files_in(tmp_path / "colored") == ["one.jpg"]
+    assert not np.array_equal(scan.read(tmp_path / "colored/one.jpg").pixels, scan.read(source).pixels)
+
+
+def test_what_a_photo_says_of_itself_is_kept_with_a_note(run, tmp_path):
+    (tmp_path / "one.jpg").write_bytes(jpeg(make_grey(1), xmp=packet(), dpi=(600, 600)))
+    album.colorize_command(settings(run, tmp_path / "one.jpg", tmp_path / "out"))
+    made = scan.read(tmp_path / "out/one.jpg")
+    assert made.dpi == (600, 600)
+    assert "Großmutter, 1936" in made.xmp.decode() and "coloured by software" in made.xmp.decode()
+
+    (tmp_path / "one.png").write_bytes(encoded(make_grey(1), "PNG"))
+    out = tmp_path / "out"
+    words = ["colorize", tmp_path / "one.png", "--out", out, "--model", run, "--saturation", "0"]
+    assert main([str(word) for word in words]) == 0
+    assert np.ptp(scan.read(out / "one.png").pixels.astype(int), axis=-1).max() == 0
+
+
+# ---------------------------------------------------------------- going on, and what goes wrong
+
+
+def test_what_is_there_is_left_alone(run, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    album.colorize_command(settings(run, folder, out))
+    (out / "grey.jpg").unlink()
+    (out / "inner/grey.png").write_bytes(b"mine")
+    capsys.readouterr()
+    assert album.colorize_command(settings(run, folder, out)) == 0
+    assert "1 coloured, 8 there already (--overwrite makes them anew)" in capsys.readouterr().out
+    assert (out / "inner/grey.png").read_bytes() == b"mine"
+    album.colorize_command(settings(run, folder, out, overwrite=True))
+    assert (out / "inner/grey.png").read_bytes() != b"mine"
+
+
+def test_bad_files_are_named_and_the_others_coloured(run, tmp_path, capsys):
+    place = tmp_path / "photos"
+    (place / "inner").mkdir(parents=True)
+    (place / "one.jpg").write_bytes(jpeg(make_grey(1)))
+    (place / "inner/two.png").write_bytes(encoded(make_grey(2), "PNG"))
+    (place / "bad.jpg").write_text("no picture")
+    (place / "empty.png").write_bytes(b"")
+    (place / ".DS_Store").write_bytes(b"hidden")
+    given = config.Colorize((place, tmp_path / "missing.jpg"), tmp_path / "out", run)
+    assert album.colorize_command(given) == 1
+    assert files_in(tmp_path / "out") == ["inner/two.png", "one.jpg"]
+    captured = capsys.readouterr()
+    assert "2 coloured, 3 could not be read" in captured.out
+    for name in ("bad.jpg", "empty.png", "missing.jpg"):
+        assert sum(name in line for line in captured.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_hundred_mixed_files_of_which_twenty_are_bad(run, tmp_path):
+    """180 pictures, 20 lines, and nothing else."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    for number in range(200):
+        kind = KINDS[number % len(KINDS)]
+        data = make_file(kind, number)
+        if number % 10 == 3:
+            data = [b"", b"no picture", data[: len(data) // 2], data[:20]][number // 10 % 4]
+        (place / f"{number:03d}-{kind}").write_bytes(data)
+    command = [sys.executable, "-m", "koala", "colorize", place, "--out", tmp_path / "out", "--model", run]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(files_in(tmp_path / "out")) == 180
+    named, rest = [], []
+    for line in done.stderr.splitlines():
+        (named if str(place) in line else rest).append(line)
+    assert len(named) == 20 and len({line.split(":")[0] for line in named}) == 20
+    assert [line for line in rest if not line.startswith("colouring: ")] == []
+    assert len(done.stdout.splitlines()) == 1 and "20 could not be read" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_interrupted_album_goes_on(run, tmp_path):
+    """Nothing is half written, and the second run makes what the first did not."""
+    place, out = tmp_path / "photos", tmp_path / "out"
+    place.mkdir()
+    large = make_grey(1).resize((1500, 1000))
+    for number in range(40):
+        (place / f"{number}.jpg").write_bytes(jpeg(large))
+    command = [sys.executable, "-m", "koala", "colorize", place, "--out", out, "--model", run]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not (out.exists() and files_in(out)):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "run the same command again to go on" in said and "Traceback" not in said
+    made = files_in(out)
+    assert 0 < len(made) < 40
+    before = {name: (out / name).stat().st_mtime_ns for name in made}
+    for name in made:
+        assert scan.read(out / name).pixels.shape == (1000, 1500, 3)
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert len(files_in(out)) == 40
+    assert {name: (out / name).stat().st_mtime_ns for name in made} == before
+
+
+def test_no_photo_is_written_over(run, tmp_path):
+    (tmp_path / "one.jpg").write_bytes(jpeg(make_grey(1)))
+    before = (tmp_path / "one.jpg").read_bytes()
+    with pytest.raises(UserError, match=r"would be written over .*one.jpg; choose another --out"):
+        album.colorize_command(settings(run, tmp_path, tmp_path))
+    assert (tmp_path / "one.jpg").read_bytes() == before
+
+
+def test_two_photos_do_not_become_one(run, tmp_path):
+    for name in ("one.jpg", "one.jpeg"):
+        (tmp_path / name).write_bytes(jpeg(make_grey(1)))
+    with pytest.raises(UserError, match=r"one.jpeg and .*one.jpg would both become"):
+        album.colorize_command(settings(run, tmp_path, tmp_path / "out"))
+
+
+def test_an_empty_folder_is_said(run, tmp_path):
+    with pytest.raises(UserError, match="no photo to colour"):
+        album.colorize_command(settings(run, tmp_path, tmp_path / "out"))
+
+
+def test_photos_that_wait_go_to_the_network_together(monkeypatch):
+    """Those of one size, and each gets its own answer."""
+    free, batches = Event(), []
+
+    def predict(model, lightness, dials):
+        batches.append(tuple(lightness.shape))
+        assert free.wait(60)
+        return lightness.expand(-1, 2, -1, -1)
+
+    monkeypatch.setattr(album.photos, "predict", predict)
+    with album.Line(None, config.Dials()) as line, ThreadPoolExecutor(6) as pool:
+        first = pool.submit(line.predict, torch.zeros(1, 1, 8, 8))
+        while not batches:
+            time.sleep(0.001)
+        others = [pool.submit(line.predict, torch.full((1, 1, 8, 8 * (1 + n % 2)), n)) for n in range(5)]
+        while line._waiting.qsize() < 5:
+            time.sleep(0.001)
+        free.set()
+        assert [int(answer.result()[0, 0, 0, 0]) for answer in (first, *others)] == [0, 0, 1, 2, 3, 4]
+    assert batches == [(1, 1, 8, 8), (3, 1, 8, 8), (2, 1, 8, 16)]
+
+
+def test_what_the_network_raises_reaches_who_asked(monkeypatch):
+    monkeypatch.setattr(album.photos, "predict", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with album.Line(None, config.Dials()) as line, pytest.raises(RuntimeError, match="out of memory"):
+        line.predict(torch.zeros(1, 1, 8, 8))
+
+
+# ---------------------------------------------------------------- to go on by hand
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("ora", ".ora"), ("png", ".layer.png")])
+def test_layers_lie_beside_the_photo(run, tmp_path, kind, suffix, capsys):
+    source = tmp_path / "one.jpg"
+    source.write_bytes(jpeg(make_grey(1)))
+    out = tmp_path / "out"
+    album.colorize_command(settings(run, source, out, layers=kind))
+    assert files_in(out) == sorted(["one.jpg", f"one{suffix}"])
+    (out / f"one{suffix}").unlink()
+    album.colorize_command(settings(run, source, out, layers=kind))
+    assert files_in(out) == sorted(["one.jpg", f"one{suffix}"]), "photos without their layers are made again"
+
+
+def test_the_layer_over_the_grey_photo_is_the_colored_one(run, tmp_path):
+    source = tmp_path / "one.png"
+    source.write_bytes(encoded(make_grey(1), "PNG"))
+    album.colorize_command(settings(run, source, tmp_path / "out", layers="png"))
+    base, layer = (Image.open(path).convert("RGBA") for path in (source, tmp_path / "out/one.layer.png"))
+    merged = np.asarray(Image.alpha_composite(base, layer).convert("RGB"))
+    assert np.abs(merged.astype(int) - scan.read(tmp_path / "out/one.png").pixels).max() <= 2

@@ -1,0 +1,197 @@
+"""One photo, coloured: its size, depth and lightness stay, and the dials do what they say."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2lab
+
+import koala
+from koala import config, photos
+from koala.color import rgb_to_lab
+from koala.errors import UserError
+from koala.model import Colorizer, Network
+from tests.photographs import jpeg, make_photo
+
+SIZES = [(60, 40), (33, 71), (1, 1), (5, 300), (700, 3)]
+
+
+@pytest.fixture(scope="module")
+def model(run) -> Colorizer:
+    return koala.load_model(run)
+
+
+class Painter(Colorizer):
+    """Predicts one colour everywhere, in units of L*a*b*."""
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__(Network(0), None, 32)
+        self.ab = torch.tensor([a, b]).reshape(1, 2, 1, 1) / 127
+
+    def forward(self, lightness, embedding=None, temperature=None):
+        return self.ab.expand(len(lightness), 2, *lightness.shape[-2:])
+
+
+def make_grey(size=(60, 40), dtype=np.uint8) -> np.ndarray:
+    """A grey photo that has every level from black to white."""
+    width, height = size
+    ramp = np.linspace(0, np.iinfo(dtype).max, width * height).round().astype(dtype)
+    return ramp.reshape(height, width)
+
+
+def lightness_of(pixels: np.ndarray) -> np.ndarray:
+    """L* by scikit-image."""
+    return rgb2lab(pixels / np.iinfo(pixels.dtype).max)[..., 0]
+
+
+def chroma_of(pixels: np.ndarray) -> float:
+    return np.hypot(*np.moveaxis(rgb_to_lab(pixels / np.iinfo(pixels.dtype).max)[..., 1:], -1, 0)).mean()
+
+
+# ---------------------------------------------------------------- what stays
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_photos_keep_their_size(model, size):
+    photo = make_grey(size)
+    colored = koala.colorize(photo, model)
+    assert colored.shape == (*photo.shape, 3) and colored.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(np.uint8, 0.45), (np.uint16, 0.005)],  # L* of half a level, at its steepest, in each of three channels
+)
+@pytest.mark.parametrize("ab", [(20, 30), (-80, 60), (100, -110)], ids=str)
+def test_the_lightness_of_grey_photos_stays(dtype, tolerance, ab):
+    """Also where the network's colours are far outside sRGB."""
+    grey = make_grey(dtype=dtype)
+    colored = koala.colorize(grey, Painter(*ab))
+    expected = lightness_of(np.repeat(grey[..., None], 3, axis=-1))
+    assert np.abs(lightness_of(colored) - expected).max() < tolerance
+    assert chroma_of(colored) > 10
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_photo_without_colors_comes_back_as_it_was(dtype):
+    grey = make_grey(dtype=dtype)
+    colored = koala.colorize(grey, Painter(0, 0))
+    assert np.abs(colored.astype(int) - grey[..., None]).max() <= (0 if dtype == np.uint8 else 2)
+
+
+def test_colors_within_srgb_are_those_that_the_network_says():
+    colored = koala.colorize(np.full((40, 40), 120, np.uint8), Painter(20, 30))
+    assert rgb2lab(colored)[..., 1:].mean((0, 1)) == pytest.approx([20, 30], abs=0.4)
+
+
+def test_the_lightness_of_color_photos_stays(model):
+    photo = np.asarray(make_photo(3))
+    assert np.abs(lightness_of(koala.colorize(photo, Painter(10, 10))) - lightness_of(photo)).max() < 0.45
+
+
+def test_rows_are_painted_as_the_whole_is(model, monkeypatch):
+    photo = np.asarray(make_photo(1, 90, 70).convert("L"))
+    whole = koala.colorize(photo, model)
+    monkeypatch.setattr(photos, "_STRIP", 90 * 7)
+    assert np.abs(koala.colorize(photo, model).astype(int) - whole).max() <= 1
+
+
+# ---------------------------------------------------------------- what the network sees
+
+
+def test_a_color_photo_is_seen_in_grey(model):
+    """Two photos of the same greys get the same colours, whatever theirs were."""
+    red = np.full((16, 16, 3), (130, 0, 0), np.uint8)
+    green = np.full((16, 16, 3), (0, 66, 0), np.uint8)  # the same grey: 39
+    views = [photos.look(photo, 16) for photo in (red, green)]
+    torch.testing.assert_close(views[0].lightness, views[1].lightness, rtol=0, atol=0.25 / 50)  # greys are not rounded
+
+
+def test_the_proportions_stay_but_for_the_most_extreme():
+    def size(height, width):
+        return tuple(photos.look(np.zeros((height, width, 3), np.uint8), 64).lightness.shape[-2:])
+
+    assert size(600, 800) == (64, 88)
+    assert size(1, 1) == (64, 64)
+    assert size(1, 10_000) == (64, 512), "as long as eight times the short side"
+
+
+# ---------------------------------------------------------------- dials
+
+
+def test_saturation_multiplies_colors():
+    grey = np.full((40, 40), 120, np.uint8)
+    chroma = [chroma_of(koala.colorize(grey, Painter(8, 12), saturation=factor)) for factor in (0, 0.5, 1, 2)]
+    assert chroma == pytest.approx([0, 7.2, 14.4, 28.8], abs=0.3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_strength_is_the_share_of_the_colored_photo(share):
+    photo = np.full((40, 40, 3), (150, 120, 90), np.uint8)
+    mixed = rgb2lab(koala.colorize(photo, Painter(-10, -20), strength=share))[0, 0]
+    expected = rgb2lab(photo)[0, 0] * (1 - share) + share * np.array([rgb2lab(photo)[0, 0, 0], -10, -20])
+    assert mixed == pytest.approx(expected, abs=0.5)
+
+
+def test_the_working_size_matters(model):
+    photo = np.asarray(make_photo(2, 72, 56))
+    assert not np.array_equal(koala.colorize(photo, model, size=32), koala.colorize(photo, model))
+
+
+def test_temperature_is_a_dial_of_networks_that_predict_bins():
+    model = Colorizer(Network(0, "bins"), None, 16).eval()
+    photo = np.asarray(make_photo(5).convert("L"))
+    usual, cold = koala.colorize(photo, model), koala.colorize(photo, model, temperature=0.05)
+    assert not np.array_equal(usual, cold)
+    model.temperature = 0.05
+    assert np.array_equal(koala.colorize(photo, model), cold)
+
+
+def test_flipping_takes_the_mean_of_both_ways():
+    class Slanted(Painter):
+        """Green on the left, red on the right."""
+
+        def forward(self, lightness, embedding=None, temperature=None):
+            return super().forward(lightness) * torch.linspace(-1, 1, lightness.shape[-1])
+
+    grey = np.full((40, 40), 120, np.uint8)
+    assert chroma_of(koala.colorize(grey, Slanted(30, 30))) > 10
+    assert chroma_of(koala.colorize(grey, Slanted(30, 30), flip=True)) < 0.1
+
+
+@pytest.mark.parametrize("dial", [{"saturation": -1}, {"strength": 1.5}, {"temperature": 0}, {"size": -8}])
+def test_dials_that_are_turned_too_far(model, dial):
+    with pytest.raises(UserError, match=next(iter(dial))):
+        koala.colorize(make_grey(), model, **dial)
+
+
+# ---------------------------------------------------------------- what is taken
+
+
+def test_files_are_taken(model, tmp_path):
+    path = tmp_path / "one.jpg"
+    path.write_bytes(jpeg(make_photo(1)))
+    assert koala.colorize(path, model).shape == koala.colorize(str(path), model).shape == (40, 60, 3)
+    with pytest.raises(UserError, match=r"two.jpg: No such file"):
+        koala.colorize(tmp_path / "two.jpg", model)
+
+
+@pytest.mark.parametrize(
+    "photo", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)], ids=["4", "f", "0"]
+)
+def test_arrays_that_are_no_photo(model, photo):
+    with pytest.raises(ValueError, match="uint8"):
+        koala.colorize(photo, model)
+
+
+def test_arrays_that_must_not_be_written_to(model):
+    photo = make_grey()
+    photo.flags.writeable = False
+    assert koala.colorize(photo, model).shape == (40, 60, 3)
+
+
+def test_dials_have_one_meaning_everywhere():
+    """The keywords of colorize are those of the settings."""
+    import inspect
+
+    keywords = inspect.signature(koala.colorize).parameters
+    assert {field.name for field in config.fields(config.Dials)} == keywords.keys() - {"photo", "model"}
