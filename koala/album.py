@@ -181,19 +181,21 @@ class _Artist:
             job.copy.parent.mkdir(parents=True, exist_ok=True)
             put(job.copy, job.source.read_bytes(), durable=False)
             return "in colour"
-        colored = photos.paint(photo.pixels, view, self._line.predict(view.lightness), self._settings.dials)
-        if job.layers is not None:
-            self._write_layers(job.layers, photo, view, colored)
+        grey = photos.grey(photo.pixels, view) if job.layers else None
+        ab = self._line.predict(view.lightness)
+        colored = photos.paint(photo.pixels, view, ab, self._settings.dials, out=photo.pixels)
+        if job.layers and grey is not None:
+            self._write_layers(job.layers, grey, colored, photo)
         scan.write(colored, photo, job.target)
         return "coloured"
 
-    def _write_layers(self, path: Path, photo: scan.Photo, view: photos.View, colored: NDArray[Any]) -> None:
-        grey, color = (scan.in_depth(picture, np.uint8) for picture in (photos.grey(photo.pixels, view), colored))
+    def _write_layers(self, path: Path, grey: NDArray[Any], colored: NDArray[Any], photo: scan.Photo) -> None:
+        below, above = (scan.in_depth(picture, np.uint8) for picture in (grey, colored))
         path.parent.mkdir(parents=True, exist_ok=True)
         if self._settings.layers == "ora":
-            layers.write_ora(path, grey, color, photo.dpi)
+            layers.write_ora(path, below, above, photo.dpi)
         else:
-            layers.write_layer(path, grey, color)
+            layers.write_layer(path, below, above)
 
 
 def _jobs(settings: config.Colorize) -> Iterator[Job]:

@@ -111,7 +111,9 @@ def predict(model: Colorizer, lightness: Tensor, dials: config.Dials) -> Tensor:
     return ab
 
 
-def paint(pixels: NDArray[Any], view: View, ab: Tensor, dials: config.Dials) -> NDArray[Any]:
+def paint(
+    pixels: NDArray[Any], view: View, ab: Tensor, dials: config.Dials, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """Bring ab to a photo's size and join it with the photo's own lightness.
 
     Args:
@@ -119,12 +121,13 @@ def paint(pixels: NDArray[Any], view: View, ab: Tensor, dials: config.Dials) -> 
         view: of them.
         ab: `(1, 2, h, w)`, on the device that is to do it.
         dials: of which saturation and strength matter here.
+        out: array to paint into, where memory is short: the photo's own may be painted over.
 
     Returns:
         `(H, W, 3)` of the same dtype.
     """
     lines = guided.fit(view.lightness.to(ab.device), dials.saturation * ab)
-    painted = np.empty_like(pixels)
+    painted = np.empty_like(pixels) if out is None else out
     top = np.iinfo(pixels.dtype).max
     for rows in _strips(*pixels.shape[:2]):
         strip = _tensor(pixels[rows], ab.device)
@@ -172,8 +175,7 @@ def _strips(height: int, width: int) -> Iterator[slice]:
 
 def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Tensor:
     """A photo made small: `(1, 3, h, w)` float in 0..1."""
-    shallow = pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
-    return _resize(_tensor(shallow, torch.device("cpu")), size).float() / 255
+    return _resize(_tensor(scan.in_depth(pixels, np.uint8), torch.device("cpu")), size).float() / 255
 
 
 def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:

@@ -292,7 +292,9 @@ def in_depth(samples: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """Samples in uint8 or uint16."""
     if samples.dtype == dtype:
         return samples
-    return (samples >> 8).astype(np.uint8) if dtype == np.uint8 else samples * np.uint16(257)
+    if dtype == np.uint8:
+        return np.right_shift(samples, 8, out=np.empty(samples.shape, np.uint8), casting="unsafe")
+    return samples * np.uint16(257)
 
 
 def _with_alpha(picture: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
