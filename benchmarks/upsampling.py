@@ -16,7 +16,8 @@ import math
 import random
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,11 @@ from torch import Tensor
 
 from koala import color, guided, metrics
 
-SIDES = (64, 128, 224)
-BLEEDING = 32
-EVERY = 3
-STRIP = 256
+SIDES = (64, 128, 224)  # pixels
+BLEEDING = 32  # pixels of the short side
+CASES = [(side, bleeding) for bleeding in (False, True) for side in SIDES]
+EVERY = 3  # th row and column is compared
+STRIP = 256  # rows
 
 
 def resize(picture: Tensor, size: tuple[int, ...], mode: str = "bilinear") -> Tensor:
@@ -88,35 +90,47 @@ WAYS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+def seen(values: Tensor) -> Tensor:
+    """The pixels that are compared."""
+    return values[..., ::EVERY, ::EVERY]
+
+
 def edges(lightness: Tensor) -> Tensor:
     """1 where lightness changes most, 0 elsewhere, on the pixels that are compared."""
     down = F.pad(lightness[..., 2:, :] - lightness[..., :-2, :], (0, 0, 1, 1))
     right = F.pad(lightness[..., 2:] - lightness[..., :-2], (1, 1))
-    change = torch.hypot(down, right)[..., ::EVERY, ::EVERY]
+    change = seen(torch.hypot(down, right))
     return (change >= change.quantile(0.9)).float()
 
 
-def scores(rgb: Tensor, side: int, bleeding: bool) -> list[list[float]]:
-    """Of each way: CIEDE2000 of the whole picture and at edges, PSNR of both."""
+def scores(rgb: Tensor) -> Tensor:
+    """Of each case and way CIEDE2000 of the whole picture and at edges and PSNR of both: `(cases, ways, 4)`."""
     lightness, true = color.to_lightness(rgb, "color"), color.to_ab(rgb)
-    size = small_size(rgb, side)
-    small_rgb = resize(rgb.float(), size).round().clamp(0, 255).to(torch.uint8)
-    small, ab = color.to_lightness(small_rgb, "color"), color.to_ab(small_rgb)
-    if bleeding:
-        ab = resize(resize(ab, small_size(rgb, BLEEDING)), size)
-
-    def seen(values: Tensor) -> Tensor:
-        return values[..., ::EVERY, ::EVERY]
-
     edge, true_lab = edges(lightness), color.to_lab(seen(lightness), seen(true))
     found = []
-    for way in WAYS.values():
-        brought = seen(way(small, ab, lightness))
-        lab = color.to_lab(seen(lightness), brought)
-        deltas = [metrics.mean_ciede2000(lab, true_lab, weight).item() for weight in (None, edge)]
-        errors = [metrics.mse(brought, seen(true), weight).item() for weight in (None, edge)]
-        found.append(deltas + [10 * math.log10(4 / max(error, 1e-10)) for error in errors])
-    return found
+    for side, bleeding in CASES:
+        size = small_size(rgb, side)
+        small_rgb = resize(rgb.float(), size).round().clamp(0, 255).to(torch.uint8)
+        small, ab = color.to_lightness(small_rgb, "color"), color.to_ab(small_rgb)
+        if bleeding:
+            ab = resize(resize(ab, small_size(rgb, BLEEDING)), size)
+        for way in WAYS.values():
+            brought = seen(way(small, ab, lightness))
+            delta = metrics.ciede2000(color.to_lab(seen(lightness), brought), true_lab)[:, None]
+            errors = [metrics.mse(brought, seen(true), weight).item() for weight in (None, edge)]
+            found.append([metrics.mean(delta, weight).item() for weight in (None, edge)])
+            found[-1] += [10 * math.log10(4 / max(error, 1e-10)) for error in errors]
+    return torch.tensor(found, dtype=torch.float64).view(len(CASES), len(WAYS), 4)
+
+
+def photographs(folder: Path) -> Iterator[Tensor]:
+    """The folder's colour photographs that are larger than what they are made small to, in a random order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    random.Random(0).shuffle(files)
+    for path in files:
+        with Image.open(path) as photo:
+            if photo.mode == "RGB" and min(photo.size) > max(SIDES):
+                yield torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
 
 
 def table(measured: Tensor) -> None:
@@ -125,31 +139,15 @@ def table(measured: Tensor) -> None:
     better = ((measured - measured[:, :1]) * signs > 0).double().mean(0)
     for name, means, shares in zip(WAYS, measured.mean(0), better, strict=True):
         print(f"  {name:20}" + "".join(f"{mean:9.3f}" for mean in means))
-        print(f"  {'':20}" + "".join(f"{100 * share:8.0f}%" for share in shares), flush=True)
+        print(f"  {'':20}" + "".join(f"{100 * share:8.0f}%" for share in shares))
 
 
-def quality(folder: Path, count: int) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    random.Random(0).shuffle(files)
-    cases = [(side, bleeding) for bleeding in (False, True) for side in SIDES]
-    measured: dict[tuple[int, bool], list[list[list[float]]]] = {case: [] for case in cases}
-    photos = 0
-    for path in files:
-        with Image.open(path) as photo:
-            if photo.mode != "RGB" or min(photo.size) <= max(SIDES):
-                continue
-            rgb = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
-        for case in cases:
-            measured[case].append(scores(rgb, *case))
-        photos += 1
-        if photos == count:
-            break
-    if not photos:
-        raise SystemExit(f"{folder}: no colour photo with a short side of more than {max(SIDES)} pixels")
-    for (side, bleeding), values in measured.items():
-        print(f"\n{photos} photos, short side {side}, " + ("ab blurred to 32" if bleeding else "true ab"))
+def quality(measured: Tensor) -> None:
+    """Print a table for each case of `(photos, cases, ways, 4)` scores."""
+    for (side, bleeding), values in zip(CASES, measured.unbind(1), strict=True):
+        print(f"\n{len(values)} photos, short side {side}, " + (f"ab blurred to {BLEEDING}" if bleeding else "true ab"))
         print(f"  {'':20}{'CIEDE2000':>9}{'edges':>9}{'PSNR':>9}{'edges':>9}")
-        table(torch.tensor(values, dtype=torch.float64))
+        table(values)
 
 
 def cost(megapixels: int) -> None:
@@ -174,7 +172,7 @@ def main() -> None:
     parser.add_argument("--megapixels", type=int, default=100)
     arguments = parser.parse_args()
     cost(arguments.megapixels)
-    quality(arguments.photos, arguments.count)
+    quality(torch.stack([scores(rgb) for rgb in islice(photographs(arguments.photos), arguments.count)]))
 
 
 if __name__ == "__main__":

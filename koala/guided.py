@@ -3,7 +3,7 @@
 Enlarged by itself, ab changes over a whole pixel of the small picture, on both sides of what is one edge in the photo.
 From one place to the next, though, ab goes much as a line of lightness: ab = slope * lightness + offset. `fit` finds
 these lines in the small picture; `apply` enlarges them and lets the photo's lightness draw the edges, a strip of rows
-at a time, so that the photo may have any size.
+at a time, so that the photo may have any size. Colours that run over an edge already in the small picture still do.
 
 Shapes: B pictures, h x w the small size, H x W the photo's. Lightness and ab are on the network's scale.
 
@@ -25,7 +25,7 @@ def fit(lightness: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EP
     """Find how ab goes with lightness around each pixel of the small picture.
 
     Args:
-        lightness: `(B, 1, h, w)`, the photo's, made small.
+        lightness: `(B, 1, h, w)`, of the photo made small.
         ab: `(B, 2, h, w)`.
         radius: lines are fitted in windows of 2 radius + 1 pixels a side, and their slopes smoothed by the same.
         epsilon: variance of lightness at which slopes are halved; above that of grain, so that it stays without colour.
