@@ -91,7 +91,8 @@ def reduction(thumbnail: NDArray) -> Reduction:
 
     The line of a tone goes through the mean of the colours, along what they have most in common (their first
     principal component), of pixels in which no channel may have stopped. Black and white are the darkest and the
-    lightest pixels, but not inside of `_FADED` from where the line leaves sRGB: a photo need hold neither.
+    lightest pixels, but not further in than `_FADED` from where the line leaves sRGB (by a channel that has not
+    stopped): a photo need hold neither.
 
     Args:
         thumbnail: `(H, W, 3)` sRGB, float in 0..1; as for `kind`.
@@ -174,7 +175,7 @@ def _along_tone(thumbnail: NDArray) -> Reduction:
 
     line = np.unique([-_FAR, *stops[np.abs(stops) < _FAR], _FAR])
     darkest, lightest = np.interp(np.percentile(pixels @ weights, [_TAIL, 100 - _TAIL]), sums(line), line)
-    first, last = at_0.max(), at_1.min()
+    first, last = at_0[~stops_at_0].max(initial=at_0.min()), at_1[~stops_at_1].min(initial=at_1.max())
     black = min(darkest, first + _FADED * (last - first))
     white = max(lightest, last - _FADED * (last - first))
     bends = np.array([black, *line[(line > black) & (line < white)], white])
