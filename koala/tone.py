@@ -36,7 +36,7 @@ _SIDE = 128  # pixels, to which noise and the smears of JPEG are averaged out fi
 _BORDER_L, _PICTURE_SHARE = 2.0, 0.1  # so near to black or white is border, if so much is left
 
 _EDGE = 0.02  # of a channel's range: so near to its ends it may have stopped
-_APART = 0.1  # by which another channel has to be away from them, to be sure
+_APART = 0.1  # by which the others have to go on, and one be away from that end, to be sure
 _STOPPED_SHARE = 0.002  # of the pixels in which it has to be so
 _TAIL = 0.2  # percent of the pixels that may be darker than black, or lighter than white
 _SURE_SHARE = 0.05  # of the pixels, in which no channel may have stopped, are enough to find the line
@@ -91,7 +91,8 @@ def reduction(thumbnail: NDArray) -> Reduction:
 
     The line of a tone goes through the mean of the colours, along what they have most in common (their first
     principal component), of pixels in which no channel may have stopped. Black and white are the darkest and the
-    lightest pixels, but not inside of `_FADED` from where the line leaves sRGB: a photo need hold neither.
+    lightest pixels, but not further in than `_FADED` from where the line leaves sRGB (by a channel that has not
+    stopped): a photo need hold neither.
 
     Args:
         thumbnail: `(H, W, 3)` sRGB, float in 0..1; as for `kind`.
@@ -162,9 +163,13 @@ def _along_tone(thumbnail: NDArray) -> Reduction:
     middle, axis = _line(pixels[sure] if sure.mean() > _SURE_SHARE else pixels)
     at_0, at_1 = ((end - middle) / axis for end in (0, 1))
 
-    # of a curved tone, whose white is neutral, the line may leave sRGB where no channel has stopped
-    stops_at_0 = (empty & (pixels.max(axis=1, keepdims=True) > _APART)).mean(axis=0) > _STOPPED_SHARE
-    stops_at_1 = (full & (pixels.min(axis=1, keepdims=True) < 1 - _APART)).mean(axis=0) > _STOPPED_SHARE
+    # it has stopped where others go on well beyond its end; at a white that is neutral, the others have caught up
+    reach = at_0 + pixels / axis  # how far along the line each channel has got
+    beyond_0 = middle + reach.min(axis=1, keepdims=True) * axis < -_APART
+    beyond_1 = middle + reach.max(axis=1, keepdims=True) * axis > 1 + _APART
+    stopped_at_0 = empty & beyond_0 & (pixels.max(axis=1, keepdims=True) > _APART)
+    stopped_at_1 = full & beyond_1 & (pixels.min(axis=1, keepdims=True) < 1 - _APART)
+    stops_at_0, stops_at_1 = (stopped.mean(axis=0) > _STOPPED_SHARE for stopped in (stopped_at_0, stopped_at_1))
     bottom, top = np.where(stops_at_0, 0, -np.inf), np.where(stops_at_1, 1, np.inf)
     stops = np.concatenate([at_0[stops_at_0], at_1[stops_at_1]])
     weights = axis / axis.sum()
@@ -174,7 +179,7 @@ def _along_tone(thumbnail: NDArray) -> Reduction:
 
     line = np.unique([-_FAR, *stops[np.abs(stops) < _FAR], _FAR])
     darkest, lightest = np.interp(np.percentile(pixels @ weights, [_TAIL, 100 - _TAIL]), sums(line), line)
-    first, last = at_0.max(), at_1.min()
+    first, last = at_0[~stops_at_0].max(initial=at_0.min()), at_1[~stops_at_1].min(initial=at_1.max())
     black = min(darkest, first + _FADED * (last - first))
     white = max(lightest, last - _FADED * (last - first))
     bends = np.array([black, *line[(line > black) & (line < white)], white])
