@@ -31,6 +31,7 @@ from koala.files import whole
 
 _LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded sRGB
 _THUMBNAIL = (256, 256)  # the largest that OpenRaster allows
+_NO_ROOM = 1e-6  # of black downwards, of white upwards: a number to divide by
 _STRIP = 1 << 18  # pixels at a time, for large photos' sake
 
 Picture = NDArray[np.uint8]
@@ -105,24 +106,21 @@ def color_layer(grey: Picture, color: Picture) -> Picture:
 def _blended(grey: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
     """W3C's SetLum and ClipColor: what would leave 0..255 loses chroma until it fits."""
     chroma = color - (color @ _LUMA)[..., None]
-    return grey + chroma * np.minimum(_room(grey, chroma), 1)
+    return grey + chroma / np.maximum(_share(grey, chroma), 1)
 
 
 def _transparent(grey: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
     """Solve color = grey + alpha (layer - grey) for the least alpha that has a layer within 0..255."""
-    change = color - grey
-    alpha = np.ceil(255 / _room(grey, change))
-    return np.concatenate([grey + change * 255 / np.maximum(alpha, 1), alpha], axis=-1)
+    change = 255 * (color - grey)
+    alpha = np.ceil(_share(grey, change))
+    return np.concatenate([grey + change / np.maximum(alpha, 1), alpha], axis=-1)
 
 
-def _room(grey: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How many times the change can be added to the grey within 0..255: `(..., 1)`, infinite where there is none."""
-
-    def times(room: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.divide(room, step, out=np.full_like(step, np.inf), where=step > 0)
-
-    down, up = -change.min(axis=-1, keepdims=True), change.max(axis=-1, keepdims=True)
-    return np.minimum(times(grey, down), times(255 - grey, up))
+def _share(grey: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much of the room that greys have within 0..255 a change takes up, `(..., 1)`; above 1 it does not fit."""
+    down = -change.min(axis=-1, keepdims=True) / np.maximum(grey, _NO_ROOM)
+    up = change.max(axis=-1, keepdims=True) / np.maximum(255 - grey, _NO_ROOM)
+    return np.maximum(down, up)
 
 
 def _in_strips(formula: Callable, grey: Picture, color: Picture, channels: int) -> Picture:
