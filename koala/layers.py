@@ -31,10 +31,12 @@ from koala.files import whole
 
 _LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded sRGB
 _THUMBNAIL = (256, 256)  # the largest that OpenRaster allows
+_EFFORT = 3  # of zlib's 0 to 9: photos take 7 % more than at its usual 6, in less than half the time
 _NO_ROOM = 1e-6  # of black downwards, of white upwards: a number to divide by
 _STRIP = 1 << 18  # pixels at a time, for large photos' sake
 
 Picture = NDArray[np.uint8]
+Floats = NDArray[np.floating]
 
 
 def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float] | None = None) -> None:
@@ -103,20 +105,20 @@ def color_layer(grey: Picture, color: Picture) -> Picture:
     return _in_strips(_transparent, grey, color, channels=4)
 
 
-def _blended(grey: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
+def _blended(grey: Floats, color: Floats) -> Floats:
     """W3C's SetLum and ClipColor: what would leave 0..255 loses chroma until it fits."""
     chroma = color - (color @ _LUMA)[..., None]
     return grey + chroma / np.maximum(_share(grey, chroma), 1)
 
 
-def _transparent(grey: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
+def _transparent(grey: Floats, color: Floats) -> Floats:
     """Solve color = grey + alpha (layer - grey) for the least alpha that has a layer within 0..255."""
     change = 255 * (color - grey)
     alpha = np.ceil(_share(grey, change))
     return np.concatenate([grey + change / np.maximum(alpha, 1), alpha], axis=-1)
 
 
-def _share(grey: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:
+def _share(grey: Floats, change: Floats) -> Floats:
     """How much of the room that greys have within 0..255 a change takes up, `(..., 1)`; above 1 it does not fit."""
     down = -change.min(axis=-1, keepdims=True) / np.maximum(grey, _NO_ROOM)
     up = change.max(axis=-1, keepdims=True) / np.maximum(255 - grey, _NO_ROOM)
@@ -164,4 +166,4 @@ def _save(image: Image.Image, file: IO[bytes]) -> None:
     """A PNG that says that it is sRGB."""
     info = PngInfo()
     info.add(b"sRGB", b"\0")  # rendering intent: perceptual
-    image.save(file, "PNG", pnginfo=info)
+    image.save(file, "PNG", pnginfo=info, compress_level=_EFFORT)
