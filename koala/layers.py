@@ -1,9 +1,9 @@
 """A grey photo's colours on a layer of their own, to go on colouring by hand.
 
-`write_ora` writes an OpenRaster file, which Krita, GIMP and MyPaint open: the grey photo, and on it the coloured one in
-mode "color". Painting on that layer colours the photo, erasing it bares the grey. What stays of the grey differs:
+`write_ora` writes an OpenRaster file, which Krita and GIMP open: the grey photo, and on it the coloured one in mode
+"color". Painting on that layer colours the photo, erasing it bares the grey. What stays of the grey differs:
 
-- Krita, MyPaint and others with W3C's formula keep luma. `blend` is that formula, and fills `mergedimage.png`; from the
+- Krita, as all programs with W3C's formula, keeps luma. `blend` is that formula, and fills `mergedimage.png`; from the
   coloured photo, whose L* is the grey's, it differs where colours are strong, and there by little.
 - GIMP calls it "HSL Color" and keeps the mean of the strongest and the weakest primary, so that strong colours come out
   darker. Its mode "LCh Color" keeps L*, and shows the coloured photo itself; only XCF files remember it.
@@ -148,7 +148,7 @@ def _check(grey: Picture, color: Picture) -> None:
 def _stack(width: int, height: int, dpi: tuple[float, float] | None) -> bytes:
     """`stack.xml`: the layers from the top down; the colours are the layer that is chosen when the file is opened."""
     image = ET.Element("image", version="0.0.5", w=str(width), h=str(height))
-    if dpi:
+    if dpi and min(dpi) >= 1:  # 0 is how some files say that they do not know
         image.attrib |= {"xres": str(round(dpi[0])), "yres": str(round(dpi[1]))}
     stack = ET.SubElement(image, "stack")
     upper = {"composite-op": "svg:color", "selected": "true"}
