@@ -1,9 +1,9 @@
 """A grey photo's colours on a layer of their own, to go on colouring by hand.
 
-`write_ora` writes an OpenRaster file, which Krita, GIMP and MyPaint open: the grey photo, and on it the coloured one in
-mode "color". Painting on that layer colours the photo, erasing it bares the grey. What stays of the grey differs:
+`write_ora` writes an OpenRaster file, which Krita and GIMP open: the grey photo, and on it the coloured one in mode
+"color". Painting on that layer colours the photo, erasing it bares the grey. What stays of the grey differs:
 
-- Krita, MyPaint and others with W3C's formula keep luma. `blend` is that formula, and fills `mergedimage.png`; from the
+- Krita, as all programs with W3C's formula, keeps luma. `blend` is that formula, and fills `mergedimage.png`; from the
   coloured photo, whose L* is the grey's, it differs where colours are strong, and there by little.
 - GIMP calls it "HSL Color" and keeps the mean of the strongest and the weakest primary, so that strong colours come out
   darker. Its mode "LCh Color" keeps L*, and shows the coloured photo itself; only XCF files remember it.
@@ -31,9 +31,12 @@ from koala.files import whole
 
 _LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded sRGB
 _THUMBNAIL = (256, 256)  # the largest that OpenRaster allows
+_EFFORT = 3  # of zlib's 0 to 9: photos take 7 % more than at its usual 6, in less than half the time
+_NO_ROOM = 1e-6  # of black downwards, of white upwards: a number to divide by
 _STRIP = 1 << 18  # pixels at a time, for large photos' sake
 
 Picture = NDArray[np.uint8]
+Floats = NDArray[np.floating]
 
 
 def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float] | None = None) -> None:
@@ -102,27 +105,24 @@ def color_layer(grey: Picture, color: Picture) -> Picture:
     return _in_strips(_transparent, grey, color, channels=4)
 
 
-def _blended(grey: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
+def _blended(grey: Floats, color: Floats) -> Floats:
     """W3C's SetLum and ClipColor: what would leave 0..255 loses chroma until it fits."""
     chroma = color - (color @ _LUMA)[..., None]
-    return grey + chroma * np.minimum(_room(grey, chroma), 1)
+    return grey + chroma / np.maximum(_share(grey, chroma), 1)
 
 
-def _transparent(grey: NDArray[np.float32], color: NDArray[np.float32]) -> NDArray[np.float32]:
+def _transparent(grey: Floats, color: Floats) -> Floats:
     """Solve color = grey + alpha (layer - grey) for the least alpha that has a layer within 0..255."""
-    change = color - grey
-    alpha = np.ceil(255 / _room(grey, change))
-    return np.concatenate([grey + change * 255 / np.maximum(alpha, 1), alpha], axis=-1)
+    change = 255 * (color - grey)
+    alpha = np.ceil(_share(grey, change))
+    return np.concatenate([grey + change / np.maximum(alpha, 1), alpha], axis=-1)
 
 
-def _room(grey: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How many times the change can be added to the grey within 0..255: `(..., 1)`, infinite where there is none."""
-
-    def times(room: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.divide(room, step, out=np.full_like(step, np.inf), where=step > 0)
-
-    down, up = -change.min(axis=-1, keepdims=True), change.max(axis=-1, keepdims=True)
-    return np.minimum(times(grey, down), times(255 - grey, up))
+def _share(grey: Floats, change: Floats) -> Floats:
+    """How much of the room that greys have within 0..255 a change takes up, `(..., 1)`; above 1 it does not fit."""
+    down = -change.min(axis=-1, keepdims=True) / np.maximum(grey, _NO_ROOM)
+    up = change.max(axis=-1, keepdims=True) / np.maximum(255 - grey, _NO_ROOM)
+    return np.maximum(down, up)
 
 
 def _in_strips(formula: Callable, grey: Picture, color: Picture, channels: int) -> Picture:
@@ -148,7 +148,7 @@ def _check(grey: Picture, color: Picture) -> None:
 def _stack(width: int, height: int, dpi: tuple[float, float] | None) -> bytes:
     """`stack.xml`: the layers from the top down; the colours are the layer that is chosen when the file is opened."""
     image = ET.Element("image", version="0.0.5", w=str(width), h=str(height))
-    if dpi:
+    if dpi and min(dpi) >= 1:  # 0 is how some files say that they do not know
         image.attrib |= {"xres": str(round(dpi[0])), "yres": str(round(dpi[1]))}
     stack = ET.SubElement(image, "stack")
     upper = {"composite-op": "svg:color", "selected": "true"}
@@ -166,4 +166,4 @@ def _save(image: Image.Image, file: IO[bytes]) -> None:
     """A PNG that says that it is sRGB."""
     info = PngInfo()
     info.add(b"sRGB", b"\0")  # rendering intent: perceptual
-    image.save(file, "PNG", pnginfo=info)
+    image.save(file, "PNG", pnginfo=info, compress_level=_EFFORT)
