@@ -34,6 +34,7 @@ import json
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,7 @@ def export_command(settings: config.Export) -> int:
 def _check(settings: config.Export) -> None:
     """Refuse what cannot be done, before anything is."""
     out = settings.out
-    if out is settings.onnx is settings.program is None:
+    if not (out or settings.onnx or settings.program):
         raise UserError("there is nothing to write; name a folder with --out, or a file with --onnx or --program")
     if settings.push and out is None:
         raise UserError("--push puts the folder of --out on the hub; name one")
@@ -200,11 +201,10 @@ def _verdict(path: Path, difference: float) -> str:
 
 def _licences(model: Colorizer) -> str:
     """What is known of licences."""
-    parts = ["koala: MIT"]
-    if model.extractor is not None:
-        known = getattr(model.extractor.model, "pretrained_cfg", {}).get("license")
-        parts.append(f"the extractor's weights: {known or 'unknown'}")
-    return "; ".join(parts)
+    built: Any = model.extractor
+    if built is None:
+        return "koala: MIT"
+    return f"koala: MIT; the extractor's weights: {built.model.pretrained_cfg.get('license') or 'unknown'}"
 
 
 def _megabytes(size: int) -> str:
