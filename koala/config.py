@@ -373,7 +373,7 @@ class Evaluate(_Strict):
     out: Path | None = None
     """Where scores and pictures go; by default "evaluation" in the run or checkpoint folder."""
     protocol: str = ""
-    """report, val5k, val50k, ctest10k, coltran, or a TOML file; by default what the network saw in training."""
+    """report, val5k, val50k, ctest10k, coltran, imagenet64, or a TOML file; by default what the network saw in training."""
     ids: Path | None = None
     """Text file of the images' names, for a protocol that leaves them open."""
     split: SplitName = "val"
