@@ -43,6 +43,7 @@ PHOTOGRAPHS = (
         "scikit-learn, by danielbuechele and vultilion, CC BY 2.0",
     ),
 )
+_COLUMNS = ("grey", "learnt here", "carried by koala", "original")
 _SHEET_ROWS = 10  # of photographs that were trained on; those held out come below
 _THUMBNAIL = (240, 180)  # width, height
 
@@ -78,7 +79,8 @@ def demo(settings: config.Demo) -> int:
                 mixed_precision=run.mixed_precision,
             )
         )
-    album.colorize_command(config.Colorize((folder / "photos",), folder / "colored", newest.path, recolor=True))
+    for name, model in (("colored", newest.path), ("carried", None)):
+        album.colorize_command(config.Colorize((folder / "photos",), folder / name, model, recolor=True))
     held_out = shards.Shards.open(folder / "shards", "val")
     _write_sheet(folder, held_out.sources())
     print(_farewell(folder, len(held_out), time.monotonic() - began))
@@ -113,19 +115,19 @@ def _run(folder: Path) -> config.Train:
 
 
 def _write_sheet(folder: Path, held_out: list[str]) -> None:
-    """Lay photographs out in three columns: some that were trained on, then those held out."""
+    """Lay photographs out in columns: some that were trained on, then those held out."""
     names = sorted(path.name for path in (folder / "photos").iterdir())
     trained = [name for name in names if name not in held_out]
     chosen = [*trained[:: -(-len(trained) // _SHEET_ROWS)], *held_out]
     columns = np.stack([_row(folder, Path(name)) for name in chosen], axis=1)
-    pictures.save(pictures.contact_sheet(columns, evaluate.COLUMNS), folder / "sheet.png")
+    pictures.save(pictures.contact_sheet(columns, _COLUMNS), folder / "sheet.png")
 
 
 def _row(folder: Path, name: Path) -> NDArray[np.uint8]:
-    """Grey, koala and original of one photograph: `(3, H, W, 3)`."""
+    """One photograph in each column: `(4, H, W, 3)`."""
     original = _thumbnail(folder / "photos" / name)
-    colored = _thumbnail(folder / "colored" / name.with_suffix(scan.suffix_for(name)))
-    return np.stack([np.asarray(image) for image in (original.convert("L").convert("RGB"), colored, original)])
+    made = (_thumbnail(folder / place / name.with_suffix(scan.suffix_for(name))) for place in ("colored", "carried"))
+    return np.stack([np.asarray(image) for image in (original.convert("L").convert("RGB"), *made, original)])
 
 
 def _thumbnail(path: Path) -> Image.Image:
@@ -136,11 +138,13 @@ def _thumbnail(path: Path) -> Image.Image:
 def _farewell(folder: Path, held_out: int, seconds: float) -> str:
     return f"""
 In {seconds:.0f} s koala made:
-  {folder}/sheet.png          grey | koala | original
-  {folder}/colored/           the photographs in koala's colours, at their own size
+  {folder}/sheet.png          grey | learnt here | carried by koala | original
+  {folder}/colored/           the photographs in the colours that were learnt here, at their own size
+  {folder}/carried/           the same by the model that koala carries, which has seen none of them
   {folder}/evaluation/        scores and pictures, of the photographs trained on and of those held out
   {folder}/run/checkpoints/   the network, for koala evaluate and koala colorize
   {folder}/run/               for tensorboard --logdir {folder}/run
 
 So few photographs are learnt by heart: their colours show that the machinery works, not that the network can
-colour. The last {held_out} rows of the sheet were held out, and show what it makes of what it has not seen."""
+colour. The last {held_out} rows of the sheet were held out, and show what it makes of what it has not seen; for the model
+that koala carries, all rows do."""

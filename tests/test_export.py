@@ -102,10 +102,18 @@ def test_a_program_computes_what_the_model_does(name, head):
     for shape in ((1, 1, 64, 64), (3, 1, 16, 40), (2, 1, 104, 232), (1, 1, 256, 328)):
         lightness = 100 * torch.rand(shape, generator=torch.Generator().manual_seed(1))
         expected = color.to_units(model(lightness / 50 - 1))
-        assert expected.std(dim=(2, 3)).min() > 1
+        assert expected.std(dim=(2, 3)).min() > 0.3
         for program in programs:
             with torch.no_grad():
-                torch.testing.assert_close(program(lightness), expected, atol=1e-3, rtol=0)
+                torch.testing.assert_close(program(lightness), expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_model_that_koala_carries_as_a_program():
+    """Within a thousandth of a unit of a*b*, at three sizes."""
+    program = export.Program(koala.load_model())
+    run = export.run_onnx(export.to_onnx(export.trace(program), {}))
+    assert export.largest_difference(run, program) < 1e-3
 
 
 @pytest.mark.slow
