@@ -6,7 +6,8 @@ Photos of a folder are turned grey, and toned by each of several tones, with noi
 once through a JPEG of quality 85. A line each compares Rec. 601's grey and the tone's own with the true one: SSIM,
 PSNR in dB, and how far differences between neighbouring pixels correlate with the true ones. The last column is the
 share of photos whose SSIM gained. The second table is what pictures are taken for, the photos themselves among them;
-"as they are" is all photos of the folder, some of which are grey or toned.
+"as they are" is all photos of the folder, some of which are grey or toned. The third is how far the colours that koala
+gives to toned photos are from the photos' own, CIEDE2000 over all pixels, with either grey.
 """
 
 import argparse
@@ -16,9 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import koala
 from koala import tone
+from koala.model import Colorizer
 from tests.photographs import SEPIA_FILTER, TONES, toned
 
 QUALITIES = {0: "lossless", 85: "JPEG 85"}
@@ -53,6 +57,21 @@ def main() -> None:
     print(f"\n{'':26} {'grey':>6} {'toned':>6} {'color':>6}")
     for name, count in kinds.items():
         print(f"{name:26} {count['grey']:6} {count['toned']:6} {count['color']:6}")
+
+    print(f"\n{'CIEDE2000 to the photo':26} Rec. 601   own tone")
+    model = koala.load_model()
+    originals = [np.asarray(opened(path, "RGB", options.side)) for path in chosen]
+    pairs = list(zip(originals, greys, strict=True))
+    for name in (SEPIA_FILTER[0], *TONES):
+        fixed, own = np.mean([colors(model, pair[0], toned(pair[1], name, 85)) for pair in pairs], axis=0)
+        print(f"{name:26} {fixed:8.2f} {own:10.2f}", flush=True)
+
+
+def colors(model: Colorizer, original: np.ndarray, picture: np.ndarray) -> tuple[float, float]:
+    """How far a toned photo's new colours are from the original's, turned grey by Rec. 601 and by its own tone."""
+    grey = np.asarray(Image.fromarray(picture).convert("L"))
+    ways = (koala.colorize(grey, model), koala.colorize(picture, model))
+    return tuple(deltaE_ciede2000(rgb2lab(original), rgb2lab(made)).mean() for made in ways)
 
 
 def opened(path: Path, mode: str, side: int) -> Image.Image:

@@ -181,21 +181,20 @@ class _Artist:
             job.copy.parent.mkdir(parents=True, exist_ok=True)
             put(job.copy, job.source.read_bytes(), durable=False)
             return "in colour"
-        grey = photos.grey(photo.pixels, view) if job.layers else None
-        ab = self._line.predict(view.lightness)
-        colored = photos.paint(photo.pixels, view, ab, self._settings.dials, out=photo.pixels)
-        if job.layers and grey is not None:
-            self._write_layers(job.layers, grey, colored, photo)
+        ab, over = self._line.predict(view.lightness), None if job.layers else photo.pixels
+        colored = photos.paint(photo.pixels, view, ab, self._settings.dials, out=over)
+        if job.layers:
+            self._write_layers(job.layers, photo, view, colored)
         scan.write(colored, photo, job.target)
         return "coloured"
 
-    def _write_layers(self, path: Path, grey: NDArray[Any], colored: NDArray[Any], photo: scan.Photo) -> None:
-        below, above = (scan.in_depth(picture, np.uint8) for picture in (grey, colored))
+    def _write_layers(self, path: Path, photo: scan.Photo, view: photos.View, colored: NDArray[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        color = scan.in_depth(colored, np.uint8)
         if self._settings.layers == "ora":
-            layers.write_ora(path, below, above, photo.dpi)
+            layers.write_ora(path, scan.in_depth(photos.grey(photo.pixels, view), np.uint8), color, photo.dpi)
         else:
-            layers.write_layer(path, below, above)
+            layers.write_layer(path, scan.in_depth(photo.pixels, np.uint8), color)
 
 
 def _jobs(settings: config.Colorize) -> Iterator[Job]:

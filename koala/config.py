@@ -373,7 +373,7 @@ class Evaluate(_Strict):
     out: Path | None = None
     """Where scores and pictures go; by default "evaluation" in the run or checkpoint folder."""
     protocol: str = ""
-    """report, val5k, val50k, ctest10k, coltran, imagenet64, or a TOML file; by default what the network saw in training."""
+    """report, val5k, val50k, ctest10k, coltran, imagenet64, or a TOML file; by default as in training."""
     ids: Path | None = None
     """Text file of the images' names, for a protocol that leaves them open."""
     split: SplitName = "val"
@@ -522,7 +522,7 @@ class Colorize(_Strict):
     """Give photos that are in colour already others; without it they are copied as they are."""
     layers: Literal["none", "ora", "png"] = "none"
     """To go on by hand, a further file for each photo: NAME.ora, an OpenRaster picture of the grey photo and a layer of
-    colours over it, or NAME.layer.png, a transparent layer to lay over the grey photo."""
+    colours over it, or NAME.layer.png, a transparent layer to lay over the photo as it was."""
     overwrite: bool = False
     """Colour photos anew whose coloured ones are there."""
     jobs: Annotated[int, Field(ge=0)] = 0

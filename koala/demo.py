@@ -146,5 +146,5 @@ In {seconds:.0f} s koala made:
   {folder}/run/               for tensorboard --logdir {folder}/run
 
 So few photographs are learnt by heart: their colours show that the machinery works, not that the network can
-colour. The last {held_out} rows of the sheet were held out, and show what it makes of what it has not seen; for the model
-that koala carries, all rows do."""
+colour. The last {held_out} rows of the sheet were held out, and show what it makes of what it has not seen; the model
+that koala carries has seen none."""

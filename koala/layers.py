@@ -8,8 +8,8 @@
 - GIMP calls it "HSL Color" and keeps the mean of the strongest and the weakest primary, so that strong colours come out
   darker. Its mode "LCh Color" keeps L*, and shows the coloured photo itself; only XCF files remember it.
 
-`write_layer` writes a transparent PNG for any program that can lay one picture over another: over the grey photo, in
-normal mode, it gives the coloured photo. Each pixel is as transparent as that allows, so that greys are wholly so.
+`write_layer` writes a transparent PNG for any program that can lay one picture over another: over the photo as it was,
+in normal mode, it gives the coloured photo. Each pixel is as transparent as that allows: wholly, where nothing changed.
 
 References:
     OpenRaster baseline, layer stack and file layout, version 0.0.5, https://www.openraster.org; W3C, "Compositing and
@@ -18,7 +18,7 @@ References:
 
 import xml.etree.ElementTree as ET
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -66,9 +66,9 @@ def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float
         _add(archive, "Thumbnails/thumbnail.png", merged)
 
 
-def write_layer(path: Path, grey: Picture, color: Picture) -> None:
-    """Write `color_layer` as a PNG; arguments and errors as for `write_ora`."""
-    layer = Image.fromarray(color_layer(grey, color))
+def write_layer(path: Path, photo: Picture, color: Picture) -> None:
+    """Write `color_layer` as a PNG, there whole or not at all."""
+    layer = Image.fromarray(color_layer(photo, color))
     with whole(path) as file:
         _save(layer, file)
 
@@ -89,11 +89,11 @@ def blend(grey: Picture, color: Picture) -> Picture:
     return _in_strips(_blended, grey, color, channels=3)
 
 
-def color_layer(grey: Picture, color: Picture) -> Picture:
-    """The most transparent picture that gives the coloured photo when it is laid over the grey one in normal mode.
+def color_layer(photo: Picture, color: Picture) -> Picture:
+    """The most transparent picture that gives the coloured photo when it is laid over the photo in normal mode.
 
     Args:
-        grey: `(H, W)` uint8.
+        photo: `(H, W)` greys or `(H, W, 3)` sRGB, uint8.
         color: `(H, W, 3)` uint8 sRGB.
 
     Returns:
@@ -102,7 +102,7 @@ def color_layer(grey: Picture, color: Picture) -> Picture:
     Raises:
         ValueError: the arrays are not of these shapes and types.
     """
-    return _in_strips(_transparent, grey, color, channels=4)
+    return _in_strips(_transparent, photo, color, channels=4)
 
 
 def _blended(grey: Floats, color: Floats) -> Floats:
@@ -111,37 +111,38 @@ def _blended(grey: Floats, color: Floats) -> Floats:
     return grey + chroma / np.maximum(_share(grey, chroma), 1)
 
 
-def _transparent(grey: Floats, color: Floats) -> Floats:
-    """Solve color = grey + alpha (layer - grey) for the least alpha that has a layer within 0..255."""
-    change = 255 * (color - grey)
-    alpha = np.ceil(_share(grey, change))
-    return np.concatenate([grey + change / np.maximum(alpha, 1), alpha], axis=-1)
+def _transparent(photo: Floats, color: Floats) -> Floats:
+    """Solve color = photo + alpha (layer - photo) for the least alpha that has a layer within 0..255."""
+    change = 255 * (color - photo)
+    alpha = np.ceil(_share(photo, change))
+    return np.concatenate([photo + change / np.maximum(alpha, 1), alpha], axis=-1)
 
 
-def _share(grey: Floats, change: Floats) -> Floats:
-    """How much of the room that greys have within 0..255 a change takes up, `(..., 1)`; above 1 it does not fit."""
-    down = -change.min(axis=-1, keepdims=True) / np.maximum(grey, _NO_ROOM)
-    up = change.max(axis=-1, keepdims=True) / np.maximum(255 - grey, _NO_ROOM)
-    return np.maximum(down, up)
+def _share(photo: Floats, change: Floats) -> Floats:
+    """How much of the room that levels have within 0..255 a change takes up, `(..., 1)`; above 1 it does not fit."""
+    down, up = -change / np.maximum(photo, _NO_ROOM), change / np.maximum(255 - photo, _NO_ROOM)
+    return np.maximum(down, up).max(axis=-1, keepdims=True)
 
 
-def _in_strips(formula: Callable, grey: Picture, color: Picture, channels: int) -> Picture:
+def _in_strips(formula: Callable, photo: Picture, color: Picture, channels: int) -> Picture:
     """A formula of pixels over a picture, some rows at a time: floats of all would take many times its memory."""
-    _check(grey, color)
-    height, width = grey.shape
+    _check(photo, color, [color.shape[:2], color.shape] if formula is _transparent else [color.shape[:2]])
+    height, width = color.shape[:2]
     out = np.empty((height, width, channels), np.uint8)
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         strip = slice(top, top + rows)
-        out[strip] = np.rint(formula(grey[strip, :, None].astype(np.float32), color[strip].astype(np.float32)))
+        below, above = (picture[strip].reshape(-1, width, picture[0, 0].size) for picture in (photo, color))
+        out[strip] = np.rint(formula(below.astype(np.float32), above.astype(np.float32)))
     return out
 
 
-def _check(grey: Picture, color: Picture) -> None:
-    if grey.dtype != np.uint8 or color.dtype != np.uint8 or color.shape != (*grey.shape, 3) or not grey.size:
+def _check(photo: Picture, color: Picture, shapes: Sequence[tuple[int, ...]]) -> None:
+    fit = color.ndim == 3 and color.shape[-1] == 3 and photo.shape in shapes
+    if not fit or photo.dtype != np.uint8 or color.dtype != np.uint8 or not color.size:
         raise ValueError(
-            f"layers are made of (H, W) and (H, W, 3) uint8, "
-            f"got {grey.shape} {grey.dtype} and {color.shape} {color.dtype}"
+            f"layers are made of a photo and (H, W, 3) colours of its size, uint8, "
+            f"got {photo.shape} {photo.dtype} and {color.shape} {color.dtype}"
         )
 
 

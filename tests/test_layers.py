@@ -149,6 +149,6 @@ def test_what_cannot_be_written_leaves_the_old_file(write, tmp_path, monkeypatch
 )
 def test_arrays_that_are_no_pair_are_refused(grey, colored, tmp_path):
     for write in (layers.write_ora, layers.write_layer):
-        with pytest.raises(ValueError, match=r"\(H, W\) and \(H, W, 3\) uint8, got"):
+        with pytest.raises(ValueError, match=r"\(H, W, 3\) colours of its size, uint8, got"):
             write(tmp_path / "photo", grey, colored)
     assert not list(tmp_path.iterdir())
