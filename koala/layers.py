@@ -54,7 +54,7 @@ def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float
     Raises:
         ValueError: the arrays are not of these shapes and types.
     """
-    _check(grey, color)
+    _check(grey, color, [color.shape[:2]])
     with whole(path) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo("mimetype"), b"image/openraster")  # must be first, and not be compressed
         archive.writestr(zipfile.ZipInfo("stack.xml"), _stack(color.shape[1], color.shape[0], dpi))
