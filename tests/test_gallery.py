@@ -403,7 +403,8 @@ def through_the_plain_form(driver, address: str, folder: Path) -> None:
     driver.find_element(By.NAME, "photo").send_keys(str(folder / "aunt Marie-koala.png"))
     driver.find_element(By.CSS_SELECTOR, "button").click()
     picture = driver.find_element(By.CSS_SELECTOR, ".result img")
-    assert (picture.size["width"], picture.get_attribute("alt")) == (640, "aunt Marie-koala-koala.png")
+    assert picture.get_attribute("alt") == "aunt Marie-koala-koala.png"
+    assert picture.size["width"] / picture.size["height"] == pytest.approx(640 / 480, rel=0.01)
     driver.find_element(By.CSS_SELECTOR, "input[type=checkbox]").click()
     assert picture.value_of_css_property("filter") == "grayscale(1)"
     driver.save_screenshot(str(folder / "plain.png"))
