@@ -403,7 +403,7 @@ class Evaluate(_Strict):
     sheet_rows: Annotated[int, Field(ge=0)] = 12
     """Rows of the contact sheet."""
     temperature: Temperature = None
-    """Of a network that predicts bins: lower makes stronger colours; by default 0.38, and 1 gives the mean."""
+    """Of a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest; by default 0.38."""
     extractor: WeightsOrCache = field(default_factory=WeightsOrCache)
     mixed_precision: MixedPrecision = "no"
     """Precision of the computation."""
@@ -498,7 +498,7 @@ class Dials(_Strict):
     strength: Share = 1.0
     """Share of the coloured photo in the result; the rest is the photo as it was."""
     temperature: Temperature = None
-    """Of a network that predicts bins: lower makes stronger colours; by default 0.38, and 1 gives the mean."""
+    """Of a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest; by default 0.38."""
     flip: bool = False
     """Colour the photo and its mirror image, and take the mean: takes the network twice as long."""
 
@@ -570,7 +570,7 @@ class Export(_Strict):
     program: Path | None = None
     """FILE.pt2 to write: the same for torch.export.load."""
     temperature: Temperature = None
-    """In a program, of a network that predicts bins: lower makes stronger colours; by default 0.38, and 1 the mean."""
+    """In a program, of a network that predicts bins: 1 gives the mean colour, less the likelier; by default 0.38."""
     extractor: Weights = field(default_factory=Weights)
 
 

@@ -140,7 +140,7 @@ class Colorizer(nn.Module):
         size: height and width of the pictures it was trained on.
 
     Attributes:
-        temperature: for a network that predicts bins: lower makes stronger and patchier colours, 1 gives means.
+        temperature: for a network that predicts bins: towards 0 each place gets its likeliest colour, which is patchy; 1 gives means.
     """
 
     def __init__(self, network: Network, extractor: nn.Module | None, size: int) -> None:
