@@ -140,7 +140,8 @@ class Colorizer(nn.Module):
         size: height and width of the pictures it was trained on.
 
     Attributes:
-        temperature: for a network that predicts bins: towards 0 each place gets its likeliest colour, which is patchy; 1 gives means.
+        temperature: for a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest, which is
+            patchy.
     """
 
     def __init__(self, network: Network, extractor: nn.Module | None, size: int) -> None:

@@ -56,8 +56,8 @@ def colorize(
         size: short side at which the network works, in pixels; 0 takes the size it was trained at.
         saturation: what the network's colours are multiplied by, 0..4.
         strength: share of the coloured photo in the result, 0..1; the rest is the photo as it was.
-        temperature: of a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest. By default
-            the model's own.
+        temperature: of a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest; by
+            default the model's own.
         flip: colour the photo and its mirror image, and take the mean.
 
     Returns:
