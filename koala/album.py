@@ -1,16 +1,17 @@
 """`koala colorize`: photos and folders of photos, coloured side by side.
 
-Threads read, paint and write; what they see goes to the one network, which takes all that wait together.
+Threads read, paint and write. Where the network is on a GPU, it takes the photos of all that wait for it together.
 """
 
 import os
 import queue
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from threading import Lock, Thread
@@ -29,6 +30,7 @@ from koala.files import put
 from koala.model import Colorizer
 from koala.progress import Progress
 
+_Predict = Callable[[Tensor], Tensor]
 Outcome = Literal["coloured", "in colour", "there", "failed"]
 
 _LAYERS = {"ora": ".ora", "png": ".layer.png"}
@@ -62,12 +64,11 @@ class Line:
     """Photos before the one network: those that wait and are of one size are coloured together.
 
     Args:
-        model: the network.
-        dials: how it colours.
+        predict: the network: `(B, 1, h, w)` lightness to `(B, 2, h, w)` ab.
     """
 
-    def __init__(self, model: Colorizer, dials: config.Dials) -> None:
-        self._model, self._dials = model, dials
+    def __init__(self, predict: _Predict) -> None:
+        self._predict = predict
         self._waiting: queue.SimpleQueue[tuple[Tensor, Future[Tensor]] | None] = queue.SimpleQueue()
         self._thread = Thread(target=self._serve, daemon=True)
 
@@ -90,7 +91,7 @@ class Line:
 
     def _answer(self, group: Sequence[tuple[Tensor, Future[Tensor]]]) -> None:
         try:
-            ab = photos.predict(self._model, torch.cat([lightness for lightness, _ in group]), self._dials)
+            ab = self._predict(torch.cat([lightness for lightness, _ in group]))
         except Exception as error:  # whoever waits says so
             for _, answer in group:
                 answer.set_exception(error)
@@ -135,13 +136,15 @@ def _work(todo: Sequence[Job], model: Colorizer, settings: config.Colorize) -> C
     cores = len(os.sched_getaffinity(0))
     workers = min(settings.jobs or cores, len(todo))
     counts: Counter[Outcome] = Counter()
+    predict: _Predict = partial(photos.predict, model, dials=settings.dials)
     with (
         warnings.catch_warnings(action="ignore"),  # here and not in the threads, which share the filters
         Progress(len(todo), "colouring", unit="photos") as progress,
-        Line(model, settings.dials) as line,
+        Line(predict) as line,
         ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, cores // workers),)) as pool,
     ):
-        artist = _Artist(line, model.size, settings)
+        # a GPU is quicker with several photos at once, cores are with one each
+        artist = _Artist(line.predict if photos.device_of(model).type == "cuda" else predict, model.size, settings)
         futures = [pool.submit(artist.do, job) for job in todo]
         try:
             for future in as_completed(futures):
@@ -160,8 +163,8 @@ def _work(todo: Sequence[Job], model: Colorizer, settings: config.Colorize) -> C
 class _Artist:
     """What a thread does with a photo."""
 
-    def __init__(self, line: Line, size: int, settings: config.Colorize) -> None:
-        self._line, self._settings = line, settings
+    def __init__(self, predict: _Predict, size: int, settings: config.Colorize) -> None:
+        self._predict, self._settings = predict, settings
         self._size = settings.dials.size or size
         self._large = Lock()
 
@@ -181,7 +184,7 @@ class _Artist:
             job.copy.parent.mkdir(parents=True, exist_ok=True)
             put(job.copy, job.source.read_bytes(), durable=False)
             return "in colour"
-        ab, over = self._line.predict(view.lightness), None if job.layers else photo.pixels
+        ab, over = self._predict(view.lightness), None if job.layers else photo.pixels
         colored = photos.paint(photo.pixels, view, ab, self._settings.dials, out=over)
         if job.layers:
             self._write_layers(job.layers, photo, view, colored)

@@ -140,8 +140,7 @@ class Colorizer(nn.Module):
         size: height and width of the pictures it was trained on.
 
     Attributes:
-        temperature: for a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest, which is
-            patchy.
+        temperature: for a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest one.
     """
 
     def __init__(self, network: Network, extractor: nn.Module | None, size: int) -> None:

@@ -19,7 +19,7 @@ from koala import color, config, guided, scan, tone
 from koala.model import STRIDE, Colorizer
 
 _MOST_SIDES = 8  # how often the short side may go into the long one: the network's work grows with it
-_THUMBNAIL = 256  # pixels of the short side by which at least the kind of a photo is told
+_THUMBNAIL = 128  # pixels of the short side by which at least the kind of a photo is told
 _STRIP = 1 << 20  # pixels that are coloured at a time
 
 
@@ -89,9 +89,10 @@ def look(pixels: NDArray[Any], short_side: int) -> View:
     height, width, _ = pixels.shape
     small = _reduced(pixels, _size(height, width, max(short_side, _THUMBNAIL)))
     thumbnail = small[0].permute(1, 2, 0).numpy()
-    reduction = tone.reduction(thumbnail)
+    kind = tone.kind(thumbnail)
+    reduction = tone.reduction(thumbnail, kind)
     lightness = _resize(_lightness_of_grey(reduction(small)), _size(height, width, short_side))
-    return View(tone.kind(thumbnail), reduction, lightness)
+    return View(kind, reduction, lightness)
 
 
 def predict(model: Colorizer, lightness: Tensor, dials: config.Dials) -> Tensor:
@@ -105,7 +106,7 @@ def predict(model: Colorizer, lightness: Tensor, dials: config.Dials) -> Tensor:
     Returns:
         `(B, 2, h, w)` ab, on the model's device.
     """
-    lightness = lightness.to(next(model.parameters()).device)
+    lightness = lightness.to(device_of(model))
     ab = model(lightness, temperature=dials.temperature)
     if dials.flip:
         ab = (ab + model(lightness.flip(-1), temperature=dials.temperature).flip(-1)) / 2
@@ -189,6 +190,11 @@ def _size(height: int, width: int, short_side: int) -> tuple[int, int]:
     sides = (short_side * min(length / shortest, _MOST_SIDES) for length in (height, width))
     height, width = (max(STRIDE, round(side / STRIDE) * STRIDE) for side in sides)
     return height, width
+
+
+def device_of(model: Colorizer) -> torch.device:
+    """Where a network is."""
+    return next(model.parameters()).device
 
 
 def device_for(name: config.Device) -> str:

@@ -86,7 +86,7 @@ def kind(thumbnail: NDArray) -> Kind:
     return "toned" if is_toned(lab) else "color"
 
 
-def reduction(thumbnail: NDArray) -> Reduction:
+def reduction(thumbnail: NDArray, known: Kind | None = None) -> Reduction:
     """How a picture is turned grey: by its own tone where it is toned, by `REC601` where not.
 
     The line of a tone goes through the mean of the colours, along what they have most in common (their first
@@ -96,8 +96,9 @@ def reduction(thumbnail: NDArray) -> Reduction:
 
     Args:
         thumbnail: `(H, W, 3)` sRGB, float in 0..1; as for `kind`.
+        known: its kind, where that was asked already.
     """
-    return _along_tone(thumbnail) if kind(thumbnail) == "toned" else REC601
+    return _along_tone(thumbnail) if (known or kind(thumbnail)) == "toned" else REC601
 
 
 def is_grey(rgb: NDArray[np.uint8]) -> bool:
@@ -115,7 +116,8 @@ def is_near_grey(lab: NDArray) -> bool:
         Zhang, Isola and Efros, "Colorful image colorization", ECCV 2016; the bound is that of the NonGrayMaskLayer in
         their training code.
     """
-    return bool((np.abs(lab[..., 1:]).max(axis=-1) > NEAR_GREY_AB).mean() <= NEAR_GREY_SHARE)
+    colored = np.maximum(np.abs(lab[..., 1]), np.abs(lab[..., 2])) > NEAR_GREY_AB
+    return bool(colored.mean() <= NEAR_GREY_SHARE)
 
 
 def is_toned(lab: NDArray) -> bool:

@@ -211,17 +211,16 @@ def test_an_empty_folder_is_said(run, tmp_path):
         album.colorize_command(settings(run, tmp_path, tmp_path / "out"))
 
 
-def test_photos_that_wait_go_to_the_network_together(monkeypatch):
+def test_photos_that_wait_go_to_the_network_together():
     """Those of one size, and each gets its own answer."""
     free, batches = Event(), []
 
-    def predict(model, lightness, dials):
+    def predict(lightness):
         batches.append(tuple(lightness.shape))
         assert free.wait(60)
         return lightness.expand(-1, 2, -1, -1)
 
-    monkeypatch.setattr(album.photos, "predict", predict)
-    with album.Line(None, config.Dials()) as line, ThreadPoolExecutor(6) as pool:
+    with album.Line(predict) as line, ThreadPoolExecutor(6) as pool:
         first = pool.submit(line.predict, torch.zeros(1, 1, 8, 8))
         while not batches:
             time.sleep(0.001)
@@ -233,9 +232,11 @@ def test_photos_that_wait_go_to_the_network_together(monkeypatch):
     assert batches == [(1, 1, 8, 8), (3, 1, 8, 8), (2, 1, 8, 16)]
 
 
-def test_what_the_network_raises_reaches_who_asked(monkeypatch):
-    monkeypatch.setattr(album.photos, "predict", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
-    with album.Line(None, config.Dials()) as line, pytest.raises(RuntimeError, match="out of memory"):
+def test_what_the_network_raises_reaches_who_asked():
+    def predict(lightness):
+        raise RuntimeError("out of memory")
+
+    with album.Line(predict) as line, pytest.raises(RuntimeError, match="out of memory"):
         line.predict(torch.zeros(1, 1, 8, 8))
 
 
