@@ -232,6 +232,16 @@ def test_photos_that_wait_go_to_the_network_together():
     assert batches == [(1, 1, 8, 8), (3, 1, 8, 8), (2, 1, 8, 16)]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_gpu_colors_as_the_cpu_does(run, folder, tmp_path):
+    for device in ("cpu", "cuda"):
+        assert album.colorize_command(settings(run, folder, tmp_path / device, device=device)) == 0
+    for name in files_in(tmp_path / "cpu"):
+        cpu, gpu = (scan.read(tmp_path / device / name).pixels for device in ("cpu", "cuda"))
+        assert np.abs(cpu.astype(float) - gpu).mean() <= np.iinfo(cpu.dtype).max / 255, f"{name}: a level of 256"
+
+
 def test_what_the_network_raises_reaches_who_asked():
     def predict(lightness):
         raise RuntimeError("out of memory")
