@@ -368,7 +368,7 @@ def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypat
     common = {"size": SIZE, "features": "none", "threads": 2, "batch": 3}
     shards = settings.data.shards
     evaluate.evaluate(config.Evaluate(settings.run, shards, out=tmp_path / "live", **common))
-    monkeypatch.setattr(checkpoint, "colorizer", lambda *_: pytest.fail("the extractor was asked for"))
+    monkeypatch.setattr(checkpoint.PretrainedColorizer, "of", lambda *_: pytest.fail("the extractor was asked for"))
     cached = config.WeightsOrCache(cache=True)
     evaluate.evaluate(config.Evaluate(settings.run, shards, out=tmp_path / "cached", extractor=cached, **common))
     live, kept = (results.read_scores(tmp_path / name) for name in ("live", "cached"))

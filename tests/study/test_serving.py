@@ -141,11 +141,13 @@ def test_the_study_runs_where_nothing_else_is_installed(command, hands, study, t
     """What the README does not name cannot be imported: torch, DALI, timm and all the others."""
     modules = {
         "accelerate",
+        "huggingface_hub",
         "matplotlib",
         "nvidia",
         "safetensors",
         "skimage",
         "tensorboard",
+        "tifffile",
         "timm",
         "torch",
         "webdataset",
