@@ -104,8 +104,8 @@ def test_a_program_computes_what_the_model_does(name, head):
         expected = color.to_units(model(lightness / 50 - 1))
         assert expected.std(dim=(2, 3)).min() > 0.3
         for program in programs:
-            with torch.no_grad():
-                torch.testing.assert_close(program(lightness), expected, atol=1e-3, rtol=1e-4)
+            with torch.no_grad():  # such weights enlarge what rounding does, more than trained ones
+                torch.testing.assert_close(program(lightness), expected, atol=1e-2, rtol=0)
 
 
 @pytest.mark.slow
