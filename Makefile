@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(BIN)/koala demo
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile --durations=15
 
 quick: $(VENV)/installed
 	$(BIN)/python -m pytest
