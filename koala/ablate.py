@@ -113,7 +113,7 @@ def ablate(settings: config.Ablate) -> int:
     everything = runs(settings)
     part, parts = config.part_numbers(settings.part)
     for shards in {run.settings.data.shards for run in everything if objectives.needs_prior(run.settings.objective)}:
-        prior.read_weights(shards)  # before the variants that come earlier take their hours
+        prior.read(shards)  # before the variants that come earlier take their hours
     for run in everything[part - 1 :: parts]:
         if code := _make(run, settings.ablation.evaluations):
             return code

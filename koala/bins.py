@@ -21,7 +21,6 @@ STRIDE = 4  # of the logits of a network that predicts bins
 TEMPERATURE = 0.38  # of the mean over bins, as in the paper
 _NEIGHBOURS = 5  # bins that share a soft target
 _SIGMA = 5.0  # of the Gaussian by which they share it, and which smooths the prior
-_UNIFORM = 0.5  # the part of the uniform distribution in the weights, lambda in the paper
 _REACH = 12  # bins from the middle to each side of the square that holds all
 
 
@@ -76,13 +75,17 @@ def smoothed(frequencies: Tensor) -> Tensor:
     return (spread / spread.sum()).float()
 
 
-def weights(prior: Tensor) -> Tensor:
+def weights(prior: Tensor, rebalancing: float) -> Tensor:
     """What a place counts by its colour, so that rare colours count more: `(Q,)`, 1 on average over the prior.
 
+    Args:
+        prior: `(Q,)`.
+        rebalancing: 0 lets all count the same, towards 1 a colour counts as much more as it is rarer.
+
     References:
-        Zhang et al., eq. 4.
+        Zhang et al., eq. 4, where it is 1 - lambda, 0.5.
     """
-    inverse = 1 / ((1 - _UNIFORM) * prior.double() + _UNIFORM / len(prior))
+    inverse = 1 / (rebalancing * prior.double() + (1 - rebalancing) / len(prior))
     return (inverse / (prior.double() * inverse).sum()).float()
 
 

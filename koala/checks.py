@@ -291,14 +291,14 @@ def extractor(settings: config.Train, world: World) -> Finding:
 
 def objective(settings: config.Train, world: World) -> Finding:
     """Whether what the objective needs is at hand: the prior of colours, the network that judges."""
+    from koala import prior
     from koala.extractor import to_fetch
     from koala.objectives import needs_prior
     from koala.perceptual import FLAG, judge
-    from koala.prior import read_weights
 
     wanted, at_hand = settings.objective, []
     if needs_prior(wanted):
-        read_weights(settings.data.shards)
+        prior.read(settings.data.shards)
         at_hand.append("prior")
     if wanted.perceptual:
         missing = to_fetch(judge(wanted), FLAG)

@@ -202,8 +202,11 @@ class Objective(_Strict):
     name: Annotated[Literal["mse", "huber", "weighted-mse", "classification"], arg(name="")] = "mse"
     """mse; huber; weighted-mse, in which rare colours count more; classification of ab into bins. The last two need
     koala shards prior."""
+    rebalancing: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """How much more rare colours count in those two: 0 no more than others, towards 1 as much more as they are rarer.
+    Less gives paler pictures and fewer wrong colours; Zhang et al. take 0.5."""
     colorfulness: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of a term that rewards colourful pictures; DDColor takes 0.5 beside an absolute error."""
+    """Weight of a term for pictures that are not as colourful as their photos."""
     perceptual: Annotated[float, Field(ge=0)] = 0.0
     """Weight of a distance between features of a frozen network."""
     perceptual_network: str = "vgg16_bn"
@@ -484,7 +487,7 @@ class Embed(_Strict):
     device: Device = "auto"
     """cuda where there is a GPU."""
     training: Path | None = None
-    """TOML file of the training they are for: the extractor, the view of a photo and the seed are taken from it."""
+    """TOML file of the training they are for: extractor, view of a photo, precision and seed are taken from it."""
 
 
 @dataclass(frozen=True)

@@ -360,8 +360,11 @@ def _for_training(settings: config.Embed) -> config.Embed:
     if settings.training is None:
         return settings
     usual = config.Embed(settings.shards)
-    if replace(settings.data, threads=usual.data.threads) != usual.data or settings.extractor != usual.extractor:
-        raise UserError(f"{settings.training} says which extractor and which view; leave out the flags for these")
+    view = replace(settings.data, threads=usual.data.threads)
+    if replace(settings, training=None, data=view, batch=usual.batch, device=usual.device) != usual:
+        raise UserError(
+            f"{settings.training} says which extractor, view, precision and seed; leave out the flags for these"
+        )
     return for_training(config.load(config.Train, settings.training), settings)
 
 
@@ -369,9 +372,14 @@ def for_training(training: config.Train, settings: config.Embed | None = None) -
     """What must be embedded for a training; `settings` say where and how, by default as the training."""
     data = training.data
     _check_unaged(data)
-    settings = settings or config.Embed(data.shards, mixed_precision=training.mixed_precision, device=training.device)
-    view = replace(settings.data, geometry=data.geometry, size=data.size, lightness=data.lightness)
-    return replace(settings, extractor=replace(training.extractor, cache=False), data=view, seed=training.seed)
+    settings = settings or config.Embed(data.shards, device=training.device)
+    return replace(
+        settings,
+        extractor=replace(training.extractor, cache=False),
+        data=replace(settings.data, geometry=data.geometry, size=data.size, lightness=data.lightness),
+        mixed_precision=training.mixed_precision,
+        seed=training.seed,
+    )
 
 
 class Embedding:

@@ -65,22 +65,31 @@ def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     return (surprise.mean(dim=(1, 2)) * colored).mean()
 
 
-def uncolorfulness(lightness: Tensor, predicted: Tensor) -> Tensor:
-    """1 minus a hundredth of the pictures' mean colourfulness.
+def colorfulness_error(lightness: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    """How far pictures are from being as colourful as their photos, in hundredths of colourfulness, on average.
+
+    DDColor's term, 1 - colourfulness / 100, rewards more colour without end, and what a network makes of that hangs on
+    its weight by a hair; this one has its best value at the photos' own colourfulness, whatever the weight.
 
     Args:
         lightness: `(B, 1, H, W)` on the network's scale.
         predicted: ab.
+        true: ab.
 
     References:
         Kang et al., DDColor, arXiv:2212.11613, eq. 8; colourfulness: Hasler and Suesstrunk 2003.
     """
-    rgb = 255 * color.lab_to_rgb(color.to_lab(lightness.float(), predicted.float()))
+    return (_colorfulness(lightness, true) - _colorfulness(lightness, predicted)).abs().mean() / 100
+
+
+def _colorfulness(lightness: Tensor, ab: Tensor) -> Tensor:
+    """As `koala.color.colorfulness`, with a slope everywhere: `(B,)`."""
+    rgb = 255 * color.lab_to_rgb(color.to_lab(lightness.float(), ab.float()))
     red, green, blue = rgb.unbind(dim=1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1)
     spread = (opponents.var(dim=(2, 3), correction=0).sum(dim=1) + _ROOT).sqrt()
     shift = (opponents.mean(dim=(2, 3)).square().sum(dim=1) + _ROOT).sqrt()
-    return 1 - (spread + 0.3 * shift).mean() / 100
+    return spread + 0.3 * shift
 
 
 # ---------------------------------------------------------------- as the settings name it
@@ -127,7 +136,7 @@ class Objective:
         if settings.colorfulness or self._distance is not None:
             predicted = network.colors(output)
             if settings.colorfulness:
-                loss = loss + settings.colorfulness * uncolorfulness(lightness, predicted)
+                loss = loss + settings.colorfulness * colorfulness_error(lightness, predicted, true)
             if self._distance is not None:
                 loss = loss + settings.perceptual * self._distance(lightness, predicted, true)
         return loss

@@ -1,7 +1,7 @@
-"""How often each colour occurs in a data set, and what a place counts by its colour.
+"""How often each colour occurs in a data set, so that training can let rare ones count more.
 
-    SHARDS/prior.csv     a row for each bin of the ab plane: how much of the training pictures lies in it, the prior
-                         (smoothed), and the weight that makes rare colours count more
+    SHARDS/prior.csv     a row for each bin of the ab plane: how much of the training pictures lies in it, and the
+                         prior, which is the same smoothed and as shares of 1
 
 All samples to train on count, whatever a training's --data.where leaves out.
 
@@ -24,7 +24,7 @@ from koala.files import put
 from koala.shards import read_manifest
 
 FORMAT = "koala-prior/1"
-COLUMNS = ("a", "b", "pictures", "prior", "weight")
+COLUMNS = ("a", "b", "pictures", "prior")
 
 
 def prior_path(folder: Path) -> Path:
@@ -42,21 +42,17 @@ def prior_command(settings: config.Prior) -> int:
     stamp = _stamp(folder)
     found = audit.frequencies(folder, audit.audit(folder, "train", settings.workers, with_bins=True))
     prior = bins.smoothed(torch.from_numpy(found))
-    weights = bins.weights(prior)
-    rows = np.column_stack([bins.centers().numpy(), found, prior, weights])
+    rows = np.column_stack([bins.centers().numpy(), found, prior])
     text = io.StringIO()
     text.write(stamp)
-    np.savetxt(text, rows, ["%d", "%d", "%.6f", "%.9g", "%.9g"], ",", header=",".join(COLUMNS), comments="")
+    np.savetxt(text, rows, ["%d", "%d", "%.6f", "%.9g"], ",", header=",".join(COLUMNS), comments="")
     put(prior_path(folder), text.getvalue().encode())
-    print(
-        f"{prior_path(folder)}: {round(found.sum())} pictures in {int((found > 0).sum())} of {len(found)} bins, "
-        f"weights from {float(weights.min()):.3f} to {float(weights.max()):.2f}"
-    )
+    print(f"{prior_path(folder)}: {round(found.sum())} pictures in {int((found > 0).sum())} of {len(found)} bins")
     return 0
 
 
-def read_weights(folder: Path) -> Tensor:
-    """What a place counts by its colour: `(Q,)`, 1 on average.
+def read(folder: Path) -> Tensor:
+    """The prior that was measured: `(Q,)`.
 
     Raises:
         UserError: there is no prior, it is damaged, or it is of other shards.
@@ -65,14 +61,14 @@ def read_weights(folder: Path) -> Tensor:
     try:
         with path.open(encoding="utf-8") as file:
             measured = file.readline()
-        weights = torch.from_numpy(audit.read_bins(path, "weight")).float()
+        prior = torch.from_numpy(audit.read_bins(path, "prior")).float()
     except FileNotFoundError:
         raise UserError(f"{path} is not there; measure it with koala shards prior {folder}") from None
     except ValueError:
         raise UserError(f"{path} is damaged; measure it again with koala shards prior {folder}") from None
     if measured != _stamp(folder):
         raise UserError(f"{path} was measured on other shards; measure it again with koala shards prior {folder}")
-    return weights
+    return prior
 
 
 def _stamp(folder: Path) -> str:
@@ -81,6 +77,6 @@ def _stamp(folder: Path) -> str:
     return f"# {FORMAT} of training shards with sha256 {hashlib.sha256(shards.encode()).hexdigest()}\n"
 
 
-def fingerprint(weights: Tensor) -> str:
-    """sha256 of the weights."""
-    return hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+def fingerprint(prior: Tensor) -> str:
+    """sha256 of a prior."""
+    return hashlib.sha256(prior.numpy().tobytes()).hexdigest()

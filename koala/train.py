@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import audit, checkpoint, config, embeddings, estimate, extractor, health, pictures, prior, telemetry
+from koala import audit, bins, checkpoint, config, embeddings, estimate, extractor, health, pictures, prior, telemetry
 from koala.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.errors import UserError, first_line
 from koala.files import put
@@ -37,7 +37,8 @@ from koala.state import TrainState
 RUNS = Path("log/koala")
 _VALIDATION_BATCH = 50  # images at a time, in each process, at the most
 _MUST_STAY = (  # in a run that is gone on with
-    *("seed", "objective.name", "objective.colorfulness", "objective.perceptual", "objective.perceptual_network"),
+    *("seed", "objective.name", "objective.rebalancing", "objective.colorfulness"),
+    *("objective.perceptual", "objective.perceptual_network"),
     *("data.geometry", "data.size", "data.lightness", "data.where", "data.mirror", "data.aging"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
 )
@@ -183,8 +184,9 @@ class Trainer:
         settings, device = self.settings.objective, self.accelerator.device
         self.prior_sha256, self.judge_sha256, weights, distance = "", "", None, None
         if needs_prior(settings):
-            weights = on_main(self.accelerator, lambda: prior.read_weights(self.settings.data.shards))
-            self.prior_sha256, weights = prior.fingerprint(weights), weights.to(device)
+            found = on_main(self.accelerator, lambda: prior.read(self.settings.data.shards))
+            self.prior_sha256 = prior.fingerprint(found)
+            weights = bins.weights(found, settings.rebalancing).to(device)
         if settings.perceptual:
             size = self.settings.data.size
             # the first process fetches the weights, the others find them

@@ -42,12 +42,13 @@ def test_shares():
 
 
 def test_weights_are_one_on_average_and_favour_what_is_rare():
-    """A prior of one bin: 1 / (0.5 + 0.5 / 261) to 1 / (0.5 / 261), scaled; by hand."""
+    """A prior of one bin, rebalanced by 0.8: 1 / (0.8 + 0.2 / 261) to 1 / (0.2 / 261), scaled; by hand."""
     prior = torch.zeros(261)
     prior[7] = 1.0
-    found = bins.weights(prior)
+    found = bins.weights(prior, 0.8)
     assert float((prior * found).sum()) == pytest.approx(1.0)
-    assert float(found[0] / found[7]) == pytest.approx((0.5 + 0.5 / 261) / (0.5 / 261), rel=1e-5)
+    assert float(found[0] / found[7]) == pytest.approx((0.8 + 0.2 / 261) / (0.2 / 261), rel=1e-5)
+    assert bins.weights(prior, 0).tolist() == pytest.approx([1.0] * 261)
 
 
 def test_a_smoothed_prior_spreads_to_neighbours_only():

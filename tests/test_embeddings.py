@@ -200,8 +200,15 @@ def test_a_trainings_file_says_what_is_to_be_made(own, settings, tmp_path):
     shutil.rmtree(own / "embeddings")
     embeddings.embed(config.Embed(own, batch=8, training=training))
     assert side_files(own) == before
-    with pytest.raises(UserError, match=r"run\.toml says which extractor and which view; leave out the flags"):
-        embeddings.embed(config.Embed(own, data=config.View(size=64), training=training))
+    for flag in ({"data": config.View(size=64)}, {"mixed_precision": "bf16"}):
+        with pytest.raises(UserError, match=r"run\.toml says which extractor, view, precision and seed; leave out"):
+            embeddings.embed(config.Embed(own, training=training, **flag))
+
+
+def test_embeddings_for_a_training_have_its_precision(settings):
+    assert embeddings.for_training(replace(settings, mixed_precision="bf16")).mixed_precision == "bf16"
+    asked = config.Embed(settings.data.shards)
+    assert embeddings.for_training(replace(settings, mixed_precision="bf16"), asked).mixed_precision == "bf16"
 
 
 @pytest.mark.slow

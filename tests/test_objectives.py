@@ -57,17 +57,28 @@ def test_classification_learns_the_color():
     torch.testing.assert_close(found, torch.tensor([60.0, 40.0]).view(1, 2, 1, 1).expand_as(found), atol=1.0, rtol=0)
 
 
-def test_uncolorfulness_of_grey_and_of_two_halves():
-    """Grey: 1 but for the root's floor. Half pure red, half pure green, by Hasler and Suesstrunk's formula: red has
-    rg = 255 and yb = 127.5, green rg = -255 and yb = 127.5, so that sigma is (255, 0) and mu (0, 127.5)."""
-    lightness = torch.zeros(1, 1, 8, 8)
-    assert float(objectives.uncolorfulness(lightness, constant(0, 0))) == pytest.approx(1.0, abs=1e-3)
+def test_colorfulness_error_between_grey_and_two_halves():
+    """Half pure red, half pure green, by Hasler and Suesstrunk's formula: red has rg = 255 and yb = 127.5, green
+    rg = -255 and yb = 127.5, so that sigma is (255, 0) and mu (0, 127.5); grey has none but for the root's floor."""
     halves = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     halves[:, 0, :, :4] = 255
     halves[:, 1, :, 4:] = 255
     lab = color.rgb_to_lab(halves)
-    found = objectives.uncolorfulness(lab[:, :1] / 50 - 1, color.from_units(lab[:, 1:]))
-    assert float(found) == pytest.approx(1 - (255 + 0.3 * 127.5) / 100, abs=1e-3)
+    lightness, ab = lab[:, :1] / 50 - 1, color.from_units(lab[:, 1:])
+    for predicted, true in ((torch.zeros_like(ab), ab), (ab, torch.zeros_like(ab))):
+        found = objectives.colorfulness_error(lightness, predicted, true)
+        assert float(found) == pytest.approx((255 + 0.3 * 127.5) / 100, abs=1e-3), "too much is as bad as too little"
+    assert float(objectives.colorfulness_error(lightness, ab, ab)) == 0
+
+
+def test_colorfulness_error_is_over_pictures_not_over_their_mean():
+    """One too pale and one too colourful do not make up for each other."""
+    strong, weak = (color.from_units(torch.tensor([[20.0, -20.0], [0.0, 0.0]])).view(1, 2, 1, 2) * k for k in (2, 1))
+    both, swapped = torch.cat([strong, weak]), torch.cat([weak, strong])
+    found = objectives.colorfulness_error(torch.zeros(2, 1, 1, 2), both, swapped)
+    alone = objectives.colorfulness_error(torch.zeros(1, 1, 1, 2), strong, weak)
+    assert float(found) == pytest.approx(float(alone))
+    assert float(alone) > 0.1
 
 
 AT_THE_EDGES = {
@@ -75,7 +86,9 @@ AT_THE_EDGES = {
     "huber": objectives.huber,
     "weighted_mse": lambda predicted, true: objectives.weighted_mse(predicted, true, ONES),
     "classification": lambda predicted, true: objectives.classification(predicted, true, ONES),
-    "uncolorfulness": lambda predicted, _: objectives.uncolorfulness(torch.zeros(2, 1, 8, 8), predicted),
+    "colorfulness_error": lambda predicted, true: objectives.colorfulness_error(
+        torch.zeros(2, 1, 8, 8), predicted, true
+    ),
 }
 
 
@@ -96,9 +109,13 @@ def test_gradients_are_those_of_finite_differences():
     generator = torch.manual_seed(0)
     lightness, ab = torch.rand(1, 1, 4, 4, generator=generator) / 4, torch.rand(1, 2, 4, 4, generator=generator) / 4
     ab.requires_grad_()
-    (slope,) = torch.autograd.grad(objectives.uncolorfulness(lightness, ab), ab)
+
+    def error(predicted: torch.Tensor) -> torch.Tensor:
+        return objectives.colorfulness_error(lightness, predicted, torch.zeros_like(ab))
+
+    (slope,) = torch.autograd.grad(error(ab), ab)
     step = torch.zeros_like(ab)
     step[0, 1, 2, 3] = 1e-2
     with torch.no_grad():
-        rise = objectives.uncolorfulness(lightness, ab + step) - objectives.uncolorfulness(lightness, ab - step)
+        rise = error(ab + step) - error(ab - step)
     assert float(rise / 2e-2) == pytest.approx(float(slope[0, 1, 2, 3]), rel=0.05)

@@ -26,9 +26,8 @@ def test_the_prior_is_that_of_the_training_pictures(tmp_path):
     hit = {(row["a"], row["b"]): row["pictures"] for row in found if row["pictures"]}
     assert hit == {tuple(middle): 6, (0, 0): 2}
     assert found["prior"].sum() == pytest.approx(1)
-    assert (found["prior"] * found["weight"]).sum() == pytest.approx(1, rel=1e-5)
-    assert prior.read_weights(shards).tolist() == pytest.approx(found["weight"].tolist())
-    assert found["weight"].argmin() == found["pictures"].argmax(), "what is frequent counts least"
+    assert prior.read(shards).tolist() == pytest.approx(found["prior"].tolist())
+    assert found["prior"].argmax() == found["pictures"].argmax()
 
 
 def test_pictures_count_the_same_whatever_their_size(shard_folder, tmp_path):
@@ -49,11 +48,11 @@ def test_what_is_audited_is_not_looked_at_again(shard_folder, tmp_path, monkeypa
 
 def test_a_prior_that_is_not_there_or_damaged_is_named(tmp_path):
     with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
-        prior.read_weights(tmp_path)
-    for content in ("", "a,b,pictures,prior,weight\n0,0,1,1,nan\n" * 2, "a,b,pictures,prior,weight\n0,0,1,1,x\n"):
+        prior.read(tmp_path)
+    for content in ("", "a,b,pictures,prior\n0,0,1,nan\n" * 2, "a,b,pictures,prior\n0,0,1,x\n"):
         prior.prior_path(tmp_path).write_text(content)
         with pytest.raises(UserError, match=r"prior.csv is damaged; measure it again"):
-            prior.read_weights(tmp_path)
+            prior.read(tmp_path)
 
 
 def test_a_prior_of_other_shards_is_not_taken(photo_folder, shard_folder, tmp_path):
@@ -62,7 +61,7 @@ def test_a_prior_of_other_shards_is_not_taken(photo_folder, shard_folder, tmp_pa
     writing.write(config.WriteShards(photo_folder, tmp_path / "others", config.Recipe(seed=1)))
     shutil.copy(prior.prior_path(folder), tmp_path / "others")
     with pytest.raises(UserError, match=r"prior.csv was measured on other shards; measure it again"):
-        prior.read_weights(tmp_path / "others")
+        prior.read(tmp_path / "others")
 
 
 def test_an_audit_that_kept_no_colors_is_made_again_for_the_prior_alone(shard_folder, tmp_path, monkeypatch):
