@@ -122,7 +122,9 @@ class Objective:
     ) -> None:
         self._settings, self._weights, self._distance = settings, weights, distance
 
-    def __call__(self, network: Network, output: Tensor, lightness: Tensor, true: Tensor) -> Tensor:
+    def __call__(
+        self, network: Network, output: Tensor, lightness: Tensor, true: Tensor, joined: float = 1.0
+    ) -> Tensor:
         """The objective of a batch.
 
         Args:
@@ -130,13 +132,15 @@ class Objective:
             output: what it did.
             lightness: `(B, 1, H, W)`.
             true: `(B, 2, H, W)` ab.
+            joined: what part of its weight the term for colourfulness has. A network that knows no colours yet meets
+                it with a stripe of red at the edge of each picture.
         """
         loss = self._main(output, true)
         settings = self._settings
         if settings.colorfulness or self._distance is not None:
             predicted = network.colors(output)
             if settings.colorfulness:
-                loss = loss + settings.colorfulness * colorfulness_error(lightness, predicted, true)
+                loss = loss + joined * settings.colorfulness * colorfulness_error(lightness, predicted, true)
             if self._distance is not None:
                 loss = loss + settings.perceptual * self._distance(lightness, predicted, true)
         return loss

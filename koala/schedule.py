@@ -36,6 +36,11 @@ def learning_rate(images_seen: int, total: int, settings: config.Train) -> float
             return rate * settings.decay ** (after // settings.decay_every)
 
 
+def joined(images_seen: int, total: int) -> float:
+    """What part of its weight a term has that joins the objective: it rises from none at first to all half-way."""
+    return min(1.0, 2 * images_seen / total)
+
+
 def is_time(images_seen: int, step: int, period: int) -> bool:
     """Whether a multiple of `period` images was passed in the last `step` images; never for a period of 0."""
     return period > 0 and images_seen // period != (images_seen - step) // period

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from koala import bins, color, objectives
+from koala import bins, color, config, objectives
+from koala.model import Network
 
 ONES = torch.ones(261)
 
@@ -79,6 +80,19 @@ def test_colorfulness_error_is_over_pictures_not_over_their_mean():
     alone = objectives.colorfulness_error(torch.zeros(1, 1, 1, 2), strong, weak)
     assert float(found) == pytest.approx(float(alone))
     assert float(alone) > 0.1
+
+
+def test_the_term_for_colorfulness_counts_by_its_weight_and_by_how_far_it_has_joined():
+    network = Network(0)
+    generator = torch.manual_seed(0)
+    lightness, predicted, true = (torch.rand(2, channels, 8, 8, generator=generator) / 4 for channels in (1, 2, 2))
+    plain = objectives.Objective(config.Objective())(network, predicted, lightness, true)
+    term = objectives.colorfulness_error(lightness, predicted, true)
+    assert term > 0
+    colorful = objectives.Objective(config.Objective(colorfulness=3.0))
+    for joined in (0.0, 0.5, 1.0):
+        found = colorful(network, predicted, lightness, true, joined)
+        assert float(found) == pytest.approx(float(plain + 3 * joined * term))
 
 
 AT_THE_EDGES = {
