@@ -206,7 +206,8 @@ class Objective(_Strict):
     """How much more rare colours count in those two: 0 no more than others, towards 1 as much more as they are rarer.
     Less gives paler pictures and fewer wrong colours; Zhang et al. take 0.5."""
     colorfulness: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of a term for pictures that are not as colourful as their photos; it joins half-way through a training."""
+    """Weight of a term for pictures that are not as colourful as their photos; it joins over the first half of a
+    training."""
     perceptual: Annotated[float, Field(ge=0)] = 0.0
     """Weight of a distance between features of a frozen network."""
     perceptual_network: str = "vgg16_bn"

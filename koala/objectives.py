@@ -69,8 +69,7 @@ def colorfulness_error(lightness: Tensor, predicted: Tensor, true: Tensor) -> Te
     """How far pictures are from being as colourful as their photos, in hundredths of colourfulness, on average.
 
     DDColor's term, 1 - colourfulness / 100, rewards more colour without end, and what a network makes of that hangs on
-    its weight by a hair; this one has its best value at the photos' own colourfulness, whatever the weight. An eighth
-    at each edge is left out: a network knows edges by their padding, and would paint blue skies along the upper one.
+    its weight by a hair; this one has its best value at the photos' own colourfulness, whatever the weight.
 
     Args:
         lightness: `(B, 1, H, W)` on the network's scale.
@@ -80,12 +79,7 @@ def colorfulness_error(lightness: Tensor, predicted: Tensor, true: Tensor) -> Te
     References:
         Kang et al., DDColor, arXiv:2212.11613, eq. 8; colourfulness: Hasler and Suesstrunk 2003.
     """
-    height, width = lightness.shape[-2:]
-    edge = min(height, width) // 8
-    inside = (..., slice(edge, height - edge), slice(edge, width - edge))
-    lightness = lightness[inside]
-    found, wanted = _colorfulness(lightness, predicted[inside]), _colorfulness(lightness, true[inside])
-    return (found - wanted).abs().mean() / 100
+    return (_colorfulness(lightness, true) - _colorfulness(lightness, predicted)).abs().mean() / 100
 
 
 def _colorfulness(lightness: Tensor, ab: Tensor) -> Tensor:
@@ -129,7 +123,7 @@ class Objective:
         self._settings, self._weights, self._distance = settings, weights, distance
 
     def __call__(
-        self, network: Network, output: Tensor, lightness: Tensor, true: Tensor, colorful: bool = True
+        self, network: Network, output: Tensor, lightness: Tensor, true: Tensor, joined: float = 1.0
     ) -> Tensor:
         """The objective of a batch.
 
@@ -138,16 +132,15 @@ class Objective:
             output: what it did.
             lightness: `(B, 1, H, W)`.
             true: `(B, 2, H, W)` ab.
-            colorful: whether the term for colourfulness counts, which a network that knows no colours yet would meet
-                with a stripe of red at the edge of each picture.
+            joined: what part of its weight the term for colourfulness has. A network that knows no colours yet meets
+                it with a stripe of red at the edge of each picture.
         """
         loss = self._main(output, true)
         settings = self._settings
-        colorful = colorful and settings.colorfulness > 0
-        if colorful or self._distance is not None:
+        if settings.colorfulness or self._distance is not None:
             predicted = network.colors(output)
-            if colorful:
-                loss = loss + settings.colorfulness * colorfulness_error(lightness, predicted, true)
+            if settings.colorfulness:
+                loss = loss + joined * settings.colorfulness * colorfulness_error(lightness, predicted, true)
             if self._distance is not None:
                 loss = loss + settings.perceptual * self._distance(lightness, predicted, true)
         return loss

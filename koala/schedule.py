@@ -36,9 +36,9 @@ def learning_rate(images_seen: int, total: int, settings: config.Train) -> float
             return rate * settings.decay ** (after // settings.decay_every)
 
 
-def has_joined(images_seen: int, total: int) -> bool:
-    """Whether a term that is for networks which know colours is part of the objective: from half-way on."""
-    return 2 * images_seen >= total
+def joined(images_seen: int, total: int) -> float:
+    """What part of its weight a term has that joins the objective: it rises from none at first to all half-way."""
+    return min(1.0, 2 * images_seen / total)
 
 
 def is_time(images_seen: int, step: int, period: int) -> bool:

@@ -30,7 +30,7 @@ from koala.order import Order, every_sample_once, micro_batches
 from koala.perceptual import Perceptual
 from koala.pipeline import Batch, batches
 from koala.progress import Progress
-from koala.schedule import has_joined, is_time, learning_rate
+from koala.schedule import is_time, joined, learning_rate
 from koala.shards import Shards, read_manifest
 from koala.state import TrainState
 
@@ -74,14 +74,14 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
     settings, state = trainer.settings, trainer.state
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.images_seen, trainer.total, settings)
-    colorful = has_joined(state.images_seen, trainer.total)
+    share = joined(state.images_seen, trainer.total)
     losses = []
     for piece in range(settings.accumulation):
         batch = trainer.next_batch(parts)
         last = piece == settings.accumulation - 1
         with contextlib.nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
             output = trainer.predict(trainer.model, batch)
-            loss = trainer.objective(state.network, output, batch.lightness, batch.ab, colorful)
+            loss = trainer.objective(state.network, output, batch.lightness, batch.ab, share)
             trainer.accelerator.backward(loss / settings.accumulation)
         losses.append(loss.detach() / settings.accumulation)
     trainer.accelerator.unscale_gradients()

@@ -3,7 +3,7 @@
 import pytest
 
 from koala.config import Train
-from koala.schedule import has_joined, is_time, learning_rate
+from koala.schedule import is_time, joined, learning_rate
 
 
 @pytest.mark.parametrize(
@@ -35,5 +35,5 @@ def test_is_time_once_a_period():
     assert not is_time(30, 30, 0)
 
 
-def test_a_term_joins_half_way():
-    assert [has_joined(seen, 1000) for seen in (0, 450, 500, 900, 1000)] == [False, False, True, True, True]
+def test_a_term_joins_over_the_first_half():
+    assert [joined(seen, 1000) for seen in (0, 125, 250, 500, 900, 1000)] == [0, 0.25, 0.5, 1, 1, 1]
