@@ -408,6 +408,8 @@ class Evaluate(_Strict):
     """Rows of the contact sheet."""
     temperature: Temperature = None
     """Of a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest; by default 0.38."""
+    saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
+    """What a network's colours are multiplied by."""
     extractor: WeightsOrCache = field(default_factory=WeightsOrCache)
     mixed_precision: MixedPrecision = "no"
     """Precision of the computation."""

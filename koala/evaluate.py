@@ -142,7 +142,8 @@ class Evaluation:
             # the first process fetches the extractor's weights, the others find them
             model = main_first(self.accelerator, lambda: checkpoint.PretrainedColorizer.of(found, weights))
         model.temperature = self.settings.temperature or model.temperature
-        return Network(found, model.to(self.accelerator.device), self.protocol.assembly, self.accelerator.autocast)
+        model = model.to(self.accelerator.device)
+        return Network(found, model, self.settings.saturation, self.protocol.assembly, self.accelerator.autocast)
 
     def _features(self) -> Features | None:
         """The network between whose features distances are taken; where there is none, why."""
@@ -192,6 +193,7 @@ class Evaluation:
             "mixed_precision": self.settings.mixed_precision,
             "embeddings": asdict(self.cache.key) if self.cache is not None else None,
             "temperature": self.settings.temperature,
+            "saturation": self.settings.saturation,
             "batch": self.settings.batch,
             "koala": __version__,
         }

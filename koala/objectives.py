@@ -69,7 +69,8 @@ def colorfulness_error(lightness: Tensor, predicted: Tensor, true: Tensor) -> Te
     """How far pictures are from being as colourful as their photos, in hundredths of colourfulness, on average.
 
     DDColor's term, 1 - colourfulness / 100, rewards more colour without end, and what a network makes of that hangs on
-    its weight by a hair; this one has its best value at the photos' own colourfulness, whatever the weight.
+    its weight by a hair; this one has its best value at the photos' own colourfulness, whatever the weight. It asks
+    for no colour in particular: look at the pictures, for a network may meet it with a blue edge above them all.
 
     Args:
         lightness: `(B, 1, H, W)` on the network's scale.

@@ -159,6 +159,7 @@ class Network:
     Args:
         found: its checkpoint.
         model: the network with its extractor, on its device.
+        saturation: what its ab is multiplied by.
         assembly: whose L* its ab is joined with.
         autocast: the context in which it computes.
     """
@@ -167,16 +168,18 @@ class Network:
         self,
         found: Checkpoint,
         model: Colorizer,
+        saturation: float,
         assembly: LightnessSource,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        self._found, self._model, self._assembly, self._autocast = found, model, assembly, autocast
+        self._found, self._model, self._saturation = found, model, saturation
+        self._assembly, self._autocast = assembly, autocast
 
     def predict(self, batch: Batch) -> Prediction:
         """Colour a batch."""
         with self._autocast():
             ab = self._model(batch.lightness, batch.embedding)
-        return Assembled(batch, ab, self._assembly)
+        return Assembled(batch, self._saturation * ab, self._assembly)
 
     def provenance(self) -> dict[str, Any]:
         """Its checkpoint and its extractor."""

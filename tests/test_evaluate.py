@@ -63,6 +63,12 @@ def predict(run, shards, **options):
     return prediction
 
 
+def test_saturation_multiplies_the_networks_colors(run, shard_folder):
+    plain, strong = (predict(run, shard_folder, saturation=value).ab for value in (1.0, 1.5))
+    assert plain.abs().max() > 0
+    torch.testing.assert_close(strong, 1.5 * plain)
+
+
 @pytest.mark.parametrize("assembly", ["grey", "color"])
 def test_scores_against_scikit_image(run, shard_folder, assembly):
     """Squashed pictures have no padding, so that all pixels count."""
