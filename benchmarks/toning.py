@@ -11,6 +11,7 @@ gives to toned photos are from the photos' own, CIEDE2000 over all pixels, with 
 """
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import koala
 from koala import tone
 from koala.model import Colorizer
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # some packages install a "tests" of their own
 from tests.photographs import SEPIA_FILTER, TONES, toned
 
 QUALITIES = {0: "lossless", 85: "JPEG 85"}

@@ -81,9 +81,9 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
         last = piece == settings.accumulation - 1
         with contextlib.nullcontext() if last else trainer.accelerator.no_sync(trainer.model):
             output = trainer.predict(trainer.model, batch)
-            loss = trainer.objective(state.network, output, batch.lightness, batch.ab, share)
-            trainer.accelerator.backward(loss / settings.accumulation)
-        losses.append(loss.detach() / settings.accumulation)
+            loss = trainer.objective(state.network, output, batch.lightness, batch.ab, share) / settings.accumulation
+            trainer.accelerator.backward(loss)
+        losses.append(loss.detach())
     trainer.accelerator.unscale_gradients()
     longest = settings.clip_norm or math.inf
     length = nn.utils.clip_grad_norm_(state.network.parameters(), longest, foreach=True)
