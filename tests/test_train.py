@@ -367,6 +367,8 @@ def test_a_run_stays_with_its_prior_and_its_objective(with_prior):
     train.train(settings)
     with pytest.raises(UserError, match=r"begun with objective.name = weighted-mse, not classification"):
         train.train(replace(settings, objective=config.Objective("classification")))
+    with pytest.raises(UserError, match=r"begun with objective.rebalancing = 0.5, not 0.2"):
+        train.train(replace(settings, objective=config.Objective("weighted-mse", rebalancing=0.2)))
     path = prior.prior_path(settings.data.shards)
     path.write_text(path.read_text().replace(",0.0", ",0.1"))
     with pytest.raises(UserError, match="begun with another prior of colours"):
