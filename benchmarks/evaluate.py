@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from side_by_side import measure, ratio, report
 
-from koala import config, distributed
+from koala import config
+from koala.core import distributed
 from koala.evaluate import Evaluation, evaluate
 from koala.order import every_sample_once
 from koala.pipeline import batches
@@ -41,7 +42,7 @@ class Halved:
 
 
 def loading(settings: config.Evaluate) -> int:
-    with distributed.accelerated(settings) as accelerator:
+    with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
         evaluation = Evaluation(settings, accelerator)
     shards = evaluation.shards
     places = every_sample_once(len(shards), settings.batch, rank=0, world_size=1)
@@ -53,7 +54,7 @@ def loading(settings: config.Evaluate) -> int:
 def scoring(settings: config.Evaluate) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the network would have them; for halving, starting them costs more than the work
-    with distributed.accelerated(settings) as accelerator:
+    with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
         evaluation = Evaluation(settings, accelerator)
         evaluation.colorist = Halved()
         evaluation.begin()
@@ -65,7 +66,7 @@ def scoring(settings: config.Evaluate) -> int:
 
 def whole(settings: config.Evaluate) -> int:
     evaluate(settings)
-    with distributed.accelerated(settings) as accelerator:
+    with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
         return len(Evaluation(settings, accelerator).shards)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the types of what __getattr__ finds
     from koala.color import rgb_to_lab as rgb_to_lab
     from koala.photos import colorize as colorize
 
-__version__ = "0.1.0"
+from koala.core.version import __version__ as __version__
 
 _PUBLIC = {
     "load_model": "koala.checkpoint",

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from koala import compare, config, embeddings, evaluate, objectives, prior, results, train
-from koala.distributed import is_first
-from koala.errors import UserError
-from koala.files import put
+from koala.core.atomic_io import put
+from koala.core.distributed import is_first
+from koala.core.errors import UserError
 
 _SHARED = ("batch", "epochs", "seed", "run", "resume", "processes", "dry_run")  # no variant's own: equal budget
 _CONFIDENCE = 0.95

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from koala import config, layers, photos, scan
 from koala.checkpoint import load_model
-from koala.errors import UserError
-from koala.files import put
+from koala.core.atomic_io import put
+from koala.core.errors import UserError
+from koala.core.progress import Progress
 from koala.model import Colorizer
-from koala.progress import Progress
 
 _Predict = Callable[[Tensor], Tensor]
 Outcome = Literal["coloured", "in colour", "there", "failed"]

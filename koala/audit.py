@@ -28,9 +28,9 @@ from PIL import Image
 
 from koala import bins, color, tone
 from koala.config import AuditShards
-from koala.errors import UserError
-from koala.files import put
-from koala.progress import Progress
+from koala.core.atomic_io import put
+from koala.core.errors import UserError
+from koala.core.progress import Progress
 from koala.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
 
 FORMAT = "koala-audit/2"  # another number whenever a definition below changes

@@ -28,9 +28,10 @@ from safetensors import torch as safetensors
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from koala import __version__, config, extractor, hub
-from koala.errors import UserError
-from koala.files import put, sha256
+from koala import config, extractor, hub
+from koala.core.atomic_io import put, sha256
+from koala.core.errors import UserError
+from koala.core.version import __version__
 from koala.model import Colorizer, Network
 from koala.objectives import head
 

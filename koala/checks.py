@@ -16,13 +16,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from koala import __version__, config
-from koala.errors import UserError, first_line
+from koala import config
+from koala.core.errors import UserError, first_line
+from koala.core.version import __version__
 from koala.world import PATIENCE_S, World
 
 if TYPE_CHECKING:  # imported where they are used, so that a damaged installation is a finding, too
@@ -163,9 +164,9 @@ def gpus(settings: config.Train, world: World) -> Finding:
 
 def precision(settings: config.Train, world: World) -> Finding:
     """Whether the device computes in the precision that is asked for."""
-    from koala.distributed import has_bf16, on_cpu
+    from koala.core.distributed import has_bf16, on_cpu
 
-    cpu = on_cpu(_on_what_is_there(settings))
+    cpu = on_cpu(_device_there(settings), settings.mixed_precision)
     asked = "fp32" if settings.mixed_precision == "no" else settings.mixed_precision
     text = f"{asked} on the {'CPU' if cpu else 'GPU'}"
     if settings.mixed_precision == "bf16" and not has_bf16(cpu):
@@ -173,9 +174,9 @@ def precision(settings: config.Train, world: World) -> Finding:
     return Finding("ok", text)
 
 
-def _on_what_is_there(settings: config.Train) -> config.Train:
-    """The settings on the CPU where a GPU is asked for and absent; that was said."""
-    return replace(settings, device="cpu" if settings.device == "cpu" else "auto")
+def _device_there(settings: config.Train) -> str:
+    """The CPU where a GPU is asked for and absent; that was said."""
+    return "cpu" if settings.device == "cpu" else "auto"
 
 
 def processors(settings: config.Train, world: World) -> Finding:
@@ -242,10 +243,10 @@ def decoding(settings: config.Train, world: World) -> Finding:
     from PIL import Image
 
     from koala import color
-    from koala.distributed import on_cpu
+    from koala.core.distributed import on_cpu
     from koala.pipeline import build_graph
 
-    device = "cpu" if on_cpu(replace(_on_what_is_there(settings), mixed_precision="no")) else "gpu"
+    device = "cpu" if on_cpu(_device_there(settings), "no") else "gpu"
     if device == "gpu":
         torch.cuda.set_device(world.local_rank)
     picture = Image.new("RGB", (96, 64), _ORANGE)
@@ -415,7 +416,7 @@ def _place_of(settings: config.Train) -> Path:
 
 def _seconds_to_write(folder: Path, length: int) -> float:
     """How long it takes until so many bytes are on the disk."""
-    from koala.files import sync
+    from koala.core.atomic_io import sync
 
     block = os.urandom(1 << 20)  # nothing that a file system could make smaller
     with _temporary(folder) as path:
@@ -472,13 +473,12 @@ def _comes(path: Path) -> bool:
 
 def network(settings: config.Train, world: World) -> Finding:
     """Whether the processes find each other as the training's will, and how fast they sum gradients."""
-    from koala.distributed import accelerated
+    from koala.core.distributed import accelerated
 
     # beyond all patience, since torch's own watchdog would end the process before the page is written
     timeout = timedelta(seconds=2 * PATIENCE_S)
-    usable = replace(_on_what_is_there(settings), mixed_precision="no")
     try:
-        with accelerated(usable, settings.processes, timeout) as accelerator:
+        with accelerated(_device_there(settings), "no", settings.processes, timeout) as accelerator:
             if accelerator.num_processes == 1:
                 return Finding("ok", "one process, which needs none")
             return _reduced(accelerator.device)

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from koala import __version__
-from koala.errors import UserError
+from koala.core.errors import UserError
+from koala.core.version import __version__
 
 # command: (settings class in koala.config, "module:function", the field that a TOML file fills or "", in a word)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "study serve": ("ServeStudy", "koala.study.server:serve_command", "", "ask people which pictures are real"),
     "study report": ("ReportStudy", "koala.study.report:report_command", "", "answers -> tables, tests, plain words"),
     "study power": ("PowerStudy", "koala.study.power:power_command", "", "how many participants and scenes it takes"),
-    "kit": ("Kit", "koala.kit:copy", "", "copy launch/, shards/ and slurm/ out, for editing"),
+    "kit": ("Kit", "koala.cli:copy_templates", "", "copy launch/, shards/ and slurm/ out, for editing"),
 }
 
 
@@ -118,6 +118,15 @@ def _run(command: str, words: list[str]) -> int:
     settings = _settings(command, settings_name, toml_field, words)
     module, function = target.split(":")
     return getattr(_module(command, module), function)(settings) or 0
+
+
+def copy_templates(settings: Any) -> int:
+    """`koala kit DIR`."""
+    from koala.core import templates
+
+    templates.copy(settings.dir)
+    print(f"{settings.dir}: {', '.join(templates.FOLDERS)}")
+    return 0
 
 
 def _module(command: str, name: str) -> ModuleType:

@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import bootstrap, config, evaluate, page, pictures, results, scoring
+from koala import bootstrap, config, evaluate, pictures, results, scoring
 from koala.config import Protocol
-from koala.errors import UserError
-from koala.files import put
+from koala.core import html
+from koala.core.atomic_io import put
+from koala.core.errors import UserError
 from koala.report import ARROWS, interval_text
 from koala.results import Result
 from koala.scoring import HEADLINE, MEANINGS
@@ -241,16 +242,16 @@ def to_html(comparison: Comparison, sheet: NDArray[np.uint8] | None) -> str:
         "same images; bold where the interval leaves out 0."
     )
     parts = [
-        f'<p class="soft">{page.text(about)}</p>',
-        page.table(["", *map(page.text, names)], scores, numbers=range(1, len(names) + 1)),
+        f'<p class="soft">{html.text(about)}</p>',
+        html.table(["", *map(html.text, names)], scores, numbers=range(1, len(names) + 1)),
         "<h2>What was compared</h2>",
-        page.table([], [[page.text(column.name), _html_origin(column)] for column in comparison.columns]),
+        html.table([], [[html.text(column.name), _html_origin(column)] for column in comparison.columns]),
     ]
     if sheet is not None:
         shown = ["grey", *names, "original"]
-        parts += ["<h2>The first pictures</h2>", page.heads(shown)]
-        parts += [page.row(list(row), shown, "") for row in sheet.swapaxes(0, 1)]
-    return page.page("koala compare", parts)
+        parts += ["<h2>The first pictures</h2>", html.heads(shown)]
+        parts += [html.row(list(row), shown, "") for row in sheet.swapaxes(0, 1)]
+    return html.page("koala compare", parts)
 
 
 def _html_cells(comparison: Comparison, name: str) -> Iterable[str]:
@@ -267,7 +268,7 @@ def _html_origin(column: Result) -> str:
     report = column.report
     what = report.get("checkpoint") or report.get("pictures_of")
     sha256 = report.get("checkpoint_sha256") or report.get("pictures_sha256")
-    return f"<code>{page.text(what)}</code><br>input L* {_input(column)}, sha256 <code>{page.text(sha256)}</code>"
+    return f"<code>{html.text(what)}</code><br>input L* {_input(column)}, sha256 <code>{html.text(sha256)}</code>"
 
 
 # ---------------------------------------------------------------- as files

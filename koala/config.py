@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction, arg
 
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]

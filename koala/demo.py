@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from koala import album, checkpoint, config, evaluate, pictures, scan, shards, train, writing
-from koala.distributed import has_bf16, on_cpu
-from koala.errors import UserError
-from koala.kit import path as kit_path
+from koala.core.distributed import has_bf16, on_cpu
+from koala.core.errors import UserError
+from koala.core.templates import path as kit_path
 
 # package, folder in it, photographs (or patterns), licence
 PHOTOGRAPHS = (
@@ -109,7 +109,7 @@ def _run(folder: Path) -> config.Train:
     """The demo's training; a CPU without bf16 gets half the epochs, to end in time."""
     run = config.load(config.Train, kit_path("launch/demo.toml"))
     run = replace(run, data=replace(run.data, shards=folder / "shards"), run=folder / "run")
-    if has_bf16(on_cpu(run)):
+    if has_bf16(on_cpu(run.device, run.mixed_precision)):
         return replace(run, mixed_precision="bf16")
     return replace(run, epochs=run.epochs / 2)
 

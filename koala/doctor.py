@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from koala import checks, config
 from koala.checks import INTERFACES, Finding, Status, count
-from koala.errors import UserError, first_line
+from koala.core.errors import UserError, first_line
 from koala.world import MARGIN_S, PATIENCE_S, World
 
 STATUSES: tuple[Status, ...] = ("ok", "warning", "failed")

@@ -26,14 +26,15 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from koala import config, extractor, files
+from koala import config, extractor
 from koala.config import Geometry, LightnessSource, MixedPrecision, SplitName
-from koala.distributed import accelerated, dali_device, main_first, on_main
-from koala.errors import UserError
+from koala.core import atomic_io
+from koala.core.distributed import accelerated, dali_device, main_first, on_main
+from koala.core.errors import UserError
+from koala.core.progress import Progress
 from koala.extractor import Extractor
 from koala.order import Places
 from koala.pipeline import batches
-from koala.progress import Progress
 from koala.shards import SPLITS, Entry, Manifest, Shards, read_manifest
 
 FORMAT = "koala-embeddings/1"
@@ -149,9 +150,9 @@ class Cache:
         data = buffer.getvalue()
         path = self._path(entry)
         path.with_suffix(".json").unlink(missing_ok=True)  # of what the file was before
-        files.put(path, data)
+        atomic_io.put(path, data)
         record = Record(entry.sha256, len(data), hashlib.sha256(data).hexdigest())
-        files.put(path.with_suffix(".json"), json.dumps(asdict(record)).encode())
+        atomic_io.put(path.with_suffix(".json"), json.dumps(asdict(record)).encode())
 
     def open(self, entry: Entry) -> "_OpenFile":
         """The file of a shard's embeddings.
@@ -350,7 +351,7 @@ def embed(settings: config.Embed) -> int:
     """
     settings = _for_training(settings)
     _check_fixed(settings.extractor, settings.data.geometry)
-    with accelerated(settings) as accelerator:
+    with accelerated(settings.device, settings.mixed_precision) as accelerator:
         Embedding(settings, accelerator).run()
     return 0
 
@@ -471,7 +472,7 @@ def _begin(cache: Cache, manifest: Manifest) -> list[tuple[SplitName, int]]:
             )
     else:
         cache.folder.mkdir(parents=True, exist_ok=True)
-        files.put(path, json.dumps(asdict(cache.key), indent=1).encode())
+        atomic_io.put(path, json.dumps(asdict(cache.key), indent=1).encode())
     return [
         (split, number)
         for split, number in _all_shards(manifest)

@@ -34,7 +34,6 @@ from PIL import Image
 from torch import Tensor
 
 from koala import (
-    __version__,
     audit,
     checkpoint,
     config,
@@ -50,16 +49,17 @@ from koala import (
 )
 from koala.checkpoint import Checkpoint
 from koala.config import Protocol
-from koala.distributed import accelerated, dali_device, main_first, on_main
-from koala.errors import UserError
+from koala.core.atomic_io import put
+from koala.core.distributed import accelerated, dali_device, main_first, on_main
+from koala.core.errors import UserError
+from koala.core.progress import Progress
+from koala.core.version import __version__
 from koala.features import Features, LeftOut, Perceptual
-from koala.files import put
 from koala.metrics import Histograms, Moments
 from koala.order import Places, shuffled
 from koala.parts import Parts
 from koala.pipeline import Batch, batches
 from koala.predictions import Colorist, Folder, Network, Prediction, inside, photos_of, picture_files, seen_window
-from koala.progress import Progress
 from koala.scoring import Table
 from koala.shards import Shards, read_manifest
 
@@ -368,7 +368,7 @@ class Evaluation:
             for group, samples in groups.items()
             for sample in samples
         ]
-        page = report.html(result, table, predicted=predicted, true=true, examples=examples, columns=columns)
+        page = report.render(result, table, predicted=predicted, true=true, examples=examples, columns=columns)
         self._write("report.html", page)
         self._write("scores.json", json.dumps(result, indent=1) + "\n")
         self.parts.remove()
@@ -463,7 +463,7 @@ def evaluate(settings: config.Evaluate) -> int:
     Raises:
         UserError: checkpoint, shards or protocol are not whole, or do not fit together.
     """
-    with accelerated(settings) as accelerator:
+    with accelerated(settings.device, settings.mixed_precision) as accelerator:
         evaluation = Evaluation(settings, accelerator)
         if not on_main(accelerator, evaluation.begin):
             evaluation.run()

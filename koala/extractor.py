@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from koala import hub
 from koala.config import Extractor as Settings
 from koala.config import MixedPrecision
-from koala.errors import UserError, first_line
+from koala.core.errors import UserError, first_line
 
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 

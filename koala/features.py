@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from koala import config, extractor
-from koala.errors import UserError
-from koala.files import sha256
+from koala.core.atomic_io import sha256
+from koala.core.errors import UserError
 
 # what the Frechet and the kernel distance between a network's features are called, and how many features it has
 NAMES = {

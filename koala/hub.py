@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from koala import __version__
-from koala.errors import UserError, first_line
+from koala.core.errors import UserError, first_line
+from koala.core.version import __version__
 
 FILES = ("checkpoint.json", "model.safetensors", "README.md")
 

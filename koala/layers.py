@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from koala.files import whole
+from koala.core.atomic_io import whole
 
 _LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded sRGB
 _THUMBNAIL = (256, 256)  # the largest that OpenRaster allows

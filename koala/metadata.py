@@ -7,7 +7,7 @@ from xml.parsers.expat import ExpatError
 
 from PIL import ExifTags, Image
 
-from koala import __version__
+from koala.core.version import __version__
 
 ORIENTATION = int(ExifTags.Base.Orientation)  # 1 is upright
 

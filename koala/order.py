@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 
 @dataclass(frozen=True)

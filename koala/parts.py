@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from koala.files import put
+from koala.core.atomic_io import put
 
 
 class Parts:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from koala import color
-from koala.files import put
+from koala.core.atomic_io import put
 
 _GAP = 4  # pixels between the pictures of a sheet
 _HEADER = 20  # pixels for the names of its columns

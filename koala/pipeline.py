@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from koala import aging, color
 from koala.aging import Age
 from koala.config import Data, Geometry, Resize
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.intake import UnusableError, admit
 from koala.order import Places
 from koala.shards import Shards

@@ -16,8 +16,8 @@ from torch import Tensor
 from koala import color, pictures
 from koala.checkpoint import Checkpoint
 from koala.config import Data, LightnessSource
-from koala.errors import UserError
-from koala.files import sha256
+from koala.core.atomic_io import sha256
+from koala.core.errors import UserError
 from koala.intake import UnusableError, decode
 from koala.model import Colorizer
 from koala.pipeline import Batch, Window, window

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from koala import audit, bins, config
-from koala.errors import UserError
-from koala.files import put
+from koala.core.atomic_io import put
+from koala.core.errors import UserError
 from koala.shards import read_manifest
 
 FORMAT = "koala-prior/1"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from koala import config
 from koala.config import Ids, Protocol
-from koala.errors import UserError
-from koala.progress import Progress
+from koala.core.errors import UserError
+from koala.core.progress import Progress
 from koala.shards import Shards
 
 _FOLDER = Path(__file__).parent / "protocols"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from koala import page
+from koala import color
+from koala.core import html
 from koala.metrics import CHROMA_STEP, Histograms
 from koala.scoring import MEANINGS, Table
 
@@ -33,7 +34,7 @@ class Example:
     pictures: Sequence[NDArray[np.uint8]]
 
 
-def html(
+def render(
     report: Mapping[str, Any],
     table: Table,
     *,
@@ -54,18 +55,18 @@ def html(
     """
     what = report.get("checkpoint") or report.get("pictures_of")
     parts = [
-        f'<p class="soft">{page.text(what)}: {report["pictures"]} pictures under the protocol '
-        f"{page.text(report['protocol']['name'])}. In brackets: 95 % intervals over pictures (bootstrap).</p>",
+        f'<p class="soft">{html.text(what)}: {report["pictures"]} pictures under the protocol '
+        f"{html.text(report['protocol']['name'])}. In brackets: 95 % intervals over pictures (bootstrap).</p>",
         *_scores(report),
         "<h2>Colours, predicted and true</h2>",
         _colors(predicted, true),
         "<h2>Measures of each picture</h2>",
-        page.charts(_distributions(table)),
+        html.charts(_distributions(table)),
         *_shown(examples, columns),
         "<p>Best is what is near to the photo in colour (CIEDE2000) and as colourful; convincing.txt has them all.</p>",
         *_protocol(report),
     ]
-    return page.page("koala evaluate", parts)
+    return html.page("koala evaluate", parts)
 
 
 def _scores(report: Mapping[str, Any]) -> list[str]:
@@ -73,15 +74,15 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
         [
             f"<b>{name}</b> {ARROWS[MEANINGS[name].better]}",
             f"{value:.4g} {interval_text(report['intervals'].get(name))}",
-            page.text(MEANINGS[name].text),
+            html.text(MEANINGS[name].text),
         ]
         for name, value in report["scores"].items()
     ]
-    parts = ["<h2>Scores</h2>", page.table([], rows, numbers=[1], folding=True)]
-    parts += [f"<p><b>Warning</b>: {page.text(warning)}</p>" for warning in report["warnings"]]
+    parts = ["<h2>Scores</h2>", html.table([], rows, numbers=[1], folding=True)]
+    parts += [f"<p><b>Warning</b>: {html.text(warning)}</p>" for warning in report["warnings"]]
     if report["left_out"]:
         parts.append("<p>Left out:</p>")
-        parts.append(page.table([], [[f"<b>{name}</b>", page.text(why)] for name, why in report["left_out"].items()]))
+        parts.append(html.table([], [[f"<b>{name}</b>", html.text(why)] for name, why in report["left_out"].items()]))
     return parts
 
 
@@ -92,52 +93,59 @@ def interval_text(interval: Sequence[float] | None, sign: str = "") -> str:
     return f'<span class="soft">[{interval[0]:{sign}.4g}, {interval[1]:{sign}.4g}]</span>'
 
 
+def _hue_colors(count: int) -> list[str]:
+    """Colours of hues from 0 to 360 degrees, as HTML has them."""
+    hues = (np.arange(count) + 0.5) / count * 2 * np.pi
+    lab = np.stack([np.full(count, 65.0), 45 * np.cos(hues), 45 * np.sin(hues)], axis=-1)
+    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.round(color.lab_to_rgb(lab) * 255).astype(int)]
+
+
 def _colors(predicted: Histograms, true: Histograms) -> str:
     shares = {name: (predicted.compute()[name], true.compute()[name]) for name in ("hue", "chroma")}
     last = len(shares["chroma"][0]) * CHROMA_STEP
     legend = '<span class="first">&#9632; predicted</span> <span class="second">&#9644; true</span>'
     drawn = {
-        "hue": page.bars(_pair(shares["hue"]), ["0°", "90°", "180°", "270°", "360°"], page.hue_strip(36)),
-        "chroma": page.bars(_pair(shares["chroma"]), ["0", f"{last / 2:.0f}", f"{last:.0f} or more"]),
+        "hue": html.bars(_pair(shares["hue"]), ["0°", "90°", "180°", "270°", "360°"], html.strip(_hue_colors(36))),
+        "chroma": html.bars(_pair(shares["chroma"]), ["0", f"{last / 2:.0f}", f"{last:.0f} or more"]),
     }
     captions = {"hue": "hue of pixels with a chroma of 5 or more", "chroma": "chroma of pixels (CIELAB)"}
-    return page.charts(page.figure(chart, f"{captions[name]}: {legend}") for name, chart in drawn.items())
+    return html.charts(html.figure(chart, f"{captions[name]}: {legend}") for name, chart in drawn.items())
 
 
-def _pair(shares: tuple[NDArray, NDArray]) -> list[page.Series]:
-    return [page.Series(shares[0], "first"), page.Series(shares[1], "second")]
+def _pair(shares: tuple[NDArray, NDArray]) -> list[html.Series]:
+    return [html.Series(shares[0], "first"), html.Series(shares[1], "second")]
 
 
 def _distributions(table: Table) -> list[str]:
     drawn = {name: table[name] for name in _DRAWN if name in table}
     drawn["chroma ratio"] = np.minimum(table["chroma_predicted"] / np.maximum(table["chroma_true"], 1e-6), 3)
     captions = {"chroma ratio": "chroma ratio (3 stands for all beyond)"}
-    return [page.figure(page.histogram(values), captions.get(name, name)) for name, values in drawn.items()]
+    return [html.figure(html.histogram(values), captions.get(name, name)) for name, values in drawn.items()]
 
 
 def _shown(examples: Sequence[Example], columns: Sequence[str]) -> list[str]:
     parts = []
     for group, members in groupby(examples, lambda example: example.group):
-        rows = (page.row(example.pictures, columns, _caption(example)) for example in members)
-        parts += [f"<h2>The {page.text(group)}: {page.text(', '.join(columns))}</h2>", page.sheet(rows)]
+        rows = (html.row(example.pictures, columns, _caption(example)) for example in members)
+        parts += [f"<h2>The {html.text(group)}: {html.text(', '.join(columns))}</h2>", html.sheet(rows)]
     return parts
 
 
 def _caption(example: Example) -> str:
     measures = ", ".join(f"{name} {value:.3g}" for name, value in example.measures.items())
-    return f"{page.text(example.name.rpartition('/')[2])}: {page.text(measures)}"
+    return f"{html.text(example.name.rpartition('/')[2])}: {html.text(measures)}"
 
 
 def _protocol(report: Mapping[str, Any]) -> list[str]:
     protocol = report["protocol"]
     parts = ["<h2>Protocol</h2>"]
-    parts += [f"<p>{page.text(protocol[key])}</p>" for key in ("about", "departures") if protocol[key]]
+    parts += [f"<p>{html.text(protocol[key])}</p>" for key in ("about", "departures") if protocol[key]]
     shown = {key: value for key, value in protocol.items() if key not in ("name", "about", "departures")}
     others = ("scores", "intervals", "warnings", "left_out", "protocol")
     rest = {key: value for key, value in report.items() if key not in others}
-    parts += [page.table([], [[key, f"<code>{page.text(_plain(value))}</code>"] for key, value in shown.items()])]
+    parts += [html.table([], [[key, f"<code>{html.text(_plain(value))}</code>"] for key, value in shown.items()])]
     parts += ["<h2>What was judged</h2>"]
-    parts += [page.table([], [[key, f"<code>{page.text(_plain(value))}</code>"] for key, value in rest.items()])]
+    parts += [html.table([], [[key, f"<code>{html.text(_plain(value))}</code>"] for key, value in rest.items()])]
     return parts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.scoring import Table
 
 _NEEDED = {"scores", "intervals", "protocol", "judges", "shards_sha256", "input_lightness"}

@@ -24,8 +24,8 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from koala import metadata
-from koala.errors import UserError, first_line
-from koala.files import put
+from koala.core.atomic_io import put
+from koala.core.errors import UserError, first_line
 from koala.intake import UnusableError, check_size, load, open_image, transform_to_srgb, unusable_is_said
 from koala.metadata import ORIENTATION, exif_of
 

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from pydantic import SkipValidation, TypeAdapter, ValidationError
 
 from koala.config import Recipe, Resize, SplitName, VerifyShards, validate
-from koala.errors import UserError
+from koala.core.errors import UserError
+from koala.core.progress import Progress
 from koala.intake import UnusableError, admit
-from koala.progress import Progress
 
 FORMAT = "koala-shards/1"
 SPLITS: tuple[SplitName, ...] = ("train", "val")

@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from koala.errors import UserError
-from koala.progress import Counter
+from koala.core.errors import UserError
+from koala.core.progress import Counter
 
 _WNID = re.compile(r"n\d{8}")
 _VAL_SOLUTION, _SYNSETS = "LOC_val_solution.csv", "LOC_synset_mapping.txt"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from koala import color, health, metrics
-from koala.files import put
+from koala.core.atomic_io import put
 from koala.pictures import outside_srgb
 from koala.pipeline import Batch
 

@@ -21,15 +21,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from koala import audit, bins, checkpoint, config, embeddings, estimate, extractor, health, pictures, prior, telemetry
-from koala.distributed import Stop, accelerated, dali_device, main_first, on_main
-from koala.errors import UserError, first_line
-from koala.files import put
+from koala.core.atomic_io import put
+from koala.core.distributed import Stop, accelerated, dali_device, main_first, on_main
+from koala.core.errors import UserError, first_line
+from koala.core.progress import Progress
 from koala.model import Network
 from koala.objectives import Objective, head, needs_prior
 from koala.order import Order, every_sample_once, micro_batches
 from koala.perceptual import Perceptual
 from koala.pipeline import Batch, batches
-from koala.progress import Progress
 from koala.schedule import is_time, joined, learning_rate
 from koala.shards import Shards, read_manifest
 from koala.state import TrainState
@@ -106,7 +106,7 @@ def train(settings: config.Train) -> int:
         UserError: the settings cannot be honoured.
     """
     _choose_arithmetic(settings)
-    with accelerated(settings, settings.processes) as accelerator:
+    with accelerated(settings.device, settings.mixed_precision, settings.processes) as accelerator:
         trainer = Trainer(settings, accelerator)
         if settings.dry_run:
             trainer.say(trainer.plan())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Self
 
-from koala.errors import UserError, first_line
+from koala.core.errors import UserError, first_line
 
 PATIENCE_S = 60.0
 MARGIN_S = 15.0  # more, until a process that has not answered is given up

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from koala.config import FinishShards, Recipe, RepairShards, Split, WriteShards, dump, part_numbers
-from koala.errors import UserError
-from koala.files import put, sync
+from koala.core.atomic_io import put, sync
+from koala.core.errors import UserError
+from koala.core.progress import Progress
 from koala.intake import Admitted, UnusableError, admit
 from koala.order import shuffled
-from koala.progress import Progress
 from koala.shards import (
     BLOCK,
     FORMAT,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from koala import ablate, checkpoint, cli, config
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 ABLATION = """
 seeds = [0, 1]

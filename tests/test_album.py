@@ -15,7 +15,7 @@ from PIL import Image
 
 from koala import album, config, scan
 from koala.cli import main
-from koala.errors import UserError
+from koala.core.errors import UserError
 from tests.photographs import encoded, jpeg, make_photo, packet
 from tests.processes import finish, start
 

@@ -13,7 +13,7 @@ from skimage.color import lab2rgb, rgb2lab
 
 from koala import audit, checkpoint, cli, color, config, evaluate, train, writing
 from koala.color import rgb_to_lab
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.order import Order
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo, scene

@@ -11,7 +11,7 @@ from skimage.color import rgb2gray, rgb2lab
 import koala
 from koala import checkpoint, extractor
 from koala.cli import main
-from koala.errors import UserError
+from koala.core.errors import UserError
 from tests.photographs import jpeg, make_photo
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from koala import checkpoint, config, extractor, train
 from koala.cli import main
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.model import Network
 
 

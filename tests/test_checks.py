@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from koala import checks, config, embeddings, extractor, shards
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.world import World
 from tests.company import company
 
@@ -150,7 +150,7 @@ def test_gpus(settings, monkeypatch, number, free, device, processes, status, te
     ],
 )
 def test_precision(settings, alone, monkeypatch, precision, hardware, status, text):
-    monkeypatch.setattr("koala.distributed.has_bf16", lambda cpu: hardware)
+    monkeypatch.setattr("koala.core.distributed.has_bf16", lambda cpu: hardware)
     finding = checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
     assert finding.status == status
     assert text in finding.text
@@ -385,7 +385,7 @@ def test_a_disk_that_fills_while_it_is_written_to(settings, alone, monkeypatch, 
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("koala.files.sync", full)
+    monkeypatch.setattr("koala.core.atomic_io.sync", full)
     with pytest.raises(UserError, match=f"{tmp_path}: No space left on device; make it writable, or choose another"):
         checks.run_folder(settings, alone)
     assert not list(tmp_path.iterdir())

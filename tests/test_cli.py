@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from koala import cli, config
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -165,7 +165,7 @@ def test_the_kit_is_copied_and_never_over_anything(tmp_path, capsys):
 
 def test_version():
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert pyproject["tool"]["hatch"]["version"]["path"] == "koala/__init__.py"
+    assert pyproject["tool"]["hatch"]["version"]["path"] == "koala/core/version.py"
     assert koala("--version").stdout.startswith("koala 0.")
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from koala import bootstrap, cli, compare, config, evaluate, pictures, results
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 
 from koala import cli, config, doctor
 from koala.checks import Finding
+from koala.core.errors import UserError
 from koala.doctor import Answer, Check
-from koala.errors import UserError
 from koala.world import World
 from tests.company import company
 from tests.processes import finish, start, start_two

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from koala import checkpoint, config, embeddings, evaluate, extractor, pipeline, results, train, writing
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.order import every_sample_once
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo

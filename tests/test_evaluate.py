@@ -12,20 +12,9 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from koala import (
-    config,
-    distributed,
-    evaluate,
-    features,
-    metrics,
-    parts,
-    pipeline,
-    predictions,
-    protocol,
-    results,
-    scoring,
-)
-from koala.errors import UserError
+from koala import config, evaluate, features, metrics, parts, pipeline, predictions, protocol, results, scoring
+from koala.core import distributed
+from koala.core.errors import UserError
 from koala.order import Places
 from koala.shards import Shards
 from tests.processes import finish, start_several
@@ -57,7 +46,7 @@ def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_
 def predict(run, shards, **options):
     """The predictions of the validation set in one batch, with what made them."""
     settings = config.Evaluate(run, shards, threads=2, **options)
-    with distributed.accelerated(settings) as accelerator:
+    with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
         evaluation = evaluate.Evaluation(settings, accelerator)
         (prediction,) = evaluation.predictions([np.arange(8)])
     return prediction
@@ -392,7 +381,7 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
         settings = config.Evaluate(
             run, shard_folder, out=tmp_path / name, protocol=str(tmp_path / f"{name}.toml"), batch=1, threads=2
         )
-        with distributed.accelerated(settings) as accelerator:
+        with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
             evaluation = evaluate.Evaluation(settings, accelerator)
             made = np.concatenate(
                 [p.pictures.float().mean(dim=(2, 3)).numpy() for p in evaluation.predictions(np.arange(4)[:, None])]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import koala
 from koala import checkpoint, color, config, export, extractor, hub
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.model import Colorizer, Network
 from tests.photographs import make_photo
 

@@ -5,7 +5,7 @@ import torch
 
 from koala import extractor
 from koala.config import Extractor as Settings
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 LITE = Settings("tf_efficientnet_lite0")
 RANDOM = Settings("tf_efficientnet_lite0", weights="random")

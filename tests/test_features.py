@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from koala import config, extractor, features
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.features import LeftOut
 
 CPU = torch.device("cpu")

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from koala import cli, config, photos, web
+from koala import cli, config, photos
 from koala.checkpoint import load_model
+from koala.core import http
 from koala.gallery import server
 from koala.model import Colorizer, Network
 from tests.photographs import jpeg, make_photo
@@ -340,7 +341,7 @@ def test_a_name_that_leads_here_from_elsewhere_is_refused(host):
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
 def test_who_lets_others_in_is_told(run, host, warned, monkeypatch, capsys):
     served = []
-    monkeypatch.setattr(web, "serve", lambda app, listener, **options: served.append(app))
+    monkeypatch.setattr(http, "serve", lambda app, listener, **options: served.append(app))
     assert cli.main(["gallery", "--model", str(run), "--host", host, "--port", "0"]) == 0
     printed = capsys.readouterr()
     assert len(served) == 1

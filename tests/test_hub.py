@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Repo
 
 import koala
 from koala import checkpoint, config, export, hub
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.model import Colorizer
 
 

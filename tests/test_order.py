@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.order import Order, every_sample_once, micro_batches
 
 sizes = st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(sum).map(tuple)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from koala import config, perceptual
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 SETTINGS = config.Objective(perceptual=1.0, perceptual_network="resnet10t", perceptual_weights="random")
 

@@ -10,7 +10,7 @@ from skimage.color import rgb2lab
 
 from koala import pipeline
 from koala.config import Data
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.order import Order, every_sample_once, micro_batches
 from koala.shards import Shards
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from koala import audit, bins, color, config, prior, writing
-from koala.errors import UserError
+from koala.core.errors import UserError
 from tests.photographs import jpeg
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from koala import config, protocol, writing
 from koala.config import Ids, Protocol
-from koala.errors import UserError
+from koala.core.errors import UserError
 from tests.photographs import jpeg, make_photo
 
 

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import IFDRational
 
 from koala import __version__, scan
-from koala.errors import UserError
+from koala.core.errors import UserError
 from tests.photographs import encoded, events, make_photo, packet, swapped_profile
 
 WRITTEN = [".jpg", ".png", ".tif", ".webp", ".avif"]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from koala import config, shards, writing
-from koala.errors import UserError
+from koala.core.errors import UserError
 from tests.photographs import jpeg, make_photo
 
 

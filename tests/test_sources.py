@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 
 from koala import config, shards, sources, writing
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.sources import Folder, Label, Listing, Tars, Zip
 from tests.photographs import jpeg, make_photo
 

@@ -13,7 +13,7 @@ import torch
 import koala
 from koala import checkpoint
 from koala.cli import main
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.parts import Parts
 
 REFUSED = "only tensors and plain values are taken: a pickle of anything else could run code"

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from koala import checkpoint, config, pipeline, prior, train, writing
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.order import Order
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo

@@ -3,7 +3,7 @@
 import pytest
 
 from koala import world
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.world import World
 from tests.company import NODES, company
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from koala import cli, config, shards, sources, writing
-from koala.errors import UserError
+from koala.core.errors import UserError
 from tests.processes import finish, start, wait_for
 
 RECIPE = config.Recipe(samples_per_shard=10, split=config.Split(val_count=8))

@@ -29,9 +29,10 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from koala import config, intake, photos, scan, web
+from koala import config, intake, photos, scan
 from koala.checkpoint import load_model
-from koala.errors import UserError
+from koala.core import http
+from koala.core.errors import UserError
 from koala.model import STRIDE, Colorizer
 
 _PAGE = Path(__file__).parent / "page"
@@ -141,8 +142,8 @@ class Gallery:
 
     def __init__(self, settings: config.Gallery, dials: Sequence[Dial], colorize: Colorize) -> None:
         self._settings, self._dials, self._colorize = settings, dials, colorize
-        self._static = web.Static(_PAGE)
-        self._template = web.templates(_PAGE).get_template("gallery.html")
+        self._static = http.Static(_PAGE)
+        self._template = http.templates(_PAGE).get_template("gallery.html")
         self._turn = asyncio.Lock()
         self._line = 0
 
@@ -193,7 +194,7 @@ class Gallery:
             picture=picture,
             release=self._static.release,
         )
-        return HTMLResponse(text, status, {"content-security-policy": web.policy("'self' blob: data:")})
+        return HTMLResponse(text, status, {"content-security-policy": http.policy("'self' blob: data:")})
 
     async def _picture(self, request: Request) -> Picture:
         """Colour the photo of a form, when its turn comes.
@@ -201,7 +202,7 @@ class Gallery:
         Raises:
             HTTPException: 403 from elsewhere, 503 too many wait, 400, 408, 413 or 415 the form or its photo is no use.
         """
-        if not web.from_here(request):
+        if not http.from_here(request):
             raise HTTPException(403, "this form does not come from the gallery's own page; open the gallery again")
         with self._in_line():
             name, data, form = await self._read(request)
@@ -227,7 +228,7 @@ class Gallery:
             raise HTTPException(415, "a photo comes in a form, as multipart/form-data")
         megabytes = self._settings.megabytes
         refusal = f"this photo is larger than {megabytes} MB; take a smaller one, or start with a larger --megabytes"
-        body = web.bounded(request, megabytes * 10**6, refusal)
+        body = http.bounded(request, megabytes * 10**6, refusal)
         parser = MultiPartParser(request.headers, body, max_files=1, max_fields=_MOST_FIELDS)
         parser.spool_max_size = sys.maxsize  # of what is kept in memory, not in a file
         try:
@@ -287,7 +288,7 @@ def create_app(settings: config.Gallery, dials: Sequence[Dial], colorize: Colori
         if scope["type"] != "http":
             await app(scope, receive, send)
         else:
-            await (app if _is_called(scope, names) else stranger)(scope, receive, web.guarded(send))
+            await (app if _is_called(scope, names) else stranger)(scope, receive, http.guarded(send))
 
     return guard
 
@@ -313,17 +314,17 @@ def gallery_command(settings: config.Gallery) -> int:
     Raises:
         UserError: there is no model, or the address cannot be listened at.
     """
-    with web.listening(settings.host, settings.port) as listener:
+    with http.listening(settings.host, settings.port) as listener:
         model = load_model(settings.model, settings.extractor.weights).to(photos.device_for(settings.device))
         app = create_app(settings, dials_for(model), colorizing(model))
         _greet(listener)
-        web.serve(app, listener, proxy_headers=False, limit_concurrency=100)
+        http.serve(app, listener, proxy_headers=False, limit_concurrency=100)
     return 0
 
 
 def _greet(listener: socket.socket) -> None:
     """Say where the gallery is, and who can come."""
-    print(f"{web.address(listener)}/  drop a photo there; Ctrl-C closes the gallery", flush=True)
+    print(f"{http.address(listener)}/  drop a photo there; Ctrl-C closes the gallery", flush=True)
     if not ip_address(listener.getsockname()[0]).is_loopback:
         print(
             "everybody who can reach this address can colour photos here; --host 127.0.0.1 keeps the gallery to you",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from koala import config
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.study.folder import Folder
 from koala.study.statistics import Answers
 from koala.study.store import Store

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import __version__, color, config, intake, sources
-from koala.errors import UserError
-from koala.files import put
-from koala.progress import Progress
+from koala import color, config, intake, sources
+from koala.core.atomic_io import put
+from koala.core.errors import UserError
+from koala.core.progress import Progress
+from koala.core.version import __version__
 from koala.study import languages, trials
 from koala.study.folder import Manifest, Picture
 from koala.study.languages import PAGE

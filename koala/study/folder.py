@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala import config
-from koala.errors import UserError
-from koala.files import put
+from koala.core.atomic_io import put
+from koala.core.errors import UserError
 from koala.study.trials import ORIGINAL
 
 

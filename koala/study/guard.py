@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from koala import web
+from koala.core import http
 
 COOKIE = "study"
 _LONGEST_BODY = 16_384  # bytes
@@ -86,13 +86,13 @@ async def read_form(request: Request, url: str = "") -> Mapping[str, str]:
     Raises:
         HTTPException: 403 from elsewhere, 408 too slow, 413 too long, 415 or 400 not a form.
     """
-    if not web.from_here(request, url):
+    if not http.from_here(request, url):
         raise HTTPException(403, "error_session")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "error_form")
     try:
         async with asyncio.timeout(_LONGEST_WAIT_S):
-            body = b"".join([piece async for piece in web.bounded(request, _LONGEST_BODY, "error_form")])
+            body = b"".join([piece async for piece in http.bounded(request, _LONGEST_BODY, "error_form")])
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
     except TimeoutError:
         raise HTTPException(408, "error_busy") from None
@@ -144,7 +144,7 @@ class Guard:
             return
 
         app = self._refusal(scope) or self._app
-        await app(self._without_prefix(scope), receive, web.guarded(send))
+        await app(self._without_prefix(scope), receive, http.guarded(send))
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         path = scope["path"]

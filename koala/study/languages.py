@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Formatter
 
 from koala.config import Question
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 PAGE = Path(__file__).parent / "page"
 """Where the templates, the style, the script and the words of all pages lie."""

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from koala import config
-from koala.errors import UserError
-from koala.progress import Progress
+from koala.core.errors import UserError
+from koala.core.progress import Progress
 from koala.study import statistics, trials
 
 _ALPHA = 0.05

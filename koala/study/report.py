@@ -5,10 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from koala import config, web
-from koala.errors import UserError
-from koala.files import put
-from koala.progress import Progress
+from koala import config
+from koala.core import http
+from koala.core.atomic_io import put
+from koala.core.errors import UserError
+from koala.core.progress import Progress
 from koala.study import answers, figures, statistics, words
 from koala.study.analysis import Analysis
 from koala.study.folder import Folder
@@ -53,7 +54,7 @@ def write(analysis: Analysis, study: Folder | None, out: Path) -> None:
 
 def page(analysis: Analysis, study: Folder | None) -> str:
     """The report as one HTML file that needs no other."""
-    templates = web.templates(PAGE)
+    templates = http.templates(PAGE)
     templates.filters |= {"share": words.share, "points": words.points, "p": words.p_value, "number": words.number}
     pictures = {version: group for version, group in analysis.pictures.groupby("version", sort=False)}
     return templates.get_template("report.html").render(

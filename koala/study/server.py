@@ -23,8 +23,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from koala import config, web
-from koala.errors import UserError
+from koala import config
+from koala.core import http
+from koala.core.errors import UserError
 from koala.study import admin
 from koala.study.folder import Folder
 from koala.study.guard import COOKIE, Guard, form_token, picture_token, read_form, same
@@ -306,10 +307,10 @@ def serve_command(settings: config.ServeStudy) -> int:
     """
     if settings.url and urlsplit(settings.url).scheme not in ("http", "https"):
         raise UserError(f"--url {settings.url} is no address; write it with https://, as participants open it")
-    with _alone(settings.dir), web.listening(settings.host, settings.port) as listener:
+    with _alone(settings.dir), http.listening(settings.host, settings.port) as listener:
         site = Site(Folder.open(settings.dir), settings.url)
         _greet(site, listener)
-        web.serve(
+        http.serve(
             create_app(site),
             listener,
             proxy_headers=bool(settings.proxy),
@@ -333,7 +334,7 @@ def _alone(study: Path) -> Iterator[None]:
 
 def _greet(site: Site, listener: socket.socket) -> None:
     """Say where the study is, and what is still to be done."""
-    address = site.url.rstrip("/") or web.address(listener)
+    address = site.url.rstrip("/") or http.address(listener)
     print(f"{address}/  for participants")
     print(f"{address}/admin  for you; the password stands in {site.folder.path / 'admin-token.txt'}", flush=True)
     for code, language in site.languages.items():

@@ -13,8 +13,8 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from koala import web
-from koala.errors import UserError
+from koala.core import http
+from koala.core.errors import UserError
 from koala.study import guard, languages, trials
 from koala.study.folder import Folder
 from koala.study.languages import PAGE, Language
@@ -49,8 +49,8 @@ class Site:
         self.picture = lru_cache(maxsize=2048)(study.picture)
         self.secret = _secret(study.path / "admin-token.txt")
         self.keys = guard.Keys(self.secret)
-        self.static = web.Static(PAGE)
-        self._templates = web.templates(PAGE)
+        self.static = http.Static(PAGE)
+        self._templates = http.templates(PAGE)
         store = Store(study.answers)
         self.manifest.counts(store.picture_counts(time.time()))  # the answers must be about these pictures
         self.queue = Queue(store)

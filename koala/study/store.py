@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.study.trials import Check
 
 Result = TypeVar("Result")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from koala import cli, color, config
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.study import build
 from koala.study.folder import Folder
 from tests.photographs import jpeg, make_photo

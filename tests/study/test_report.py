@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from koala import cli, config
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.study import answers, power, report, server, words
 from koala.study.analysis import Analysis
 from koala.study.folder import Folder

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from koala import config
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.study import languages, server
 from koala.study.folder import Folder
 from koala.study.site import Site

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from koala.errors import UserError
+from koala.core.errors import UserError
 from koala.study.store import Queue, Store
 from koala.study.trials import Check
 

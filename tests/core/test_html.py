@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import page
+from koala.core import html
 
 
 def test_text_is_never_html():
-    assert page.text("<a href='x'>&") == "&lt;a href=&#x27;x&#x27;&gt;&amp;"
-    page.text("no text: \udcff").encode("utf-8")  # a file's name may be none
+    assert html.text("<a href='x'>&") == "&lt;a href=&#x27;x&#x27;&gt;&amp;"
+    html.text("no text: \udcff").encode("utf-8")  # a file's name may be none
 
 
 @pytest.mark.parametrize("values", [np.arange(100.0), np.full(7, 3.0), np.array([2.5])])
 def test_a_histogram_counts_every_value(values):
-    drawing = ElementTree.fromstring(page.histogram(values, bins=10))
+    drawing = ElementTree.fromstring(html.histogram(values, bins=10))
     heights = np.array([float(bar.get("height")) for bar in drawing.iter("rect")])
     shares = heights / heights.max()
     counts, _ = np.histogram(
@@ -29,7 +29,7 @@ def test_a_histogram_counts_every_value(values):
 
 def test_bars_and_outlines_share_a_scale():
     one, two = np.array([1.0, 2.0, 4.0]), np.array([4.0, 2.0, 1.0])
-    drawing = ElementTree.fromstring(page.bars([page.Series(one, "first"), page.Series(two, "second")], ["0", "3"]))
+    drawing = ElementTree.fromstring(html.bars([html.Series(one, "first"), html.Series(two, "second")], ["0", "3"]))
     tops = [float(bar.get("y")) for bar in drawing.iter("rect")]
     (line,) = drawing.iter("polyline")
     outline = sorted({float(point.split(",")[1]) for point in line.get("points").split()})
@@ -38,17 +38,9 @@ def test_bars_and_outlines_share_a_scale():
 
 
 def test_pictures_are_made_small_and_stay_in_the_page():
-    address = page.data_uri(np.full((100, 400, 3), (200, 30, 30), np.uint8))
+    address = html.data_uri(np.full((100, 400, 3), (200, 30, 30), np.uint8))
     kind, _, data = address.partition(",")
     assert kind == "data:image/jpeg;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.size == (224, 56)
         assert np.abs(np.asarray(picture).astype(int) - (200, 30, 30)).max() < 8
-
-
-def test_hues_have_their_colors():
-    """Reds at 0 degrees, greens at 180, in CIELAB."""
-    red, green = (
-        [int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in (page._hue_colors(36)[2], page._hue_colors(36)[17])
-    )
-    assert red[0] == max(red) and green[1] > green[0]

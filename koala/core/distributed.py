@@ -15,28 +15,28 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
-from koala import config
-from koala.errors import UserError
+from koala.core.errors import UserError
 
 Result = TypeVar("Result")
 
 
-Settings = config.Train | config.Evaluate | config.Embed
-
-
-def on_cpu(settings: Settings) -> bool:
+def on_cpu(device: str, mixed_precision: str) -> bool:
     """Whether the CPU is to compute.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        mixed_precision: "no", "fp16" or "bf16".
 
     Raises:
         UserError: there is no such device, or the precision is not to be had on it.
     """
     gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not gpu:
+    if device == "cuda" and not gpu:
         raise UserError("there is no GPU that torch can use; leave --device at auto, or check with nvidia-smi")
-    cpu = settings.device == "cpu" or not gpu
-    if cpu and settings.mixed_precision == "fp16":
+    cpu = device == "cpu" or not gpu
+    if cpu and mixed_precision == "fp16":
         raise UserError("fp16 needs a GPU; on the CPU choose --mixed-precision bf16 or no")
-    if not cpu and settings.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
+    if not cpu and mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
         raise UserError("this GPU has no bf16; choose --mixed-precision fp16 or no")
     return cpu
 
@@ -50,11 +50,14 @@ def has_bf16(cpu: bool) -> bool:
 
 
 @contextmanager
-def accelerated(settings: Settings, processes: int = 0, timeout: timedelta | None = None) -> Iterator[Accelerator]:
+def accelerated(
+    device: str, mixed_precision: str, processes: int = 0, timeout: timedelta | None = None
+) -> Iterator[Accelerator]:
     """Set up devices and processes as the launcher asks, and leave them at the end.
 
     Args:
-        settings: device and precision.
+        device: "auto", "cpu" or "cuda".
+        mixed_precision: "no", "fp16" or "bf16".
         processes: how many there must be; 0 takes the launcher's word.
         timeout: how long a process waits for the others; by default as torch has it.
 
@@ -66,8 +69,8 @@ def accelerated(settings: Settings, processes: int = 0, timeout: timedelta | Non
             each other.
     """
     accelerator = Accelerator(
-        cpu=on_cpu(settings),
-        mixed_precision=settings.mixed_precision,
+        cpu=on_cpu(device, mixed_precision),
+        mixed_precision=mixed_precision,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
     done = False

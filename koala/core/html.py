@@ -110,21 +110,13 @@ def bars(series: Sequence[Series], ticks: Sequence[str], extra: str = "") -> str
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(drawn)}{axis}{"".join(labels)}{extra}</svg>'
 
 
-def hue_strip(count: int) -> str:
-    """The colours of hues from 0 to 360 degrees, below a chart's axis."""
-    width, top = (_WIDTH - 2 * _LEFT) / count, _HEIGHT - _BOTTOM + 1
+def strip(colors: Sequence[str]) -> str:
+    """Colours from left to right, below a chart's axis."""
+    width, top = (_WIDTH - 2 * _LEFT) / len(colors), _HEIGHT - _BOTTOM + 1
     return "".join(
         f'<rect x="{_LEFT + index * width:.1f}" y="{top}" width="{width + 0.5:.1f}" height="4" fill="{color}"/>'
-        for index, color in enumerate(_hue_colors(count))
+        for index, color in enumerate(colors)
     )
-
-
-def _hue_colors(count: int) -> list[str]:
-    from koala import color
-
-    hues = (np.arange(count) + 0.5) / count * 2 * np.pi
-    lab = np.stack([np.full(count, 65.0), 45 * np.cos(hues), 45 * np.sin(hues)], axis=-1)
-    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.round(color.lab_to_rgb(lab) * 255).astype(int)]
 
 
 def _tops(one: Series, highest: float) -> tuple[float, NDArray]:

@@ -1,0 +1,33 @@
+"""Templates that a person edits: launch/, shards/ and slurm/, in the package and in a checkout."""
+
+import shutil
+from pathlib import Path
+
+from koala.core.errors import UserError
+
+FOLDERS = ("launch", "shards", "slurm")
+
+
+def path(name: str) -> Path:
+    """A file or folder of them, such as "shards/demo.toml"."""
+    package = Path(__file__).parents[1]
+    installed = package / "kit" / name
+    return installed if installed.exists() else package.parent / name
+
+
+def copy(target: Path) -> None:
+    """Copy them out into a folder.
+
+    Raises:
+        UserError: one of the folders is there already.
+    """
+    for folder in FOLDERS:
+        if (target / folder).exists():
+            raise UserError(f"{target / folder} exists; choose another folder, so that nothing is overwritten")
+    for folder in FOLDERS:
+        shutil.copytree(path(folder), target / folder, ignore=_folders)
+
+
+def _folders(parent: str, names: list[str]) -> list[str]:
+    """What is no file: in a checkout shards/ may hold data."""
+    return [name for name in names if (Path(parent) / name).is_dir()]
