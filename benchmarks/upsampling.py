@@ -1,4 +1,4 @@
-"""ab brought from a small picture to the photo's size: koala.guided against plain enlarging and others, on the CPU.
+"""ab brought from a small picture to the photo's size: koala's guided filter against others and plain enlarging, on the CPU.
 
     python benchmarks/upsampling.py PHOTOS [--photos 40] [--megapixels 100]
 
@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from koala import color, guided, metrics
+from koala import metrics
+from koala.imaging import color, guided_filter
 
 SIDES = (64, 128, 224)  # pixels
 BLEEDING = 32  # pixels of the short side
@@ -86,7 +87,9 @@ WAYS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "Lanczos": lambda small, ab, lightness: lanczos(ab, lightness.shape[-2:]),
     "fast guided filter": fast_guided_filter,
     "joint bilateral": joint_bilateral,
-    "koala.guided": lambda small, ab, lightness: guided.apply(guided.fit(small, ab), lightness),
+    "koala.imaging.guided_filter": lambda small, ab, lightness: guided_filter.apply(
+        guided_filter.fit(small, ab), lightness
+    ),
 }
 
 
@@ -157,9 +160,9 @@ def cost(megapixels: int) -> None:
     row = torch.linspace(-1, 1, width).expand(1, 1, STRIP, width).contiguous()
     small = torch.rand(1, 1, 224, 336) * 2 - 1
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    lines = guided.fit(small, torch.rand(1, 2, 224, 336) - 0.5)
+    lines = guided_filter.fit(small, torch.rand(1, 2, 224, 336) - 0.5)
     for top in range(0, height, STRIP):
-        guided.apply(lines, row[..., : min(STRIP, height - top), :], top, height)
+        guided_filter.apply(lines, row[..., : min(STRIP, height - top), :], top, height)
     seconds = time.process_time() - began
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"{width} x {height} in strips of {STRIP} rows: {seconds:.1f} CPU seconds, {more:.0f} MB more memory")

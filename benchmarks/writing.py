@@ -21,7 +21,7 @@ from PIL import Image
 from side_by_side import measure, ratio, report
 
 from koala import config, writing
-from koala.intake import admit
+from koala.imaging.jpeg_intake import admit
 
 KOALA_RESIZING, LOOP = "koala, resizing", "ShardWriter and Pillow in a loop"
 KOALA_COPYING, TAR = "koala, copying", "tar and sha256sum"

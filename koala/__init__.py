@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the types of what __getattr__ finds
     from koala.checkpoint import PretrainedColorizer as PretrainedColorizer
     from koala.checkpoint import load_model as load_model
-    from koala.color import lab_to_rgb as lab_to_rgb
-    from koala.color import rgb_to_lab as rgb_to_lab
+    from koala.imaging.color import lab_to_rgb as lab_to_rgb
+    from koala.imaging.color import rgb_to_lab as rgb_to_lab
     from koala.photos import colorize as colorize
 
 from koala.core.version import __version__ as __version__
@@ -19,8 +19,8 @@ _PUBLIC = {
     "load_model": "koala.checkpoint",
     "colorize": "koala.photos",
     "PretrainedColorizer": "koala.checkpoint",
-    "rgb_to_lab": "koala.color",
-    "lab_to_rgb": "koala.color",
+    "rgb_to_lab": "koala.imaging.color",
+    "lab_to_rgb": "koala.imaging.color",
 }
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604  (names of _PUBLIC are strings)
 

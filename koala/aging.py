@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from koala import color
+from koala.imaging import color
 
 _FIELD = 4  # exposure is drawn on a grid of 4 x 4 and is smooth between
 _PLATE = 256  # pixels of grain, from which each photo's is cut

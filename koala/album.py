@@ -23,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import config, layers, photos, scan
+from koala import config, photos
 from koala.checkpoint import load_model
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
+from koala.imaging import openraster, photo_io
 from koala.model import Colorizer
 
 _Predict = Callable[[Tensor], Tensor]
@@ -174,11 +175,11 @@ class _Artist:
         Raises:
             UserError: it cannot be read.
         """
-        with self._large if scan.is_large(job.source) else nullcontext():
+        with self._large if photo_io.is_large(job.source) else nullcontext():
             return self._do(job)
 
     def _do(self, job: Job) -> Outcome:
-        photo = scan.read(job.source)
+        photo = photo_io.read(job.source)
         view = photos.look(photo.pixels, self._size)
         if view.kind == "color" and not self._settings.recolor:
             job.copy.parent.mkdir(parents=True, exist_ok=True)
@@ -188,22 +189,22 @@ class _Artist:
         colored = photos.paint(photo.pixels, view, ab, self._settings.dials, out=over)
         if job.layers:
             self._write_layers(job.layers, photo, view, colored)
-        scan.write(colored, photo, job.target)
+        photo_io.write(colored, photo, job.target)
         return "coloured"
 
-    def _write_layers(self, path: Path, photo: scan.Photo, view: photos.View, colored: NDArray[Any]) -> None:
+    def _write_layers(self, path: Path, photo: photo_io.Photo, view: photos.View, colored: NDArray[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        color = scan.in_depth(colored, np.uint8)
+        color = photo_io.in_depth(colored, np.uint8)
         if self._settings.layers == "ora":
-            layers.write_ora(path, scan.in_depth(photos.grey(photo.pixels, view), np.uint8), color, photo.dpi)
+            openraster.write_ora(path, photo_io.in_depth(photos.grey(photo.pixels, view), np.uint8), color, photo.dpi)
         else:
-            layers.write_layer(path, scan.in_depth(photo.pixels, np.uint8), color)
+            openraster.write_layer(path, photo_io.in_depth(photo.pixels, np.uint8), color)
 
 
 def _jobs(settings: config.Colorize) -> Iterator[Job]:
     for source, name in _photos(settings.photos):
         copy = settings.out / name
-        target = copy.with_suffix(scan.suffix_for(name))
+        target = copy.with_suffix(photo_io.suffix_for(name))
         above = None if settings.layers == "none" else target.with_suffix(_LAYERS[settings.layers])
         yield Job(source, target, copy, above)
 

@@ -26,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import bins, color, tone
 from koala.config import AuditShards
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
+from koala.imaging import ab_bins, color, toning
 from koala.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
 
 FORMAT = "koala-audit/2"  # another number whenever a definition below changes
@@ -48,11 +48,11 @@ class Colors:
     Attributes:
         color_model: what the JPEG stores, "grey" or "rgb".
         chroma: mean of sqrt(a*^2 + b*^2), in units of CIELAB.
-        colorfulness: see `koala.color`.
+        colorfulness: see `koala.imaging.color`.
         grey: one channel, or red = green = blue in every pixel.
-        near_grey: see `koala.tone.is_near_grey`; what is grey is near grey too.
-        sepia: see `koala.tone.is_toned`; never what is near grey.
-        bins: `(Q,)` share of the pixels in each bin of the ab plane (`koala.bins`).
+        near_grey: see `koala.imaging.toning.is_near_grey`; what is grey is near grey too.
+        sepia: see `koala.imaging.toning.is_toned`; never what is near grey.
+        bins: `(Q,)` share of the pixels in each bin of the ab plane (`koala.imaging.ab_bins`).
     """
 
     color_model: str
@@ -84,19 +84,19 @@ def measure(jpeg: bytes) -> Colors:
     """
     image = _decoded(jpeg, SHORT_SIDE)
     if image.mode == "L":
-        neutral = bins.shares(np.zeros(2))
+        neutral = ab_bins.shares(np.zeros(2))
         return Colors("grey", 0.0, 0.0, grey=True, near_grey=True, sepia=False, bins=neutral)
     rgb = np.asarray(image)
     lab = color.rgb_to_lab(rgb)
-    near_grey = tone.is_near_grey(lab)
+    near_grey = toning.is_near_grey(lab)
     return Colors(
         "rgb",
         mean_chroma(lab),
         float(color.colorfulness(rgb)),
-        grey=tone.is_grey(rgb) and tone.is_grey(np.asarray(_decoded(jpeg))),
+        grey=toning.is_grey(rgb) and toning.is_grey(np.asarray(_decoded(jpeg))),
         near_grey=near_grey,
-        sepia=not near_grey and tone.is_toned(lab),
-        bins=bins.shares(lab[..., 1:]),
+        sepia=not near_grey and toning.is_toned(lab),
+        bins=ab_bins.shares(lab[..., 1:]),
     )
 
 
@@ -190,11 +190,11 @@ def _begin_worker(stop: Any) -> None:
 
 def _write_audit(folder: Path, record: Record) -> None:
     """Audit a shard; its file is there whole or not at all."""
-    rows, shares = [], np.zeros(len(bins.centers()))
+    rows, shares = [], np.zeros(len(ab_bins.centers()))
     for row, colors in _measured(Shards(folder, [record])):
         rows.append(row)
         shares += colors.bins
-    of_bins = zip(*bins.centers().long().T.tolist(), shares.round(6).tolist(), strict=True)
+    of_bins = zip(*ab_bins.centers().long().T.tolist(), shares.round(6).tolist(), strict=True)
     sha256 = record.sha256
     put(bins_path(folder, record.shard), _csv(_stamp(sha256, BINS_FORMAT), BIN_COLUMNS, of_bins))
     put(audit_path(folder, record.shard), _csv(_stamp(sha256), COLUMNS, rows))
@@ -244,7 +244,7 @@ def frequencies(folder: Path, shards: Sequence[str]) -> NDArray[np.float64]:
     Raises:
         UserError: a file of an audit is damaged.
     """
-    total = np.zeros(len(bins.centers()))
+    total = np.zeros(len(ab_bins.centers()))
     for shard in shards:
         path = bins_path(folder, shard)
         try:
@@ -266,7 +266,7 @@ def read_bins(path: Path, name: str) -> NDArray[np.float64]:
         values = np.array([float(row[name]) for row in csv.DictReader(lines)])
     except (KeyError, TypeError):
         raise ValueError(f"no column {name}") from None
-    if len(values) != len(bins.centers()) or not np.isfinite(values).all():
+    if len(values) != len(ab_bins.centers()) or not np.isfinite(values).all():
         raise ValueError("other rows than bins")
     return values
 
@@ -434,18 +434,22 @@ def report(table: Any, shard_count: int) -> list[str]:
 
 def draw(folder: Path, table: Any) -> None:
     """Histograms, and a contact sheet of each flag that some sample has, into the folder `audit` of the shards."""
-    from koala import pictures
+    from koala.imaging import contact_sheet
 
     out = folder / "audit"
     short_side = np.minimum(table["width"], table["height"])
-    pictures.save(_histogram(table["chroma"], "mean chroma (CIELAB)"), out / "chroma.png")
-    pictures.save(_histogram(table["colorfulness"], "colourfulness (Hasler and Süsstrunk)"), out / "colorfulness.png")
-    pictures.save(_histogram(short_side, "short side (pixels)"), out / "short_side.png")
+    contact_sheet.save(_histogram(table["chroma"], "mean chroma (CIELAB)"), out / "chroma.png")
+    contact_sheet.save(
+        _histogram(table["colorfulness"], "colourfulness (Hasler and Süsstrunk)"), out / "colorfulness.png"
+    )
+    contact_sheet.save(_histogram(short_side, "short side (pixels)"), out / "short_side.png")
     for name in FLAGS:
         flagged = table[table[name]]
         path = out / f"{name}.png"
         if len(flagged):
-            pictures.save(_sheet(folder, flagged, f"{name.replace('_', ' ')}: {len(flagged)} of {len(table)}"), path)
+            contact_sheet.save(
+                _sheet(folder, flagged, f"{name.replace('_', ' ')}: {len(flagged)} of {len(table)}"), path
+            )
         else:
             path.unlink(missing_ok=True)  # of an audit before
 
@@ -465,7 +469,7 @@ def _histogram(values: Any, name: str) -> Image.Image:
 
 def _sheet(folder: Path, flagged: Any, name: str) -> Image.Image:
     """Pictures spread evenly over the flagged ones."""
-    from koala import pictures
+    from koala.imaging import contact_sheet
 
     columns = min(_SHEET_COLUMNS, len(flagged))
     rows = min(_SHEET_ROWS, -(-len(flagged) // columns))
@@ -477,4 +481,4 @@ def _sheet(folder: Path, flagged: Any, name: str) -> Image.Image:
         thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
         cell[: thumbnail.height, : thumbnail.width] = np.asarray(thumbnail)
     grid = cells.reshape(rows, columns, _THUMBNAIL, _THUMBNAIL, 3).swapaxes(0, 1)
-    return pictures.contact_sheet(grid, [name])
+    return contact_sheet.contact_sheet(grid, [name])

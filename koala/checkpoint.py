@@ -430,7 +430,7 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
-        A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab on the network's scale (see `koala.color`), H and W
+        A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab on the network's scale (see `koala.imaging.color`), H and W
         multiples of 8, on the CPU; move it with `.to(device)`. `koala.colorize` does all around it.
 
     Raises:

@@ -242,8 +242,8 @@ def decoding(settings: config.Train, world: World) -> Finding:
     import torch
     from PIL import Image
 
-    from koala import color
     from koala.core.distributed import on_cpu
+    from koala.imaging import color
     from koala.pipeline import build_graph
 
     device = "cpu" if on_cpu(_device_there(settings), "no") else "gpu"
@@ -352,7 +352,7 @@ def _read_some(folder: Path, split: str, shards: "Shards") -> None:
     """
     import numpy as np
 
-    from koala.intake import UnusableError, admit
+    from koala.imaging.jpeg_intake import UnusableError, admit
 
     for sample in map(int, np.random.default_rng().integers(len(shards), size=_SAMPLES)):
         try:

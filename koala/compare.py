@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import bootstrap, config, evaluate, pictures, results, scoring
+from koala import bootstrap, config, evaluate, results, scoring
 from koala.config import Protocol
 from koala.core import html
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
+from koala.imaging import contact_sheet
 from koala.report import ARROWS, interval_text
 from koala.results import Result
 from koala.scoring import HEADLINE, MEANINGS
@@ -282,7 +283,7 @@ def sheet_of(columns: Sequence[Result]) -> NDArray[np.uint8] | None:
         if not path.exists():
             return None
         with Image.open(path) as image:
-            sheets.append(pictures.cells(image, len(evaluate.COLUMNS)))
+            sheets.append(contact_sheet.cells(image, len(evaluate.COLUMNS)))
     rows = min(sheet.shape[1] for sheet in sheets)
     grey, _, original = sheets[0]
     return np.stack([grey[:rows], *(made[:rows] for _, made, _ in sheets), original[:rows]])
@@ -294,7 +295,7 @@ def write(comparison: Comparison, out: Path) -> None:
     sheet = sheet_of(comparison.columns)
     if sheet is not None:
         names = ["grey", *(column.name for column in comparison.columns), "original"]
-        pictures.save(pictures.contact_sheet(sheet, names), out / "sheet.png")
+        contact_sheet.save(contact_sheet.contact_sheet(sheet, names), out / "sheet.png")
     for name, content in {
         "comparison.csv": to_csv(comparison),
         "comparison.tex": to_latex(comparison),

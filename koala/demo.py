@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import album, checkpoint, config, evaluate, pictures, scan, shards, train, writing
+from koala import album, checkpoint, config, evaluate, shards, train, writing
 from koala.core.distributed import has_bf16, on_cpu
 from koala.core.errors import UserError
 from koala.core.templates import path as kit_path
+from koala.imaging import contact_sheet, photo_io
 
 # package, folder in it, photographs (or patterns), licence
 PHOTOGRAPHS = (
@@ -120,13 +121,15 @@ def _write_sheet(folder: Path, held_out: list[str]) -> None:
     trained = [name for name in names if name not in held_out]
     chosen = [*trained[:: -(-len(trained) // _SHEET_ROWS)], *held_out]
     columns = np.stack([_row(folder, Path(name)) for name in chosen], axis=1)
-    pictures.save(pictures.contact_sheet(columns, _COLUMNS), folder / "sheet.png")
+    contact_sheet.save(contact_sheet.contact_sheet(columns, _COLUMNS), folder / "sheet.png")
 
 
 def _row(folder: Path, name: Path) -> NDArray[np.uint8]:
     """One photograph in each column: `(4, H, W, 3)`."""
     original = _thumbnail(folder / "photos" / name)
-    made = (_thumbnail(folder / place / name.with_suffix(scan.suffix_for(name))) for place in ("colored", "carried"))
+    made = (
+        _thumbnail(folder / place / name.with_suffix(photo_io.suffix_for(name))) for place in ("colored", "carried")
+    )
     return np.stack([np.asarray(image) for image in (original.convert("L").convert("RGB"), *made, original)])
 
 

@@ -33,20 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from koala import (
-    audit,
-    checkpoint,
-    config,
-    embeddings,
-    features,
-    health,
-    metrics,
-    pictures,
-    protocol,
-    report,
-    results,
-    scoring,
-)
+from koala import audit, checkpoint, config, embeddings, features, health, metrics, protocol, report, results, scoring
 from koala.checkpoint import Checkpoint
 from koala.config import Protocol
 from koala.core.atomic_io import put
@@ -55,6 +42,7 @@ from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.core.version import __version__
 from koala.features import Features, LeftOut, Perceptual
+from koala.imaging import contact_sheet
 from koala.metrics import Histograms, Moments
 from koala.order import Places, shuffled
 from koala.parts import Parts
@@ -326,7 +314,7 @@ class Evaluation:
         colors = prediction.pictures.permute(0, 2, 3, 1).cpu().numpy()
         for row, sample in wanted:
             path = self.out / "pictures" / picture_name(self.shards.describe(sample).source)
-            pictures.save(Image.fromarray(self._without_padding(colors[row], sample)), path)
+            contact_sheet.save(Image.fromarray(self._without_padding(colors[row], sample)), path)
 
     def _without_padding(self, square: NDArray, sample: int) -> NDArray:
         return inside(square, seen_window(self.shards, sample, self.data))
@@ -361,8 +349,8 @@ class Evaluation:
         shown = self._triptychs({*rows, *(sample for samples in groups.values() for sample in samples)})
         columns = (COLUMNS[0], _title(self.settings.model, self.colorist), COLUMNS[2])
         if rows:
-            sheet = pictures.contact_sheet(np.stack([shown[row] for row in rows], axis=1), columns)
-            pictures.save(sheet, self.out / "sheet.png")
+            sheet = contact_sheet.contact_sheet(np.stack([shown[row] for row in rows], axis=1), columns)
+            contact_sheet.save(sheet, self.out / "sheet.png")
         examples = [
             self._example(group, sample, table, sources[sample], shown[sample])
             for group, samples in groups.items()
@@ -440,7 +428,9 @@ class Evaluation:
         wanted, batch = np.array(sorted(samples), np.int64), self.settings.batch
         shown: dict[int, NDArray[np.uint8]] = {}
         for prediction in self.predictions([wanted[start : start + batch] for start in range(0, len(wanted), batch)]):
-            columns = torch.stack([pictures.grey(prediction.batch.lightness), prediction.pictures, prediction.photos])
+            columns = torch.stack(
+                [contact_sheet.grey(prediction.batch.lightness), prediction.pictures, prediction.photos]
+            )
             rows = columns.permute(1, 0, 3, 4, 2).cpu().numpy()
             shown |= {int(sample): row for sample, row in zip(prediction.batch.samples, rows, strict=True)}
         return shown

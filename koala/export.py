@@ -40,9 +40,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from koala import checkpoint, color, config, hub
+from koala import checkpoint, config, hub
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
+from koala.imaging import color
 from koala.model import STRIDE, Colorizer
 
 TOLERANCE = 1e-3  # of a program against PyTorch, in units of a*b*

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from koala import color
+from koala.imaging import color
 
 GREY = color.from_units(2.0)  # mean chroma of photos on the network's scale, below which a ratio to it says nothing
 PATIENCE = 5  # entries of a training in a row

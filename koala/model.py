@@ -1,7 +1,7 @@
 """The Deep Koalarization network: encoder, fusion, decoder.
 
 Shapes: B pictures, H x W pixels (multiples of 8), E features of the extractor. Lightness and ab are on the
-network's scale (see `koala.color`).
+network's scale (see `koala.imaging.color`).
 
 References:
     Baldassarre, Gonzalez Morin, Rodes-Guirao: Deep Koalarization, arXiv:1712.03400.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from koala import bins, color
+from koala.imaging import ab_bins, color
 
 Head = Literal["ab", "bins"]
 
@@ -82,7 +82,7 @@ def decoder(head: Head = "ab") -> nn.Sequential:
 
     trunk = (_with_relu(_conv(256, 128)), up(), _with_relu(_conv(128, 64), _conv(64, 64)))
     if head == "bins":
-        return nn.Sequential(*trunk, _with_relu(_conv(64, 256)), nn.Conv2d(256, len(bins.centers()), kernel_size=1))
+        return nn.Sequential(*trunk, _with_relu(_conv(64, 256)), nn.Conv2d(256, len(ab_bins.centers()), kernel_size=1))
     return nn.Sequential(*trunk, up(), _with_relu(_conv(64, 32)), _conv(32, 2), nn.Tanh(), up())
 
 
@@ -118,17 +118,17 @@ class Network(nn.Module):
             raise ValueError(f"height and width must be multiples of {STRIDE}, got {tuple(lightness.shape)}")
         return self.decoder(self.fusion(self.encoder(lightness), embedding))
 
-    def colors(self, output: Tensor, temperature: float = bins.TEMPERATURE) -> Tensor:
+    def colors(self, output: Tensor, temperature: float = ab_bins.TEMPERATURE) -> Tensor:
         """What `forward` returns as `(B, 2, H, W)` ab, float32.
 
         Args:
             output: of `forward`.
-            temperature: of the mean over bins, see `koala.bins.annealed_mean`; a network that predicts ab has none.
+            temperature: of the mean over bins, see `koala.imaging.ab_bins.annealed_mean`; a network that predicts ab has none.
         """
         if self.head == "ab":
             return output.float()
-        ab = color.from_units(bins.annealed_mean(output, temperature))
-        return F.interpolate(ab, scale_factor=bins.STRIDE, mode="bilinear", align_corners=False)
+        ab = color.from_units(ab_bins.annealed_mean(output, temperature))
+        return F.interpolate(ab, scale_factor=ab_bins.STRIDE, mode="bilinear", align_corners=False)
 
 
 class Colorizer(nn.Module):
@@ -148,7 +148,7 @@ class Colorizer(nn.Module):
         self.network = network
         self.extractor = extractor
         self.size = size
-        self.temperature = bins.TEMPERATURE
+        self.temperature = ab_bins.TEMPERATURE
 
     @torch.inference_mode()
     def forward(self, lightness: Tensor, embedding: Tensor | None = None, temperature: float | None = None) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from koala import bins, color, config
+from koala import config
+from koala.imaging import ab_bins, color
 from koala.model import Head, Network
 
 _HUBER_DELTA = color.from_units(1.0)
@@ -37,10 +38,10 @@ def weighted_mse(predicted: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     Args:
         predicted: ab.
         true: ab.
-        weights: `(Q,)` of the bins (`koala.bins.weights`).
+        weights: `(Q,)` of the bins (`koala.imaging.ab_bins.weights`).
     """
     error = (predicted.float() - true.float()).square().mean(dim=1)
-    return (weights[bins.index(color.to_units(true))] * error).mean()
+    return (weights[ab_bins.index(color.to_units(true))] * error).mean()
 
 
 def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
@@ -52,15 +53,15 @@ def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     Args:
         logits: `(B, Q, H / 4, W / 4)`.
         true: `(B, 2, H, W)` ab.
-        weights: `(Q,)` of the bins (`koala.bins.weights`).
+        weights: `(Q,)` of the bins (`koala.imaging.ab_bins.weights`).
 
     References:
         Zhang et al., arXiv:1603.08511, eq. 2.
     """
-    ab = color.to_units(F.avg_pool2d(true.float(), bins.STRIDE))
-    which, shares = bins.soft_targets(ab)
+    ab = color.to_units(F.avg_pool2d(true.float(), ab_bins.STRIDE))
+    which, shares = ab_bins.soft_targets(ab)
     likelihood = torch.log_softmax(logits.float(), dim=1).gather(1, which)
-    surprise = -(shares * likelihood).sum(dim=1) * weights[bins.index(ab)]
+    surprise = -(shares * likelihood).sum(dim=1) * weights[ab_bins.index(ab)]
     colored = (ab.abs().amax(dim=(1, 2, 3)) > _COLORED).float()
     return (surprise.mean(dim=(1, 2)) * colored).mean()
 
@@ -84,7 +85,7 @@ def colorfulness_error(lightness: Tensor, predicted: Tensor, true: Tensor) -> Te
 
 
 def _colorfulness(lightness: Tensor, ab: Tensor) -> Tensor:
-    """As `koala.color.colorfulness`, with a slope everywhere: `(B,)`."""
+    """As `koala.imaging.color.colorfulness`, with a slope everywhere: `(B,)`."""
     rgb = 255 * color.lab_to_rgb(color.to_lab(lightness.float(), ab.float()))
     red, green, blue = rgb.unbind(dim=1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import color, config, guided, scan, tone
+from koala import config
+from koala.imaging import color, guided_filter, photo_io, toning
 from koala.model import STRIDE, Colorizer
 
 _MOST_SIDES = 8  # how often the short side may go into the long one: the network's work grows with it
@@ -33,8 +34,8 @@ class View:
         lightness: `(1, 1, h, w)`, at the network's working size.
     """
 
-    kind: tone.Kind
-    reduction: tone.Reduction
+    kind: toning.Kind
+    reduction: toning.Reduction
     lightness: Tensor
 
 
@@ -62,7 +63,7 @@ def colorize(
 
     Returns:
         `(H, W, 3)` sRGB of the same dtype. L* is that of the photo to within rounding: of a grey one its own, of a
-        toned one that of `koala.tone.reduction`.
+        toned one that of `koala.imaging.toning.reduction`.
 
     Raises:
         UserError: the file cannot be read as a picture, or a dial cannot stand there.
@@ -70,7 +71,7 @@ def colorize(
     """
     given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
     dials = config.validate(config.Dials, given, "colorize")
-    pixels = scan.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo
+    pixels = photo_io.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
@@ -89,8 +90,8 @@ def look(pixels: NDArray[Any], short_side: int) -> View:
     height, width, _ = pixels.shape
     small = _reduced(pixels, _size(height, width, max(short_side, _THUMBNAIL)))
     thumbnail = small[0].permute(1, 2, 0).numpy()
-    kind = tone.kind(thumbnail)
-    reduction = tone.reduction(thumbnail, kind)
+    kind = toning.kind(thumbnail)
+    reduction = toning.reduction(thumbnail, kind)
     lightness = _resize(_lightness_of_grey(reduction(small)), _size(height, width, short_side))
     return View(kind, reduction, lightness)
 
@@ -128,13 +129,13 @@ def paint(
     Returns:
         `(H, W, 3)` of the same dtype.
     """
-    lines = guided.fit(view.lightness.to(ab.device), dials.saturation * ab)
+    lines = guided_filter.fit(view.lightness.to(ab.device), dials.saturation * ab)
     painted = np.empty_like(pixels) if out is None else out
     top = np.iinfo(pixels.dtype).max
     for rows in _strips(*pixels.shape[:2]):
         strip = _tensor(pixels[rows], ab.device)
         lightness = _own_lightness(strip, view)
-        lab = color.to_lab(lightness, guided.apply(lines, lightness, rows.start, len(pixels)))
+        lab = color.to_lab(lightness, guided_filter.apply(lines, lightness, rows.start, len(pixels)))
         if dials.strength < 1:
             lab = color.rgb_to_lab(strip).lerp(lab, dials.strength)
         rgb = color.lab_to_rgb(lab, outside="fade")[0].permute(1, 2, 0)
@@ -177,7 +178,7 @@ def _strips(height: int, width: int) -> Iterator[slice]:
 
 def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Tensor:
     """A photo made small: `(1, 3, h, w)` float in 0..1."""
-    return _resize(_tensor(scan.in_depth(pixels, np.uint8), torch.device("cpu")), size).float() / 255
+    return _resize(_tensor(photo_io.in_depth(pixels, np.uint8), torch.device("cpu")), size).float() / 255
 
 
 def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:

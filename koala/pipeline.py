@@ -19,11 +19,12 @@ os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
 import numpy as np
 from numpy.typing import NDArray
 
-from koala import aging, color
+from koala import aging
 from koala.aging import Age
 from koala.config import Data, Geometry, Resize
 from koala.core.errors import UserError
-from koala.intake import UnusableError, admit
+from koala.imaging import color
+from koala.imaging.jpeg_intake import UnusableError, admit
 from koala.order import Places
 from koala.shards import Shards
 

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import color, pictures
 from koala.checkpoint import Checkpoint
 from koala.config import Data, LightnessSource
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
-from koala.intake import UnusableError, decode
+from koala.imaging import color, contact_sheet
+from koala.imaging.jpeg_intake import UnusableError, decode
 from koala.model import Colorizer
 from koala.pipeline import Batch, Window, window
 from koala.protocol import SUFFIXES, stem
@@ -106,12 +106,12 @@ class Assembled(Prediction):
     @cached_property
     def pictures(self) -> Tensor:
         """In 8-bit sRGB, clipped."""
-        return pictures.to_bytes(self._rgb.clamp(0, 1))
+        return contact_sheet.to_bytes(self._rgb.clamp(0, 1))
 
     @cached_property
     def beyond(self) -> Tensor:
         """By more than half a level of 8 bits."""
-        return pictures.outside_srgb(self._rgb)
+        return contact_sheet.outside_srgb(self._rgb)
 
 
 class Read(Prediction):

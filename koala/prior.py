@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from koala import audit, bins, config
+from koala import audit, config
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
+from koala.imaging import ab_bins
 from koala.shards import read_manifest
 
 FORMAT = "koala-prior/1"
@@ -41,8 +42,8 @@ def prior_command(settings: config.Prior) -> int:
     folder = settings.shards
     stamp = _stamp(folder)
     found = audit.frequencies(folder, audit.audit(folder, "train", settings.workers, with_bins=True))
-    prior = bins.smoothed(torch.from_numpy(found))
-    rows = np.column_stack([bins.centers().numpy(), found, prior])
+    prior = ab_bins.smoothed(torch.from_numpy(found))
+    rows = np.column_stack([ab_bins.centers().numpy(), found, prior])
     text = io.StringIO()
     text.write(stamp)
     np.savetxt(text, rows, ["%d", "%d", "%.6f", "%.9g"], ",", header=",".join(COLUMNS), comments="")

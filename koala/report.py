@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from koala import color
 from koala.core import html
+from koala.imaging import color
 from koala.metrics import CHROMA_STEP, Histograms
 from koala.scoring import MEANINGS, Table
 

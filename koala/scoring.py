@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import bootstrap, color, metrics
+from koala import bootstrap, metrics
 from koala.config import Protocol
+from koala.imaging import color
 from koala.predictions import Prediction
 
 COLORED = 5.0  # mean chroma (CIELAB) of a photo below which its colours cannot convince anyone

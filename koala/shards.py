@@ -26,7 +26,7 @@ from pydantic import SkipValidation, TypeAdapter, ValidationError
 from koala.config import Recipe, Resize, SplitName, VerifyShards, validate
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.intake import UnusableError, admit
+from koala.imaging.jpeg_intake import UnusableError, admit
 
 FORMAT = "koala-shards/1"
 SPLITS: tuple[SplitName, ...] = ("train", "val")

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from koala import color, health, metrics
+from koala import health, metrics
 from koala.core.atomic_io import put
-from koala.pictures import outside_srgb
+from koala.imaging import color
+from koala.imaging.contact_sheet import outside_srgb
 from koala.pipeline import Batch
 
 Activity = Literal["data", "saving", "validating"]

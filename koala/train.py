@@ -20,11 +20,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import audit, bins, checkpoint, config, embeddings, estimate, extractor, health, pictures, prior, telemetry
+from koala import audit, checkpoint, config, embeddings, estimate, extractor, health, prior, telemetry
 from koala.core.atomic_io import put
 from koala.core.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
+from koala.imaging import ab_bins, contact_sheet
 from koala.model import Network
 from koala.objectives import Objective, head, needs_prior
 from koala.order import Order, every_sample_once, micro_batches
@@ -187,7 +188,7 @@ class Trainer:
         if needs_prior(settings):
             found = on_main(self.accelerator, lambda: prior.read(self.settings.data.shards))
             self.prior_sha256 = prior.fingerprint(found)
-            weights = bins.weights(found, settings.rebalancing).to(device)
+            weights = ab_bins.weights(found, settings.rebalancing).to(device)
         if settings.perceptual:
             size = self.settings.data.size
             # the first process fetches the weights, the others find them
@@ -431,8 +432,8 @@ class Trainer:
     def _show(self, name: str, batch: Batch, predicted: Tensor) -> None:
         count = self.settings.pictures
         if count and self.accelerator.is_main_process:
-            columns = pictures.triptychs(batch.lightness[:count], predicted[:count], batch.ab[:count])
-            self.log.show(self.state.images_seen, name, pictures.grid(columns))
+            columns = contact_sheet.triptychs(batch.lightness[:count], predicted[:count], batch.ab[:count])
+            self.log.show(self.state.images_seen, name, contact_sheet.grid(columns))
 
     def _validate(self, bar: Progress) -> None:
         """The loss over the whole validation set, and pictures of it; the best checkpoint is remembered."""

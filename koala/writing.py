@@ -23,7 +23,7 @@ from koala.config import FinishShards, Recipe, RepairShards, Split, WriteShards,
 from koala.core.atomic_io import put, sync
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.intake import Admitted, UnusableError, admit
+from koala.imaging.jpeg_intake import Admitted, UnusableError, admit
 from koala.order import shuffled
 from koala.shards import (
     BLOCK,

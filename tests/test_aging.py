@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from koala import aging, color, pipeline
+from koala import aging, pipeline
 from koala.config import Data
+from koala.imaging import color
 from koala.order import Places
 from koala.shards import Shards
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import bootstrap, cli, compare, config, evaluate, pictures, results
+from koala import bootstrap, cli, compare, config, evaluate, results
 from koala.core.errors import UserError
+from koala.imaging import contact_sheet
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +151,9 @@ def test_pictures_are_a_column_and_the_table_is_written_in_all_forms(compared, t
 
 def test_the_sheet_has_a_column_for_each(compared, two):
     with Image.open(compared / "sheet.png") as sheet:
-        cells = pictures.cells(sheet, 5)
+        cells = contact_sheet.cells(sheet, 5)
     with Image.open(two[0] / "sheet.png") as sheet:
-        first = pictures.cells(sheet, 3)
+        first = contact_sheet.cells(sheet, 3)
     assert cells.shape == (5, 8, 16, 16, 3)
     assert np.array_equal(cells[[0, 1, 4]], first)
     assert np.ptp(cells[3].astype(int), axis=-1).max() == 0

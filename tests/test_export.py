@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import koala
-from koala import checkpoint, color, config, export, extractor, hub
+from koala import checkpoint, config, export, extractor, hub
 from koala.core.errors import UserError
+from koala.imaging import color
 from koala.model import Colorizer, Network
 from tests.photographs import make_photo
 

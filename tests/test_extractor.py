@@ -24,7 +24,7 @@ def test_packaged_weights_classify(lite):
     """The weights are in their places: a photograph of a cat is one of ImageNet's five cats, 281 to 285."""
     from skimage import data
 
-    from koala import color
+    from koala.imaging import color
 
     lightness = color.to_lightness(torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None])
     assert lite(lightness[..., :, 50:350]).argmax() in range(281, 286)

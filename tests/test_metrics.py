@@ -12,7 +12,8 @@ from skimage import data
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from koala import color, metrics
+from koala import metrics
+from koala.imaging import color
 from koala.metrics import Histograms, Moments
 
 # L*, a*, b* of two colours, and their difference: table 1 of Sharma, Wu and Dalal (2005), all 34 pairs

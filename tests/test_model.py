@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from koala import bins
+from koala.imaging import ab_bins
 from koala.model import Colorizer, Network, SameConv2d
 
 
@@ -90,7 +90,7 @@ def test_a_network_of_bins_has_its_own_head_on_the_same_trunk():
 def test_the_temperature_is_a_dial_of_saturation():
     """Orange is twice as likely as grey, by hand: at 1 two thirds of orange, towards 0 all of it."""
     network = Network(0, "bins")
-    orange, grey = (int(bins.index(torch.tensor(ab).view(1, 2, 1, 1))) for ab in ([40.0, 50.0], [0.0, 0.0]))
+    orange, grey = (int(ab_bins.index(torch.tensor(ab).view(1, 2, 1, 1))) for ab in ([40.0, 50.0], [0.0, 0.0]))
     output = torch.full((1, 261, 2, 2), -1e4)
     output[:, orange], output[:, grey] = math.log(2), 0.0
     strong, mean = (network.colors(output, temperature)[0, :, 4, 4] * 127 for temperature in (0.01, 1.0))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from koala import bins, color, config, objectives
+from koala import config, objectives
+from koala.imaging import ab_bins, color
 from koala.model import Network
 
 ONES = torch.ones(261)
@@ -26,7 +27,7 @@ def test_huber_is_absolute_but_for_small_errors():
 
 def test_weighted_mse_counts_by_the_true_color():
     weights = ONES.clone()
-    weights[int(bins.index(torch.tensor([60.0, 40.0]).view(1, 2, 1, 1)))] = 3.0
+    weights[int(ab_bins.index(torch.tensor([60.0, 40.0]).view(1, 2, 1, 1)))] = 3.0
     rare, common = constant(60, 40), constant(0, 0)
     plain = objectives.mse(rare, common)
     assert float(objectives.weighted_mse(common, rare, weights)) == pytest.approx(3 * float(plain))
@@ -54,7 +55,7 @@ def test_classification_learns_the_color():
     for _ in range(200):
         (slope,) = torch.autograd.grad(objectives.classification(logits, constant(60, 40), ONES), logits)
         logits = (logits - 20 * slope).detach().requires_grad_()
-    found = bins.annealed_mean(logits.detach(), 0.38)
+    found = ab_bins.annealed_mean(logits.detach(), 0.38)
     torch.testing.assert_close(found, torch.tensor([60.0, 40.0]).view(1, 2, 1, 1).expand_as(found), atol=1.0, rtol=0)
 
 

@@ -7,8 +7,8 @@ from skimage.color import rgb2lab
 
 import koala
 from koala import config, photos
-from koala.color import rgb_to_lab
 from koala.core.errors import UserError
+from koala.imaging.color import rgb_to_lab
 from koala.model import Colorizer, Network
 from tests.photographs import jpeg, make_photo
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import audit, bins, color, config, prior, writing
+from koala import audit, config, prior, writing
 from koala.core.errors import UserError
+from koala.imaging import ab_bins, color
 from tests.photographs import jpeg
 
 
@@ -86,7 +87,7 @@ def test_all_bins_have_a_row(shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
     prior.prior_command(config.Prior(folder))
     found = np.genfromtxt(prior.prior_path(folder), delimiter=",", names=True, skip_header=1)
-    assert np.array_equal(np.stack([found["a"], found["b"]], 1), bins.centers().numpy())
+    assert np.array_equal(np.stack([found["a"], found["b"]], 1), ab_bins.centers().numpy())
 
 
 def test_shards_without_training_pictures_have_no_prior(photo_folder, tmp_path):

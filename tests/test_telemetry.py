@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from koala import color, telemetry
+from koala import telemetry
+from koala.imaging import color
 from koala.pipeline import Batch
 
 

@@ -29,10 +29,11 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from koala import config, intake, photos, scan
+from koala import config, photos
 from koala.checkpoint import load_model
 from koala.core import http
 from koala.core.errors import UserError
+from koala.imaging import jpeg_intake, photo_io
 from koala.model import STRIDE, Colorizer
 
 _PAGE = Path(__file__).parent / "page"
@@ -106,7 +107,7 @@ class Picture:
 Colorize = Callable[[bytes, Mapping[str, float]], bytes]
 """A photo's file and where the dials stand, by their names -> the coloured photo's file, a JPEG or a PNG.
 
-Raises `UserError` or `koala.intake.UnusableError` where the photo cannot be read.
+Raises `UserError` or `koala.imaging.jpeg_intake.UnusableError` where the photo cannot be read.
 """
 
 
@@ -123,10 +124,10 @@ def colorizing(model: Colorizer) -> Colorize:
     """Colour with a model, photos in colour too: JPEGs stay JPEGs, all others become PNGs, which browsers show."""
 
     def colorize(data: bytes, turned: Mapping[str, float]) -> bytes:
-        photo = scan.decode(data)
+        photo = photo_io.decode(data)
         suffix = ".jpg" if data.startswith(_JPEG) else ".png"
         dials: dict[str, Any] = {**turned, "size": int(turned["size"])}
-        return scan.encode(photos.colorize(photo.pixels, model, **dials), photo, suffix)
+        return photo_io.encode(photos.colorize(photo.pixels, model, **dials), photo, suffix)
 
     return colorize
 
@@ -248,10 +249,10 @@ class Gallery:
     def _make(self, name: str, data: bytes, dials: Mapping[str, float]) -> Picture:
         """Colour a photo that is within the limits."""
         try:
-            with intake.unusable_is_said():
-                self._check(name, intake.open_image(data))
+            with jpeg_intake.unusable_is_said():
+                self._check(name, jpeg_intake.open_image(data))
             colored = self._colorize(data, dials)
-        except (UserError, intake.UnusableError) as error:
+        except (UserError, jpeg_intake.UnusableError) as error:
             raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
         suffix = "jpg" if colored.startswith(_JPEG) else "png"
         return Picture(f"{Path(name).stem}-koala.{suffix}", colored)

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import color, config, intake, sources
+from koala import config, sources
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.core.version import __version__
+from koala.imaging import color, jpeg_intake
 from koala.study import languages, trials
 from koala.study.folder import Manifest, Picture
 from koala.study.languages import PAGE
@@ -281,8 +282,8 @@ def _names(path: Path) -> list[str]:
 
 def _read(version: Version, scene: str) -> Image.Image:
     try:
-        return intake.decode(version.source.read(version.items[scene])).convert("RGB")
-    except (intake.UnusableError, OSError) as error:
+        return jpeg_intake.decode(version.source.read(version.items[scene])).convert("RGB")
+    except (jpeg_intake.UnusableError, OSError) as error:
         raise _UnfitError(f"its picture by {version.name} cannot be read ({error})") from None
 
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from koala import cli, color, config
+from koala import cli, config
 from koala.core.errors import UserError
+from koala.imaging import color
 from koala.study import build
 from koala.study.folder import Folder
 from tests.photographs import jpeg, make_photo

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from koala import color
 from koala.core.atomic_io import put
+from koala.imaging import color
 
 _GAP = 4  # pixels between the pictures of a sheet
 _HEADER = 20  # pixels for the names of its columns

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from koala.config import Resize
-from koala.intake import UnusableError, admit
+from koala.imaging.jpeg_intake import UnusableError, admit
 from tests.photographs import encoded, jpeg, make_photo, swapped_profile
 
 AS_IS = Resize()

@@ -3,7 +3,7 @@
 import pytest
 
 from koala import __version__
-from koala.metadata import noted
+from koala.imaging.metadata import noted
 from tests.photographs import RDF, events, packet
 
 

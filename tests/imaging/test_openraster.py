@@ -8,7 +8,7 @@ from PIL import Image
 from pyora import Project
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from koala import color, layers
+from koala.imaging import color, openraster
 from tests.photographs import make_photo
 
 
@@ -36,7 +36,7 @@ def rgb(image: Image.Image) -> np.ndarray:
 
 def test_a_reader_of_openraster_finds_the_photo_and_its_colors(tmp_path):
     grey, colored = make_pair()
-    layers.write_ora(tmp_path / "photo.ora", grey, colored, dpi=(600, 300.4))
+    openraster.write_ora(tmp_path / "photo.ora", grey, colored, dpi=(600, 300.4))
     project = Project.load(str(tmp_path / "photo.ora"))
     assert project.dimensions == (300, 200)
     assert project.ppi == ("600", "300")
@@ -49,7 +49,7 @@ def test_a_reader_of_openraster_finds_the_photo_and_its_colors(tmp_path):
 
 
 def test_the_merged_picture_is_what_a_reader_composes(tmp_path):
-    layers.write_ora(tmp_path / "photo.ora", *make_pair())
+    openraster.write_ora(tmp_path / "photo.ora", *make_pair())
     project = Project.load(str(tmp_path / "photo.ora"))
     merged, composed = (rgb(project.get_image_data(use_original=stored)).astype(int) for stored in (True, False))
     assert np.abs(merged - composed).max() <= 1  # pyora takes 0.299, 0.587, 0.114 for W3C's 0.3, 0.59, 0.11
@@ -65,20 +65,20 @@ def test_mode_color_is_w3cs():
     with np.errstate(divide="ignore", invalid="ignore"):  # in the branches that are not taken
         c = np.where(n < 0, goal + (c - goal) * goal / (goal - n), c)
         c = np.where(x > 1, goal + (c - goal) * (1 - goal) / (x - goal), c)
-    assert np.abs(layers.blend(grey, colors) - 255 * c).max() < 0.501
+    assert np.abs(openraster.blend(grey, colors) - 255 * c).max() < 0.501
 
 
 def test_in_mode_color_the_photo_looks_as_koala_colored_it():
     grey, colored = make_pair()
     truth = rgb2lab(colored)
-    difference = deltaE_ciede2000(rgb2lab(layers.blend(grey, colored)), truth)
+    difference = deltaE_ciede2000(rgb2lab(openraster.blend(grey, colored)), truth)
     uncolored = deltaE_ciede2000(rgb2lab(threefold(grey)), truth)
     assert difference.mean() < uncolored.mean() / 10  # L* or luma is kept, which strong colours tell apart
 
 
 def test_the_file_is_laid_out_as_openraster_asks(tmp_path):
     path = tmp_path / "photo.ora"
-    layers.write_ora(path, *make_pair(), dpi=(0, 0))
+    openraster.write_ora(path, *make_pair(), dpi=(0, 0))
     assert path.read_bytes()[30:].startswith(b"mimetypeimage/openraster")  # 30 bytes of zip before the first name
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
@@ -93,7 +93,7 @@ def test_the_file_is_laid_out_as_openraster_asks(tmp_path):
 @pytest.mark.parametrize("make", [make_pair, make_unrelated])
 def test_laid_over_the_photo_the_transparent_layer_gives_the_colors(make, tmp_path):
     grey, colors = make()
-    layers.write_layer(tmp_path / "layer.png", grey, colors)
+    openraster.write_layer(tmp_path / "layer.png", grey, colors)
     layer = Image.open(tmp_path / "layer.png")
     laid = Image.alpha_composite(Image.fromarray(grey).convert("RGBA"), layer)
     assert np.array_equal(rgb(laid), colors)
@@ -101,29 +101,29 @@ def test_laid_over_the_photo_the_transparent_layer_gives_the_colors(make, tmp_pa
 
 def test_the_layer_is_as_transparent_as_can_be():
     grey, colors = make_unrelated()
-    alpha = layers.color_layer(grey, colors)[..., 3].astype(int)
+    alpha = openraster.color_layer(grey, colors)[..., 3].astype(int)
     change = colors.astype(int) - threefold(grey)
     room = np.where(change > 0, 255 - threefold(grey), threefold(grey))  # black or white, laid over wholly
     assert (abs(change) * 255 <= alpha[..., None] * room).all()
     assert (abs(change) * 255 > (alpha - 1)[..., None] * room)[alpha > 0].any(axis=-1).all()
-    assert not layers.color_layer(grey, threefold(grey))[..., 3].any()
+    assert not openraster.color_layer(grey, threefold(grey))[..., 3].any()
 
 
 def test_strips_do_not_show(monkeypatch):
     pair = make_pair(width=70, height=45)
-    whole = layers.color_layer(*pair), layers.blend(*pair)
-    monkeypatch.setattr(layers, "_STRIP", 200)  # two rows, and one in the end
-    assert np.array_equal(layers.color_layer(*pair), whole[0])
-    assert np.array_equal(layers.blend(*pair), whole[1])
+    whole = openraster.color_layer(*pair), openraster.blend(*pair)
+    monkeypatch.setattr(openraster, "_STRIP", 200)  # two rows, and one in the end
+    assert np.array_equal(openraster.color_layer(*pair), whole[0])
+    assert np.array_equal(openraster.blend(*pair), whole[1])
 
 
 def test_the_same_photo_becomes_the_same_bytes(tmp_path):
     for name in ("a.ora", "b.ora"):
-        layers.write_ora(tmp_path / name, *make_pair(40, 30))
+        openraster.write_ora(tmp_path / name, *make_pair(40, 30))
     assert (tmp_path / "a.ora").read_bytes() == (tmp_path / "b.ora").read_bytes()
 
 
-@pytest.mark.parametrize("write", [layers.write_ora, layers.write_layer])
+@pytest.mark.parametrize("write", [openraster.write_ora, openraster.write_layer])
 def test_what_cannot_be_written_leaves_the_old_file(write, tmp_path, monkeypatch):
     path = tmp_path / "photo"
     path.write_bytes(b"old")
@@ -148,7 +148,7 @@ def test_what_cannot_be_written_leaves_the_old_file(write, tmp_path, monkeypatch
     ],
 )
 def test_arrays_that_are_no_pair_are_refused(grey, colored, tmp_path):
-    for write in (layers.write_ora, layers.write_layer):
+    for write in (openraster.write_ora, openraster.write_layer):
         with pytest.raises(ValueError, match=r"\(H, W, 3\) colours of its size, uint8, got"):
             write(tmp_path / "photo", grey, colored)
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from koala import color, guided
+from koala.imaging import color, guided_filter
 
 
 def enlarged(ab, size):
@@ -23,15 +23,15 @@ def noise(*shape, seed=0):
 
 
 def brought(small, ab, lightness):
-    return guided.apply(guided.fit(small, ab), lightness)
+    return guided_filter.apply(guided_filter.fit(small, ab), lightness)
 
 
 def test_ab_that_is_a_line_of_lightness_comes_back_with_every_detail():
     lightness = noise(1, 1, 40, 60)
     small = reduced(lightness, (10, 15))
     slope, offset = torch.tensor([0.4, -0.3]).view(1, 2, 1, 1), torch.tensor([0.1, 0.2]).view(1, 2, 1, 1)
-    lines = guided.fit(small, slope * small + offset, epsilon=1e-7)
-    torch.testing.assert_close(guided.apply(lines, lightness), slope * lightness + offset, atol=1e-4, rtol=0)
+    lines = guided_filter.fit(small, slope * small + offset, epsilon=1e-7)
+    torch.testing.assert_close(guided_filter.apply(lines, lightness), slope * lightness + offset, atol=1e-4, rtol=0)
 
 
 def test_lines_go_through_the_small_picture():
@@ -64,8 +64,8 @@ def test_grain_stays_without_color():
     small, ab = reduced(grain, (16, 16)), 0.3 * noise(1, 2, 16, 16, seed=1)
     plain = enlarged(ab, (64, 64))
     found, careless = (
-        (guided.apply(guided.fit(small, ab, epsilon=epsilon), grain) - plain).std()
-        for epsilon in (guided.EPSILON, 1e-7)
+        (guided_filter.apply(guided_filter.fit(small, ab, epsilon=epsilon), grain) - plain).std()
+        for epsilon in (guided_filter.EPSILON, 1e-7)
     )
     assert found < careless / 10
 
@@ -73,18 +73,18 @@ def test_grain_stays_without_color():
 @pytest.mark.parametrize("size", [(101, 67), (9, 9), (5, 200)])
 def test_strips_are_the_whole(size):
     lightness = noise(2, 1, *size)
-    lines = guided.fit(noise(2, 1, 8, 12, seed=1), noise(2, 2, 8, 12, seed=2))
-    whole = guided.apply(lines, lightness)
+    lines = guided_filter.fit(noise(2, 1, 8, 12, seed=1), noise(2, 2, 8, 12, seed=2))
+    whole = guided_filter.apply(lines, lightness)
     for rows in (1, 7, 64):
         starts = range(0, size[0], rows)
-        strips = [guided.apply(lines, lightness[:, :, top : top + rows], top, size[0]) for top in starts]
+        strips = [guided_filter.apply(lines, lightness[:, :, top : top + rows], top, size[0]) for top in starts]
         torch.testing.assert_close(torch.cat(strips, dim=2), whole, atol=1e-6, rtol=0)
 
 
 def test_rows_that_the_photo_has_not_are_refused():
-    lines = guided.fit(noise(1, 1, 4, 4), noise(1, 2, 4, 4))
+    lines = guided_filter.fit(noise(1, 1, 4, 4), noise(1, 2, 4, 4))
     with pytest.raises(ValueError, match="rows 8 to 12 are not of a photo of 10"):
-        guided.apply(lines, noise(1, 1, 4, 8), top=8, height=10)
+        guided_filter.apply(lines, noise(1, 1, 4, 8), top=8, height=10)
 
 
 def test_constant_lightness_leaves_plain_enlarging():

@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from koala.config import Resize
-from koala.metadata import ORIENTATION, exif_of
+from koala.imaging.metadata import ORIENTATION, exif_of
 
 _JPEG_COLORS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's names and libjpeg's
 _MIRRORED, _TURNED = {2, 3, 4}, {5, 6, 7, 8}  # EXIF's orientations that keep or change the sides

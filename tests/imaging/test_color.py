@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from koala import color
+from koala.imaging import color
 
 # CIE L*a*b* (D65, 2 degrees) of sRGB primaries, from Bruce Lindbloom's colour calculator (brucelindbloom.com),
 # which uses unrounded constants: hence the tolerance.

@@ -23,11 +23,11 @@ import tifffile
 from numpy.typing import DTypeLike, NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from koala import metadata
 from koala.core.atomic_io import put
 from koala.core.errors import UserError, first_line
-from koala.intake import UnusableError, check_size, load, open_image, transform_to_srgb, unusable_is_said
-from koala.metadata import ORIENTATION, exif_of
+from koala.imaging import metadata
+from koala.imaging.jpeg_intake import UnusableError, check_size, load, open_image, transform_to_srgb, unusable_is_said
+from koala.imaging.metadata import ORIENTATION, exif_of
 
 _Operation = Callable[[NDArray[Any]], NDArray[Any]]
 

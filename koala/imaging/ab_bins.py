@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import color
+from koala.imaging import color
 
 STEP = 10.0  # of the grid
 STRIDE = 4  # of the logits of a network that predicts bins

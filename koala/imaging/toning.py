@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import color
+from koala.imaging import color
 
 Kind = Literal["grey", "toned", "color"]
 

@@ -1,0 +1,1 @@
+"""Pictures without networks: colour spaces, photo files, their metadata, toned photographs, layers."""
