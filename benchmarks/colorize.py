@@ -21,8 +21,8 @@ from skimage.color import gray2rgb, lab2rgb, rgb2lab
 from skimage.transform import resize
 
 from koala import album, config
-from koala.checkpoint import load_model
-from koala.model import STRIDE, Colorizer
+from koala.models.checkpoint import load_model
+from koala.models.network import STRIDE, Colorizer
 
 KOALA, LOOP = "koala colorize", "Pillow and scikit-image in a loop"
 

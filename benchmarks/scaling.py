@@ -21,8 +21,9 @@ from pathlib import Path
 
 from side_by_side import ratio, report
 
-from koala import config, estimate, extractor
-from koala.model import Network
+from koala import config, estimate
+from koala.models import extractor
+from koala.models.network import Network
 
 
 def measure(arguments: argparse.Namespace) -> None:

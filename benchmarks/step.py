@@ -14,9 +14,10 @@ import torch
 from accelerate import Accelerator
 from side_by_side import measure, ratio, report
 
-from koala import config, extractor
-from koala.model import Network
-from koala.objectives import mse
+from koala import config
+from koala.models import extractor
+from koala.models.network import Network
+from koala.models.objectives import mse
 from koala.state import TrainState
 
 REPORT, KOALA, CACHED = "the report's", "koala", "koala, cached embeddings"

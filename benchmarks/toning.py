@@ -23,7 +23,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import koala
 from koala.imaging import toning
-from koala.model import Colorizer
+from koala.models.network import Colorizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # some packages install a "tests" of their own
 from tests.photographs import SEPIA_FILTER, TONES, toned

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from koala import compare, config, embeddings, evaluate, objectives, prior, results, train
+from koala import compare, config, embeddings, evaluate, prior, results, train
 from koala.core.atomic_io import put
 from koala.core.distributed import is_first
 from koala.core.errors import UserError
+from koala.models import objectives
 
 _SHARED = ("batch", "epochs", "seed", "run", "resume", "processes", "dry_run")  # no variant's own: equal budget
 _CONFIDENCE = 0.95

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from koala import config, photos
-from koala.checkpoint import load_model
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.imaging import openraster, photo_io
-from koala.model import Colorizer
+from koala.models.checkpoint import load_model
+from koala.models.network import Colorizer
 
 _Predict = Callable[[Tensor], Tensor]
 Outcome = Literal["coloured", "in colour", "there", "failed"]

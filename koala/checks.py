@@ -269,7 +269,7 @@ def decoding(settings: config.Train, world: World) -> Finding:
 
 def extractor(settings: config.Train, world: World) -> Finding:
     """Whether the extractor can be built, or where its weights would have to be fetched, whether they can."""
-    from koala.extractor import build, fingerprint, to_fetch
+    from koala.models.extractor import build, fingerprint, to_fetch
 
     wanted = settings.extractor
     if wanted.name == "none":
@@ -293,9 +293,9 @@ def extractor(settings: config.Train, world: World) -> Finding:
 def objective(settings: config.Train, world: World) -> Finding:
     """Whether what the objective needs is at hand: the prior of colours, the network that judges."""
     from koala import prior
-    from koala.extractor import to_fetch
-    from koala.objectives import needs_prior
-    from koala.perceptual import FLAG, judge
+    from koala.models.extractor import to_fetch
+    from koala.models.objectives import needs_prior
+    from koala.models.perceptual import FLAG, judge
 
     wanted, at_hand = settings.objective, []
     if needs_prior(wanted):
@@ -538,7 +538,7 @@ def weights_bytes() -> int:
     """How large the trained weights are in fp32, near enough (that depends on the extractor); gradients, too."""
     import torch
 
-    from koala.model import Network
+    from koala.models.network import Network
 
     with torch.device("meta"):
         return sum(4 * weights.numel() for weights in Network().parameters())

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import album, checkpoint, config, evaluate, shards, train, writing
+from koala import album, config, evaluate, shards, train, writing
 from koala.core.distributed import has_bf16, on_cpu
 from koala.core.errors import UserError
 from koala.core.templates import path as kit_path
 from koala.imaging import contact_sheet, photo_io
+from koala.models import checkpoint
 
 # package, folder in it, photographs (or patterns), licence
 PHOTOGRAPHS = (

@@ -26,13 +26,14 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from koala import config, extractor
+from koala import config
 from koala.config import Geometry, LightnessSource, MixedPrecision, SplitName
 from koala.core import atomic_io
 from koala.core.distributed import accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.extractor import Extractor
+from koala.models import extractor
+from koala.models.extractor import Extractor
 from koala.order import Places
 from koala.pipeline import batches
 from koala.shards import SPLITS, Entry, Manifest, Shards, read_manifest

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from koala import config
-from koala.model import Network
+from koala.models.network import Network
 
 Module = TypeVar("Module", bound=nn.Module)
 _IMAGES = 2  # in the batch that is thought through: batch normalisation refuses a single one

@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from koala import audit, checkpoint, config, embeddings, features, health, metrics, protocol, report, results, scoring
-from koala.checkpoint import Checkpoint
+from koala import audit, config, embeddings, features, health, metrics, protocol, report, results, scoring
 from koala.config import Protocol
 from koala.core.atomic_io import put
 from koala.core.distributed import accelerated, dali_device, main_first, on_main
@@ -44,6 +43,8 @@ from koala.core.version import __version__
 from koala.features import Features, LeftOut, Perceptual
 from koala.imaging import contact_sheet
 from koala.metrics import Histograms, Moments
+from koala.models import checkpoint
+from koala.models.checkpoint import Checkpoint
 from koala.order import Places, shuffled
 from koala.parts import Parts
 from koala.pipeline import Batch, batches

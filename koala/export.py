@@ -40,11 +40,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from koala import checkpoint, config, hub
+from koala import config
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.imaging import color
-from koala.model import STRIDE, Colorizer
+from koala.models import checkpoint, hub
+from koala.models.network import STRIDE, Colorizer
 
 TOLERANCE = 1e-3  # of a program against PyTorch, in units of a*b*
 

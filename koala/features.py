@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from koala import config, extractor
+from koala import config
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
+from koala.models import extractor
 
 # what the Frechet and the kernel distance between a network's features are called, and how many features it has
 NAMES = {

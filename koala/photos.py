@@ -17,7 +17,7 @@ from torch import Tensor
 
 from koala import config
 from koala.imaging import color, guided_filter, photo_io, toning
-from koala.model import STRIDE, Colorizer
+from koala.models.network import STRIDE, Colorizer
 
 _MOST_SIDES = 8  # how often the short side may go into the long one: the network's work grows with it
 _THUMBNAIL = 128  # pixels of the short side by which at least the kind of a photo is told

@@ -7,8 +7,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from koala import config
-from koala.checkpoint import Checkpoint
-from koala.model import Network
+from koala.models.checkpoint import Checkpoint
+from koala.models.network import Network
 
 
 @dataclass

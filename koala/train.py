@@ -20,16 +20,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import audit, checkpoint, config, embeddings, estimate, extractor, health, prior, telemetry
+from koala import audit, config, embeddings, estimate, health, prior, telemetry
 from koala.core.atomic_io import put
 from koala.core.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
 from koala.imaging import ab_bins, contact_sheet
-from koala.model import Network
-from koala.objectives import Objective, head, needs_prior
+from koala.models import checkpoint, extractor
+from koala.models.network import Network
+from koala.models.objectives import Objective, head, needs_prior
+from koala.models.perceptual import Perceptual
 from koala.order import Order, every_sample_once, micro_batches
-from koala.perceptual import Perceptual
 from koala.pipeline import Batch, batches
 from koala.schedule import is_time, joined, learning_rate
 from koala.shards import Shards, read_manifest

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from koala import ablate, checkpoint, cli, config
+from koala import ablate, cli, config
 from koala.core.errors import UserError
+from koala.models import checkpoint
 
 ABLATION = """
 seeds = [0, 1]

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from koala import audit, checkpoint, cli, config, evaluate, train, writing
+from koala import audit, cli, config, evaluate, train, writing
 from koala.core.errors import UserError
 from koala.imaging import color
 from koala.imaging.color import rgb_to_lab
+from koala.models import checkpoint
 from koala.order import Order
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo, scene

@@ -9,9 +9,9 @@ from skimage import data
 from skimage.color import rgb2gray, rgb2lab
 
 import koala
-from koala import checkpoint, extractor
 from koala.cli import main
 from koala.core.errors import UserError
+from koala.models import checkpoint, extractor
 from tests.photographs import jpeg, make_photo
 
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import checks, config, embeddings, extractor, shards
+from koala import checks, config, embeddings, shards
 from koala.core.errors import UserError
+from koala.models import extractor
 from koala.world import World
 from tests.company import company
 
@@ -436,8 +437,8 @@ def test_a_folder_that_is_another_one_elsewhere(settings, tmp_path, monkeypatch)
 @pytest.mark.parametrize("ema", [0, 100])
 def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
     """As a training writes it after a step; within a tenth."""
-    from koala import checkpoint
-    from koala.model import Network
+    from koala.models import checkpoint
+    from koala.models.network import Network
     from koala.state import TrainState
 
     settings = replace(settings, ema=ema)

@@ -194,7 +194,7 @@ def test_a_machine_without_shards_or_weights(tmp_path, monkeypatch, capsys):
     def no_network(_):
         raise UserError("the weights cannot be fetched from here; bring them")
 
-    monkeypatch.setattr("koala.extractor.to_fetch", no_network)
+    monkeypatch.setattr("koala.models.extractor.to_fetch", no_network)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["doctor", "--device", "cpu"]) == 0
     found = lines(capsys.readouterr().out)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from koala import checkpoint, config, train
+from koala import config, train
+from koala.models import checkpoint
 from koala.order import Order
 from koala.shards import Shards
 

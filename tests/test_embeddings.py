@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import checkpoint, config, embeddings, evaluate, extractor, pipeline, results, train, writing
+from koala import config, embeddings, evaluate, pipeline, results, train, writing
 from koala.core.errors import UserError
+from koala.models import checkpoint, extractor
 from koala.order import every_sample_once
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo

@@ -12,10 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import koala
-from koala import checkpoint, config, export, extractor, hub
+from koala import config, export
 from koala.core.errors import UserError
 from koala.imaging import color
-from koala.model import Colorizer, Network
+from koala.models import checkpoint, extractor, hub
+from koala.models.network import Colorizer, Network
 from tests.photographs import make_photo
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from koala import cli, config, photos
-from koala.checkpoint import load_model
 from koala.core import http
 from koala.gallery import server
-from koala.model import Colorizer, Network
+from koala.models.checkpoint import load_model
+from koala.models.network import Colorizer, Network
 from tests.photographs import jpeg, make_photo
 
 HERE = "http://127.0.0.1:8001"

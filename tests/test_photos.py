@@ -9,7 +9,7 @@ import koala
 from koala import config, photos
 from koala.core.errors import UserError
 from koala.imaging.color import rgb_to_lab
-from koala.model import Colorizer, Network
+from koala.models.network import Colorizer, Network
 from tests.photographs import jpeg, make_photo
 
 SIZES = [(60, 40), (33, 71), (1, 1), (5, 300), (700, 3)]

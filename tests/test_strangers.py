@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import koala
-from koala import checkpoint
 from koala.cli import main
 from koala.core.errors import UserError
+from koala.models import checkpoint
 from koala.parts import Parts
 
 REFUSED = "only tensors and plain values are taken: a pickle of anything else could run code"

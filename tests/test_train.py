@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import checkpoint, config, pipeline, prior, train, writing
+from koala import config, pipeline, prior, train, writing
 from koala.core.errors import UserError
+from koala.models import checkpoint
 from koala.order import Order
 from koala.shards import Shards
 from tests.photographs import jpeg, make_photo

@@ -30,11 +30,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from koala import config, photos
-from koala.checkpoint import load_model
 from koala.core import http
 from koala.core.errors import UserError
 from koala.imaging import jpeg_intake, photo_io
-from koala.model import STRIDE, Colorizer
+from koala.models.checkpoint import load_model
+from koala.models.network import STRIDE, Colorizer
 
 _PAGE = Path(__file__).parent / "page"
 _FORMATS = {  # Pillow's that it reads by itself (EPS it would hand to Ghostscript), and what browsers call them

@@ -1,6 +1,6 @@
 """Models on the Hugging Face hub: found by their names, put there, described.
 
-A model there is what `koala export` writes: weights and description (see `koala.checkpoint`), and a card for people.
+A model there is what `koala export` writes: weights and description (see `koala.models.checkpoint`), and a card.
 """
 
 import re

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from koala.imaging import ab_bins
-from koala.model import Colorizer, Network, SameConv2d
+from koala.models.network import Colorizer, Network, SameConv2d
 
 
 def test_parameters_with_1000_logits():

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from koala import config, perceptual
+from koala import config
 from koala.core.errors import UserError
+from koala.models import perceptual
 
 SETTINGS = config.Objective(perceptual=1.0, perceptual_network="resnet10t", perceptual_weights="random")
 

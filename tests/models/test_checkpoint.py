@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import checkpoint, config, extractor, train
+from koala import config, train
 from koala.cli import main
 from koala.core.errors import UserError
-from koala.model import Network
+from koala.models import checkpoint, extractor
+from koala.models.network import Network
 
 
 def snapshot(images_seen: int) -> checkpoint.Snapshot:

@@ -12,9 +12,10 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 import koala
-from koala import checkpoint, config, export, hub
+from koala import config, export
 from koala.core.errors import UserError
-from koala.model import Colorizer
+from koala.models import checkpoint, hub
+from koala.models.network import Colorizer
 
 
 @pytest.fixture(scope="module")

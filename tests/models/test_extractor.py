@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from koala import extractor
 from koala.config import Extractor as Settings
 from koala.core.errors import UserError
+from koala.models import extractor
 
 LITE = Settings("tf_efficientnet_lite0")
 RANDOM = Settings("tf_efficientnet_lite0", weights="random")

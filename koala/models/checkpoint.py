@@ -28,12 +28,13 @@ from safetensors import torch as safetensors
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from koala import config, extractor, hub
+from koala import config
 from koala.core.atomic_io import put, sha256
 from koala.core.errors import UserError
 from koala.core.version import __version__
-from koala.model import Colorizer, Network
-from koala.objectives import head
+from koala.models import extractor, hub
+from koala.models.network import Colorizer, Network
+from koala.models.objectives import head
 
 BOX = Path(__file__).parent / "box"
 """The model that koala carries."""
@@ -430,8 +431,8 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
-        A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab on the network's scale (see `koala.imaging.color`), H and W
-        multiples of 8, on the CPU; move it with `.to(device)`. `koala.colorize` does all around it.
+        A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab on the network's scale (see
+        `koala.imaging.color`), H and W multiples of 8, on the CPU; move it with `.to(device)`. `koala.colorize` does all around it.
 
     Raises:
         UserError: there is no whole checkpoint, or the extractor's weights are not to be had, or are others.

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from koala import config, objectives
+from koala import config
 from koala.imaging import ab_bins, color
-from koala.model import Network
+from koala.models import objectives
+from koala.models.network import Network
 
 ONES = torch.ones(261)
 

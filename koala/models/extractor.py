@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from koala import hub
 from koala.config import Extractor as Settings
 from koala.config import MixedPrecision
 from koala.core.errors import UserError, first_line
+from koala.models import hub
 
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from koala import config, extractor
+from koala import config
 from koala.core.errors import UserError, first_line
 from koala.imaging import color
+from koala.models import extractor
 
 FLAG = "--objective.perceptual-weights"
 _WEIGHTS = (0.0625, 0.125, 0.25, 0.5, 1.0)  # of the network's stages; where there are fewer, of the last ones

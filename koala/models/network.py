@@ -123,7 +123,7 @@ class Network(nn.Module):
 
         Args:
             output: of `forward`.
-            temperature: of the mean over bins, see `koala.imaging.ab_bins.annealed_mean`; a network that predicts ab has none.
+            temperature: of the mean over bins, see `ab_bins.annealed_mean`; a network that predicts ab has none.
         """
         if self.head == "ab":
             return output.float()

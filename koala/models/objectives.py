@@ -11,7 +11,7 @@ from torch import Tensor
 
 from koala import config
 from koala.imaging import ab_bins, color
-from koala.model import Head, Network
+from koala.models.network import Head, Network
 
 _HUBER_DELTA = color.from_units(1.0)
 _COLORED = 5.0  # a* or b* that a picture must reach somewhere to be told colours from

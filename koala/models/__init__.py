@@ -1,0 +1,1 @@
+"""Networks and their weights: the fusion network, the frozen extractor, objectives, checkpoints, the hub."""
