@@ -23,9 +23,9 @@ from side_by_side import measure, ratio, report
 
 from koala import config
 from koala.core import distributed
+from koala.data.dali_pipeline import batches
+from koala.data.sampler import every_sample_once
 from koala.evaluate import Evaluation, evaluate
-from koala.order import every_sample_once
-from koala.pipeline import batches
 from koala.predictions import Assembled, Prediction
 
 LOADING, SCORING, WHOLE = "loading", "loading and scoring", "with the network"

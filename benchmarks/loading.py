@@ -22,8 +22,9 @@ from skimage.color import rgb2lab
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as transforms
 
-from koala import config, pipeline, shards, writing
-from koala.order import Order, micro_batches
+from koala import config
+from koala.data import dali_pipeline, shard_writer, shards
+from koala.data.sampler import Order, micro_batches
 
 BATCH = 50
 REPORT, KOALA = "the report's way", "koala"
@@ -60,7 +61,9 @@ def koalas_way(folder: Path, size: int, threads: int) -> Callable[[], int]:
     data = config.Data(folder, size=size, threads=threads)
 
     places = micro_batches(Order(opened.shard_sizes, 0), 0, BATCH, rank=0, world_size=1)
-    stream = pipeline.batches(opened, places, data, "cpu", batch=BATCH)  # runs on from epoch to epoch, as in training
+    stream = dali_pipeline.batches(
+        opened, places, data, "cpu", batch=BATCH
+    )  # runs on from epoch to epoch, as in training
     return lambda: sum(len(batch.lightness) for batch in islice(stream, -(-len(opened) // BATCH)))
 
 
@@ -72,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        writing.write(config.WriteShards(arguments.photos, Path(folder)))
+        shard_writer.write(config.WriteShards(arguments.photos, Path(folder)))
         ways = {
             REPORT: reports_way(arguments.photos, arguments.size, arguments.threads),
             KOALA: koalas_way(Path(folder), arguments.size, arguments.threads),

@@ -20,7 +20,8 @@ import webdataset
 from PIL import Image
 from side_by_side import measure, ratio, report
 
-from koala import config, writing
+from koala import config
+from koala.data import shard_writer
 from koala.imaging.jpeg_intake import admit
 
 KOALA_RESIZING, LOOP = "koala, resizing", "ShardWriter and Pillow in a loop"
@@ -33,7 +34,7 @@ def koalas_way(photos: Path, out: Path, workers: int, resize: config.Resize) -> 
 
     def write() -> int:
         shutil.rmtree(out, ignore_errors=True)
-        manifest = writing.write(config.WriteShards(photos, out, recipe, workers=workers))
+        manifest = shard_writer.write(config.WriteShards(photos, out, recipe, workers=workers))
         assert manifest is not None
         return manifest.written
 

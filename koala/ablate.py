@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from koala import compare, config, embeddings, evaluate, prior, results, train
+from koala import compare, config, evaluate, results, train
 from koala.core.atomic_io import put
 from koala.core.distributed import is_first
 from koala.core.errors import UserError
+from koala.data import color_prior, embedding_cache
 from koala.models import objectives
 
 _SHARED = ("batch", "epochs", "seed", "run", "resume", "processes", "dry_run")  # no variant's own: equal budget
@@ -114,7 +115,7 @@ def ablate(settings: config.Ablate) -> int:
     everything = runs(settings)
     part, parts = config.part_numbers(settings.part)
     for shards in {run.settings.data.shards for run in everything if objectives.needs_prior(run.settings.objective)}:
-        prior.read(shards)  # before the variants that come earlier take their hours
+        color_prior.read(shards)  # before the variants that come earlier take their hours
     for run in everything[part - 1 :: parts]:
         if code := _make(run, settings.ablation.evaluations):
             return code
@@ -133,7 +134,7 @@ def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
     training = run.settings
     shards = training.data.shards
     if training.extractor.cache:
-        embeddings.embed(embeddings.for_training(training))
+        embedding_cache.embed(embedding_cache.for_training(training))
     if code := train.train(training):
         return code
     for name, folder in run.evaluations.items():
@@ -142,7 +143,7 @@ def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
         flags = {**common, **evaluations.get(name, {})}
         settings = config.validate(config.Evaluate, flags, f"evaluations.{name}")
         if settings.extractor.cache and training.extractor.name != "none":
-            embeddings.embed(embeddings.for_training(replace(training, data=evaluate.seen(settings))))
+            embedding_cache.embed(embedding_cache.for_training(replace(training, data=evaluate.seen(settings))))
         evaluate.evaluate(settings)
     return 0
 

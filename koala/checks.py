@@ -29,7 +29,7 @@ from koala.world import PATIENCE_S, World
 if TYPE_CHECKING:  # imported where they are used, so that a damaged installation is a finding, too
     import torch
 
-    from koala.shards import Shards
+    from koala.data.shards import Shards
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -227,7 +227,7 @@ def clock(settings: config.Train, world: World) -> Finding:
 
 def batch(settings: config.Train, world: World) -> Finding:
     """Whether the global batch can be shared out."""
-    from koala.order import Order, micro_batches
+    from koala.data.sampler import Order, micro_batches
 
     order = Order((settings.batch,), settings.seed)
     pieces = settings.accumulation
@@ -243,8 +243,8 @@ def decoding(settings: config.Train, world: World) -> Finding:
     from PIL import Image
 
     from koala.core.distributed import on_cpu
+    from koala.data.dali_pipeline import build_graph
     from koala.imaging import color
-    from koala.pipeline import build_graph
 
     device = "cpu" if on_cpu(_device_there(settings), "no") else "gpu"
     if device == "gpu":
@@ -292,14 +292,14 @@ def extractor(settings: config.Train, world: World) -> Finding:
 
 def objective(settings: config.Train, world: World) -> Finding:
     """Whether what the objective needs is at hand: the prior of colours, the network that judges."""
-    from koala import prior
+    from koala.data import color_prior
     from koala.models.extractor import to_fetch
     from koala.models.objectives import needs_prior
     from koala.models.perceptual import FLAG, judge
 
     wanted, at_hand = settings.objective, []
     if needs_prior(wanted):
-        prior.read(settings.data.shards)
+        color_prior.read(settings.data.shards)
         at_hand.append("prior")
     if wanted.perceptual:
         missing = to_fetch(judge(wanted), FLAG)
@@ -316,8 +316,8 @@ def _nothing_to_train_on(settings: config.Train) -> bool:
 
 def shards(settings: config.Train, world: World) -> Finding:
     """Whether the shards are there and whole, can be read, and are the same everywhere."""
-    from koala.audit import open_selected
-    from koala.shards import SPLITS, read_manifest, verify
+    from koala.data.audit import open_selected
+    from koala.data.shards import SPLITS, read_manifest, verify
 
     folder = settings.data.shards
     if _nothing_to_train_on(settings):
@@ -370,8 +370,8 @@ def embeddings(settings: config.Train, world: World) -> Finding:
         return Finding("ok", "none are asked for")
     import numpy as np
 
-    from koala.embeddings import Embeddings, find
-    from koala.shards import Shards, read_manifest
+    from koala.data.embedding_cache import Embeddings, find
+    from koala.data.shards import Shards, read_manifest
 
     cache, folder = find(settings), settings.data.shards
     shards = Shards.open(folder, "train")

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import album, config, evaluate, shards, train, writing
+from koala import album, config, evaluate, train
 from koala.core.distributed import has_bf16, on_cpu
 from koala.core.errors import UserError
 from koala.core.templates import path as kit_path
+from koala.data import shard_writer, shards
 from koala.imaging import contact_sheet, photo_io
 from koala.models import checkpoint
 
@@ -64,7 +65,7 @@ def demo(settings: config.Demo) -> int:
     count = gather_photographs(folder / "photos")
     print(f"{count} photographs from {'; '.join(licence for *_, licence in PHOTOGRAPHS)}")
     recipe = config.load(config.Recipe, kit_path("shards/demo.toml"))
-    writing.write_command(config.WriteShards(folder / "photos", folder / "shards", recipe))
+    shard_writer.write_command(config.WriteShards(folder / "photos", folder / "shards", recipe))
     run = _run(folder)
     if code := train.train(run):
         return code

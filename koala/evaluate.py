@@ -33,24 +33,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from koala import audit, config, embeddings, features, health, metrics, protocol, report, results, scoring
+from koala import config, features, health, metrics, protocol, report, results, scoring
 from koala.config import Protocol
 from koala.core.atomic_io import put
 from koala.core.distributed import accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.core.version import __version__
+from koala.data import audit, embedding_cache
+from koala.data.dali_pipeline import Batch, batches
+from koala.data.sampler import Places, shuffled
+from koala.data.shards import Shards, read_manifest
 from koala.features import Features, LeftOut, Perceptual
 from koala.imaging import contact_sheet
 from koala.metrics import Histograms, Moments
 from koala.models import checkpoint
 from koala.models.checkpoint import Checkpoint
-from koala.order import Places, shuffled
 from koala.parts import Parts
-from koala.pipeline import Batch, batches
 from koala.predictions import Colorist, Folder, Network, Prediction, inside, photos_of, picture_files, seen_window
 from koala.scoring import Table
-from koala.shards import Shards, read_manifest
 
 COLUMNS = ("grey", "koala", "original")
 KERNEL_PICTURES = 5000  # whose features the kernel distance is taken of, drawn by a fixed seed where there are more
@@ -107,14 +108,14 @@ class Evaluation:
             )
         return shards
 
-    def _cache(self, found: Checkpoint | None) -> embeddings.Cache | None:
+    def _cache(self, found: Checkpoint | None) -> embedding_cache.Cache | None:
         """Where what the extractor sees of the pictures is kept, when it is to be taken from there."""
         if found is None or not found.extractor_sha256 or not self.settings.extractor.cache:
             return None
         trained = found.settings.extractor
         weights = self.settings.extractor.weights or trained.weights
         wanted = replace(found.settings, data=self.data, extractor=replace(trained, weights=weights))
-        cache = on_main(self.accelerator, lambda: embeddings.find(wanted))
+        cache = on_main(self.accelerator, lambda: embedding_cache.find(wanted))
         if cache.key.extractor_sha256 != found.extractor_sha256:
             raise UserError(
                 f"{cache.folder} was made with other weights than {found.path}; leave out --extractor.cache"
@@ -254,7 +255,7 @@ class Evaluation:
         places = (Places(samples, np.zeros_like(samples)) for samples in some)
         kept = None
         if self.cache is not None and shards is self.shards:
-            kept = embeddings.Embeddings(
+            kept = embedding_cache.Embeddings(
                 self.cache, read_manifest(self.settings.shards).splits[self.settings.split], shards
             )
         return batches(

@@ -16,13 +16,13 @@ from torch import Tensor
 from koala.config import Data, LightnessSource
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
+from koala.data.dali_pipeline import Batch, Window, window
+from koala.data.shards import Shards
 from koala.imaging import color, contact_sheet
 from koala.imaging.jpeg_intake import UnusableError, decode
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import Colorizer
-from koala.pipeline import Batch, Window, window
 from koala.protocol import SUFFIXES, stem
-from koala.shards import Shards
 
 
 class Prediction(ABC):

@@ -17,7 +17,7 @@ from koala import config
 from koala.config import Ids, Protocol
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.shards import Shards
+from koala.data.shards import Shards
 
 _FOLDER = Path(__file__).parent / "protocols"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of pictures

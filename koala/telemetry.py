@@ -16,9 +16,9 @@ from torch import Tensor
 
 from koala import health, metrics
 from koala.core.atomic_io import put
+from koala.data.dali_pipeline import Batch
 from koala.imaging import color
 from koala.imaging.contact_sheet import outside_srgb
-from koala.pipeline import Batch
 
 Activity = Literal["data", "saving", "validating"]
 

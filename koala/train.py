@@ -20,20 +20,21 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import audit, config, embeddings, estimate, health, prior, telemetry
+from koala import config, estimate, health, telemetry
 from koala.core.atomic_io import put
 from koala.core.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
+from koala.data import audit, color_prior, embedding_cache
+from koala.data.dali_pipeline import Batch, batches
+from koala.data.sampler import Order, every_sample_once, micro_batches
+from koala.data.shards import Shards, read_manifest
 from koala.imaging import ab_bins, contact_sheet
 from koala.models import checkpoint, extractor
 from koala.models.network import Network
 from koala.models.objectives import Objective, head, needs_prior
 from koala.models.perceptual import Perceptual
-from koala.order import Order, every_sample_once, micro_batches
-from koala.pipeline import Batch, batches
 from koala.schedule import is_time, joined, learning_rate
-from koala.shards import Shards, read_manifest
 from koala.state import TrainState
 
 RUNS = Path("log/koala")
@@ -144,7 +145,7 @@ class Trainer:
         self.order = Order(self.shards.shard_sizes, settings.seed)
         self.total = math.ceil(settings.epochs * len(self.shards) / settings.batch) * settings.batch
         self.extractor: extractor.Extractor | None = None
-        self.cache: embeddings.Cache | None = None
+        self.cache: embedding_cache.Cache | None = None
         self.embedding_size, self.extractor_sha256 = 0, ""
         self._see_the_whole()
         torch.manual_seed(settings.seed)
@@ -173,7 +174,7 @@ class Trainer:
         """Find the cached embeddings, or build the extractor that computes them in each step."""
         settings, accelerator = self.settings, self.accelerator
         if settings.extractor.cache:
-            self.cache = on_main(accelerator, lambda: embeddings.find(settings))
+            self.cache = on_main(accelerator, lambda: embedding_cache.find(settings))
             self.embedding_size, self.extractor_sha256 = self.cache.key.embedding_size, self.cache.key.extractor_sha256
             return
         # the first process fetches the extractor's weights, the others find them
@@ -187,8 +188,8 @@ class Trainer:
         settings, device = self.settings.objective, self.accelerator.device
         self.prior_sha256, self.judge_sha256, weights, distance = "", "", None, None
         if needs_prior(settings):
-            found = on_main(self.accelerator, lambda: prior.read(self.settings.data.shards))
-            self.prior_sha256 = prior.fingerprint(found)
+            found = on_main(self.accelerator, lambda: color_prior.read(self.settings.data.shards))
+            self.prior_sha256 = color_prior.fingerprint(found)
             weights = ab_bins.weights(found, settings.rebalancing).to(device)
         if settings.perceptual:
             size = self.settings.data.size
@@ -197,11 +198,11 @@ class Trainer:
             self.judge_sha256 = distance.sha256
         return Objective(settings, weights, distance)
 
-    def _cached(self, shards: Shards, split: config.SplitName) -> embeddings.Embeddings | None:
+    def _cached(self, shards: Shards, split: config.SplitName) -> embedding_cache.Embeddings | None:
         """Where the batches of a split find their embeddings."""
         if self.cache is None:
             return None
-        return embeddings.Embeddings(self.cache, read_manifest(self.settings.data.shards).splits[split], shards)
+        return embedding_cache.Embeddings(self.cache, read_manifest(self.settings.data.shards).splits[split], shards)
 
     def _start(self) -> TrainState:
         """A new state, or that of the newest checkpoint."""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from koala import config, writing
+from koala import config
+from koala.data import shard_writer
 from tests.photographs import jpeg, make_photo
 
 REAL_PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-photos-600.tar"
@@ -29,7 +30,7 @@ def shard_folder(photo_folder, tmp_path_factory) -> Path:
     """The same as shards: 40 to train on in 4 shards, 8 to validate on."""
     out = tmp_path_factory.mktemp("shards")
     recipe = config.Recipe(samples_per_shard=10, split=config.Split(val_count=8))
-    writing.write(config.WriteShards(photo_folder, out, recipe))
+    shard_writer.write(config.WriteShards(photo_folder, out, recipe))
     return out
 
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import checks, config, embeddings, shards
+from koala import checks, config
 from koala.core.errors import UserError
+from koala.data import embedding_cache, shards
 from koala.models import extractor
 from koala.world import World
 from tests.company import company
@@ -351,10 +352,10 @@ def test_embeddings(own_shards, alone):
     with pytest.raises(UserError, match="holds no cached embeddings"):
         checks.embeddings(settings, alone)
     data = settings.data
-    key = embeddings.Key(
-        embeddings.FORMAT, kept.name, "logits", "pretrained", "0" * 64, 3, data.geometry, data.size, "grey", "no"
+    key = embedding_cache.Key(
+        embedding_cache.FORMAT, kept.name, "logits", "pretrained", "0" * 64, 3, data.geometry, data.size, "grey", "no"
     )
-    cache = embeddings.Cache(data.shards / "embeddings" / key.name, key)
+    cache = embedding_cache.Cache(data.shards / "embeddings" / key.name, key)
     cache.folder.mkdir(parents=True)
     (cache.folder / "key.json").write_text(json.dumps(asdict(key)))
     for split in shards.read_manifest(data.shards).splits.values():

@@ -142,12 +142,12 @@ def test_the_replication_is_the_reports():
 def test_a_full_disk_is_one_sentence(photo_folder, tmp_path, monkeypatch, capsys):
     import errno
 
-    from koala import writing
+    from koala.data import shard_writer
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # write(2) names no file
 
-    monkeypatch.setattr(writing, "sync", full)
+    monkeypatch.setattr(shard_writer, "sync", full)
     assert cli.main(["shards", "write", "--source", str(photo_folder), "--out", str(tmp_path)]) == 2
     assert "No space left on device; make room" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.tar"))

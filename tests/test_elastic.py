@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from koala import config, train
+from koala.data.sampler import Order
+from koala.data.shards import Shards
 from koala.models import checkpoint
-from koala.order import Order
-from koala.shards import Shards
 
 BATCH = 12  # shared evenly by 1, 2, 3 and 4 processes
 KILLS = 20

@@ -12,11 +12,12 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from koala import config, evaluate, features, metrics, parts, pipeline, predictions, protocol, results, scoring
+from koala import config, evaluate, features, metrics, parts, predictions, protocol, results, scoring
 from koala.core import distributed
 from koala.core.errors import UserError
-from koala.order import Places
-from koala.shards import Shards
+from koala.data import dali_pipeline
+from koala.data.sampler import Places
+from koala.data.shards import Shards
 from tests.processes import finish, start_several
 
 
@@ -87,7 +88,7 @@ def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_p
     shards = Shards.open(shard_folder, "val")
     data = config.Data(shard_folder, geometry="squash", size=16, threads=2)
     places = [Places(np.arange(8), np.zeros(8, int))]
-    (batch,) = pipeline.batches(shards, places, data, "cpu", batch=8, with_rgb=True)
+    (batch,) = dali_pipeline.batches(shards, places, data, "cpu", batch=8, with_rgb=True)
     ratios = []
     for sample, true in zip(batch.samples, batch.rgb.permute(0, 2, 3, 1).numpy(), strict=True):
         with Image.open(tmp_path / "pictures" / f"{shards.describe(sample).source}.png") as picture:
@@ -375,7 +376,9 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
     (tmp_path / "other.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n[reference]\nfile = "reference.txt"\n')
     (tmp_path / "same.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n')
     data = config.Data(shard_folder, size=32, threads=2)
-    (batch,) = pipeline.batches(shards, [Places(np.arange(8), np.zeros(8, int))], data, "cpu", batch=8, with_rgb=True)
+    (batch,) = dali_pipeline.batches(
+        shards, [Places(np.arange(8), np.zeros(8, int))], data, "cpu", batch=8, with_rgb=True
+    )
     true = batch.rgb.float().mean(dim=(2, 3)).numpy()
     for name, reference in (("same", true[:4]), ("other", true[4:])):
         settings = config.Evaluate(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from koala import config, protocol, writing
+from koala import config, protocol
 from koala.config import Ids, Protocol
 from koala.core.errors import UserError
+from koala.data import shard_writer
 from tests.photographs import jpeg, make_photo
 
 
@@ -19,7 +20,7 @@ def shards(tmp_path_factory) -> Path:
         (folder / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(jpeg(make_photo(number, 24, 24)))
     out = tmp_path_factory.mktemp("shards")
     recipe = config.Recipe(samples_per_shard=5, split=config.Split(val_count=12))
-    writing.write(config.WriteShards(folder, out, recipe))
+    shard_writer.write(config.WriteShards(folder, out, recipe))
     return out
 
 
@@ -112,7 +113,7 @@ def test_a_name_that_stands_for_two_images_is_refused(tmp_path):
         (tmp_path / "photos" / folder / "cat.jpg").write_bytes(jpeg(make_photo(len(folder), 24, 24)))
     (tmp_path / "photos/two/cat.jpg").write_bytes(jpeg(make_photo(9, 24, 24)))
     recipe = config.Recipe(split=config.Split(val_count=2))
-    writing.write(config.WriteShards(tmp_path / "photos", tmp_path / "shards", recipe))
+    shard_writer.write(config.WriteShards(tmp_path / "photos", tmp_path / "shards", recipe))
     with pytest.raises(
         UserError, match=r"(one|two)/cat.jpg and (one|two)/cat.jpg in .* are both called cat; mine needs"
     ):

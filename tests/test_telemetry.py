@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from koala import telemetry
+from koala.data.dali_pipeline import Batch
 from koala.imaging import color
-from koala.pipeline import Batch
 
 
 def batch_of(rgb: np.ndarray) -> Batch:

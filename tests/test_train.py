@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import config, pipeline, prior, train, writing
+from koala import config, train
 from koala.core.errors import UserError
+from koala.data import color_prior, dali_pipeline, shard_writer
+from koala.data.sampler import Order
+from koala.data.shards import Shards
 from koala.models import checkpoint
-from koala.order import Order
-from koala.shards import Shards
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
 from tests.runs import same_weights, scalars, weights
@@ -78,7 +79,7 @@ def test_colors_are_learnt(settings, tmp_path):
         grey = np.asarray(make_photo(number).convert("L"), float)[..., None]
         orange = Image.fromarray((grey * [1.0, 0.6, 0.2]).astype(np.uint8))
         (tmp_path / "orange" / f"{number}.jpg").write_bytes(jpeg(orange))
-    writing.write(config.WriteShards(tmp_path / "orange", tmp_path / "shards"))
+    shard_writer.write(config.WriteShards(tmp_path / "orange", tmp_path / "shards"))
     data = replace(settings.data, shards=tmp_path / "shards", geometry="crop")
     train.train(replace(settings, data=data, epochs=50, batch=8))
     losses = list(scalars(settings.run, "train/loss").values())
@@ -287,7 +288,7 @@ def test_a_run_that_would_become_another_is_refused(settings, change, message):
 
 def test_other_shards_are_refused(settings, photo_folder, tmp_path):
     train.train(replace(settings, epochs=0.1))
-    writing.write(config.WriteShards(photo_folder, tmp_path / "other", config.Recipe(seed=9)))
+    shard_writer.write(config.WriteShards(photo_folder, tmp_path / "other", config.Recipe(seed=9)))
     with pytest.raises(UserError, match="was begun on other shards"):
         train.train(replace(settings, data=replace(settings.data, shards=tmp_path / "other")))
 
@@ -320,7 +321,7 @@ def test_resume_without_a_run_is_refused(settings, tmp_path, monkeypatch):
 def with_prior(settings, tmp_path) -> config.Train:
     """The same on shards of its own, whose colours are measured."""
     shards = shutil.copytree(settings.data.shards, tmp_path / "shards")
-    prior.prior_command(config.Prior(shards))
+    color_prior.prior_command(config.Prior(shards))
     return replace(settings, data=replace(settings.data, shards=shards))
 
 
@@ -370,7 +371,7 @@ def test_a_run_stays_with_its_prior_and_its_objective(with_prior):
         train.train(replace(settings, objective=config.Objective("classification")))
     with pytest.raises(UserError, match=r"begun with objective.rebalancing = 0.5, not 0.2"):
         train.train(replace(settings, objective=config.Objective("weighted-mse", rebalancing=0.2)))
-    path = prior.prior_path(settings.data.shards)
+    path = color_prior.prior_path(settings.data.shards)
     path.write_text(path.read_text().replace(",0.0", ",0.1"))
     with pytest.raises(UserError, match="begun with another prior of colours"):
         train.train(settings)
@@ -396,7 +397,7 @@ def poisoned(monkeypatch):
             yield replace(batch, ab=batch.ab * math.inf) if 7 in batch.samples and not clean else batch
 
     def batches(shards, *arguments, **options):
-        return poison(pipeline.batches(shards, *arguments, **options), clean="seed" not in options)
+        return poison(dali_pipeline.batches(shards, *arguments, **options), clean="seed" not in options)
 
     monkeypatch.setattr(train, "batches", batches)
 

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import config, sources
+from koala import config
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.core.version import __version__
+from koala.data import sources
 from koala.imaging import color, jpeg_intake
 from koala.study import languages, trials
 from koala.study.folder import Manifest, Picture

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from koala import config, writing
+from koala import config
+from koala.data import shard_writer
 from tests.cluster.slurm import ENDED, CommandError, Slurm, until
 from tests.cluster.test_training import assert_same_losses
 from tests.processes import finish, start
@@ -48,7 +49,7 @@ def test_from_images_to_scores(slurm, home, photo_folder, training, tmp_path):
     assert entry["JobState"] == "COMPLETED", printed
 
     shards, run = home / "shards/data", home / "runs/all"
-    writing.write(config.WriteShards(photo_folder, tmp_path / "one", RECIPE))
+    shard_writer.write(config.WriteShards(photo_folder, tmp_path / "one", RECIPE))
     assert tars(shards) == tars(tmp_path / "one")
     assert len(list(home.glob("all-write-*_*.out"))) == 3
     assert f"{shards}: all is well" in printed

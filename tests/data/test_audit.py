@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from koala import audit, cli, config, evaluate, train, writing
+from koala import cli, config, evaluate, train
 from koala.core.errors import UserError
+from koala.data import audit, shard_writer
+from koala.data.sampler import Order
+from koala.data.shards import Shards
 from koala.imaging import color
 from koala.imaging.color import rgb_to_lab
 from koala.models import checkpoint
-from koala.order import Order
-from koala.shards import Shards
 from tests.photographs import jpeg, make_photo, scene
 
 TONES = {  # a*, b* of the middle tones; white and black stay as they are
@@ -37,7 +38,7 @@ def write(folder, photos: dict[str, bytes], out, **recipe):
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in photos.items():
         (folder / name).write_bytes(data)
-    return writing.write(config.WriteShards(folder, out, config.Recipe(**recipe)))
+    return shard_writer.write(config.WriteShards(folder, out, config.Recipe(**recipe)))
 
 
 def rows(folder, shard="train-000000") -> list[dict[str, str]]:
@@ -139,7 +140,7 @@ def test_photographs_in_colour_have_no_flag(seed):
 @pytest.mark.slow
 def test_real_photographs(real_photos, tmp_path):
     """Counted by eye: 11 files of one channel, 2 more without colours, 4 toned; and a brick wall that seems to be."""
-    writing.write(config.WriteShards(real_photos, tmp_path, config.Recipe(samples_per_shard=300)))
+    shard_writer.write(config.WriteShards(real_photos, tmp_path, config.Recipe(samples_per_shard=300)))
     audit.audit(tmp_path, workers=2)
     found = rows(tmp_path) + rows(tmp_path, "train-000001")
     count = {name: sum(row[name] == "True" for row in found) for name in audit.FLAGS}
@@ -362,7 +363,7 @@ def test_no_audit_or_an_old_one_is_said(audited, shard_folder):
 
 
 def test_a_split_without_samples_is_said(photo_folder, tmp_path):
-    writing.write(config.WriteShards(photo_folder, tmp_path))
+    shard_writer.write(config.WriteShards(photo_folder, tmp_path))
     audit.audit(tmp_path)
     with pytest.raises(UserError, match='holds no "val" samples'):
         audit.open_selected(tmp_path, "val", "chroma > 5")

@@ -32,11 +32,11 @@ from koala.core import atomic_io
 from koala.core.distributed import accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError
 from koala.core.progress import Progress
+from koala.data.dali_pipeline import batches
+from koala.data.sampler import Places
+from koala.data.shards import SPLITS, Entry, Manifest, Shards, read_manifest
 from koala.models import extractor
 from koala.models.extractor import Extractor
-from koala.order import Places
-from koala.pipeline import batches
-from koala.shards import SPLITS, Entry, Manifest, Shards, read_manifest
 
 FORMAT = "koala-embeddings/1"
 _ROWS = 2  # embeddings of each sample: plain and mirrored

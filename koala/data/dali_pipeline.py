@@ -19,14 +19,14 @@ os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
 import numpy as np
 from numpy.typing import NDArray
 
-from koala import aging
-from koala.aging import Age
 from koala.config import Data, Geometry, Resize
 from koala.core.errors import UserError
+from koala.data import augmentation
+from koala.data.augmentation import Age
+from koala.data.sampler import Places
+from koala.data.shards import Shards
 from koala.imaging import color
 from koala.imaging.jpeg_intake import UnusableError, admit
-from koala.order import Places
-from koala.shards import Shards
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ def build_graph(source: Iterable[Any], data: Data, batch: int, device: str, with
     Args:
         source: for each batch, lists or arrays with an entry per picture: the JPEG (1-D uint8); start, end and
             shape of its window and its position in the square (each y and x); whether it is mirrored; with aging, what
-            age did to it (`koala.aging`), in two arrays.
+            age did to it (`koala.data.augmentation`), in two arrays.
         data: geometry, size, source of lightness, threads.
         batch: pictures at the most.
         device: "cpu" or "gpu".
@@ -189,7 +189,7 @@ def build_graph(source: Iterable[Any], data: Data, batch: int, device: str, with
         # the colour arithmetic comes before padding, and so is done for the photo only
         if age:
             numbers, field = age
-            lightness = color.grey_to_lightness(aging.aged(color.to_grey(part), numbers, field, shape, device))
+            lightness = color.grey_to_lightness(augmentation.aged(color.to_grey(part), numbers, field, shape, device))
         else:
             lightness = color.to_lightness(part, data.lightness)
         outputs = [
@@ -321,7 +321,7 @@ class _Reader:
         return window(self._data.geometry, height, width, self._data.size, rng, mirror=self._data.mirror)
 
     def _age(self, sample: int, epoch: int) -> Age:
-        return aging.draw(np.random.default_rng([self._seed, int(epoch), int(sample), _AGE]), self._data.aging)
+        return augmentation.draw(np.random.default_rng([self._seed, int(epoch), int(sample), _AGE]), self._data.aging)
 
 
 def _fed(requests: Iterable[_Request], under_way: deque[_Request], data: Data) -> Iterator[tuple[Any, ...]]:

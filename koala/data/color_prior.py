@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from koala import audit, config
+from koala import config
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
+from koala.data import audit
+from koala.data.shards import read_manifest
 from koala.imaging import ab_bins
-from koala.shards import read_manifest
 
 FORMAT = "koala-prior/1"
 COLUMNS = ("a", "b", "pictures", "prior")

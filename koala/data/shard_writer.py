@@ -1,4 +1,4 @@
-"""A source of images -> tar shards, their records and a manifest (see `koala.shards` for what these are).
+"""A source of images -> tar shards, their records and a manifest (see `koala.data.shards` for what these are).
 
 Which image goes into which shard follows from the source's names and the recipe alone. So shards can be written by any
 number of processes and nodes, in any order, killed and written again: the bytes are the same.
@@ -23,9 +23,8 @@ from koala.config import FinishShards, Recipe, RepairShards, Split, WriteShards,
 from koala.core.atomic_io import put, sync
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.imaging.jpeg_intake import Admitted, UnusableError, admit
-from koala.order import shuffled
-from koala.shards import (
+from koala.data.sampler import shuffled
+from koala.data.shards import (
     BLOCK,
     FORMAT,
     SPLITS,
@@ -40,7 +39,8 @@ from koala.shards import (
     read_record,
     record_path,
 )
-from koala.sources import Item, Labels, Source, class_of, find_labels, list_items, open_source
+from koala.data.sources import Item, Labels, Source, class_of, find_labels, list_items, open_source
+from koala.imaging.jpeg_intake import Admitted, UnusableError, admit
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _write_all(job: Job, plan: Sequence[PlannedShard], workers: int, progress: P
             yield write_shard(job, shard, progress)
         return
     context = get_context("forkserver")  # DALI does not survive a plain fork
-    context.set_forkserver_preload(["koala.writing", "webdataset.writer"])
+    context.set_forkserver_preload(["koala.data.shard_writer", "webdataset.writer"])
     with ProcessPoolExecutor(min(workers, len(plan)), context, _begin_worker, (job, os.getpid())) as pool:
         try:
             running = [pool.submit(_write_in_worker, shard) for shard in plan]

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import config, shards, writing
+from koala import config
 from koala.core.errors import UserError
+from koala.data import shard_writer, shards
 from tests.photographs import jpeg, make_photo
 
 
 def write(source, out, **recipe):
-    return writing.write(config.WriteShards(source, out, config.Recipe(**recipe)))
+    return shard_writer.write(config.WriteShards(source, out, config.Recipe(**recipe)))
 
 
 def contents(folder):
@@ -112,7 +113,7 @@ def test_bad_images_are_set_aside_counted_and_named(photo_folder, tmp_path, caps
     (source / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (source / "empty.jpg").write_bytes(b"")
     (source / "text.jpg").write_text("not a picture at all")
-    assert writing.write_command(config.WriteShards(source, tmp_path / "out")) == 0
+    assert shard_writer.write_command(config.WriteShards(source, tmp_path / "out")) == 0
     captured = capsys.readouterr()
     assert "4 read = 1 written + 3 set aside" in captured.out
     for name, reason in (("truncated", "Premature end"), ("empty", "empty file"), ("text", "not an image")):
@@ -243,7 +244,7 @@ def test_names_that_are_no_text_are_kept(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / name).write_bytes(jpeg(make_photo(1)))
     (tmp_path / "source" / os.fsdecode(b"\xff.jpg")).write_text("no picture")
-    assert writing.write_command(config.WriteShards(tmp_path / "source", tmp_path / "out")) == 0
+    assert shard_writer.write_command(config.WriteShards(tmp_path / "source", tmp_path / "out")) == 0
     assert shards.Shards.open(tmp_path / "out", "train").describe(0).source == name
     assert shards.verify(tmp_path / "out") == []
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import config, embeddings, evaluate, pipeline, results, train, writing
+from koala import config, evaluate, results, train
 from koala.core.errors import UserError
+from koala.data import dali_pipeline, embedding_cache, shard_writer
+from koala.data.sampler import every_sample_once
+from koala.data.shards import Shards
 from koala.models import checkpoint, extractor
-from koala.order import every_sample_once
-from koala.shards import Shards
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
 from tests.runs import same_weights, scalars, weights
@@ -33,7 +34,7 @@ def embedded(shard_folder, tmp_path_factory) -> Path:
     """The shards, with the embeddings of a small extractor of random weights."""
     folder = tmp_path_factory.mktemp("embedded") / "shards"
     shutil.copytree(shard_folder, folder)
-    assert embeddings.embed(embed_settings(folder)) == 0
+    assert embedding_cache.embed(embed_settings(folder)) == 0
     return folder
 
 
@@ -89,19 +90,19 @@ def test_what_is_mirrored_in_the_graph_is_the_mirror_image(tmp_path, geometry):
     for number in range(24):
         photo = make_photo(number, width=31 + number, height=60 if number < 12 else 35)
         (tmp_path / "photos" / f"{number}.jpg").write_bytes(jpeg(photo))
-    writing.write(config.WriteShards(tmp_path / "photos", tmp_path / "shards"))
+    shard_writer.write(config.WriteShards(tmp_path / "photos", tmp_path / "shards"))
     shards = Shards.open(tmp_path / "shards", "train")
     data = config.Data(tmp_path / "shards", geometry=geometry, size=40, threads=2)
 
     def lightness(mirror: bool) -> torch.Tensor:
         places = every_sample_once(len(shards), 8, rank=0, world_size=1)
-        stream = pipeline.batches(shards, places, replace(data, mirror=mirror), "cpu", batch=8, seed=5)
+        stream = dali_pipeline.batches(shards, places, replace(data, mirror=mirror), "cpu", batch=8, seed=5)
         return torch.cat([batch.lightness for batch in stream])
 
     plain, mirrored = lightness(False), lightness(True)
     sizes = zip(shards.height, shards.width, strict=True)
     windows = [
-        pipeline.window(geometry, int(height), int(width), 40, np.random.default_rng([5, 0, sample]), mirror=True)
+        dali_pipeline.window(geometry, int(height), int(width), 40, np.random.default_rng([5, 0, sample]), mirror=True)
         for sample, (height, width) in enumerate(sizes)
     ]
     chosen = torch.tensor([window.mirror for window in windows])
@@ -117,11 +118,11 @@ def test_rows_are_the_embeddings_of_what_is_seen(embedded):
     """In training's own batches, mirrored ones among them: what is read is what the extractor says of the lightness."""
     built = extractor.build(EXTRACTOR)
     shards = Shards.open(embedded, "train")
-    cache = embeddings.find(config.Train(config.Data(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
-    entries = embeddings.read_manifest(embedded).splits["train"]
-    kept = embeddings.Embeddings(cache, entries, shards)
+    cache = embedding_cache.find(config.Train(config.Data(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
+    entries = embedding_cache.read_manifest(embedded).splits["train"]
+    kept = embedding_cache.Embeddings(cache, entries, shards)
     data = config.Data(embedded, size=SIZE, threads=2, mirror=True)
-    for batch in pipeline.batches(
+    for batch in dali_pipeline.batches(
         shards, every_sample_once(40, 8, rank=0, world_size=1), data, "cpu", batch=8, embeddings=kept
     ):
         expected = built(batch.lightness)
@@ -132,10 +133,10 @@ def test_rows_are_the_embeddings_of_what_is_seen(embedded):
 
 
 def test_where_samples_are_left_out_the_others_keep_their_rows(embedded):
-    cache = embeddings.find(config.Train(config.Data(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
+    cache = embedding_cache.find(config.Train(config.Data(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
     keep = np.arange(40) % 7 == 3
     chosen = Shards.open(embedded, "train", keep)
-    kept = embeddings.Embeddings(cache, embeddings.read_manifest(embedded).splits["train"], chosen)
+    kept = embedding_cache.Embeddings(cache, embedding_cache.read_manifest(embedded).splits["train"], chosen)
     rows = np.concatenate([np.load(path) for path in sorted(cache.folder.glob("train-*.npy"))])
     for mirror in (False, True):
         read = np.stack([kept.read(sample, mirror) for sample in range(len(chosen))])
@@ -150,7 +151,7 @@ def test_what_is_whole_is_kept_and_what_is_not_is_made_again(own):
     for name in ("train-000002.npy", "val-000000.json"):
         (folder / name).write_bytes((folder / name).read_bytes()[:-10])
     kept = (folder / "train-000003.npy").stat().st_mtime_ns
-    embeddings.embed(embed_settings(own))
+    embedding_cache.embed(embed_settings(own))
     assert side_files(own) == before
     assert (folder / "train-000003.npy").stat().st_mtime_ns == kept
 
@@ -160,20 +161,20 @@ def test_a_flipped_bit_is_found(own):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    embeddings.embed(embed_settings(own))
+    embedding_cache.embed(embed_settings(own))
     assert side_files(own) == before
 
 
 def test_another_precision_does_not_mix_with_what_is_there(own):
     with pytest.raises(UserError, match=r"was begun with mixed_precision = no, not bf16; go on with that"):
-        embeddings.embed(replace(embed_settings(own), mixed_precision="bf16"))
+        embedding_cache.embed(replace(embed_settings(own), mixed_precision="bf16"))
 
 
 def test_bf16_is_near_fp32(own):
     path = cache_folder(own) / "val-000000.npy"
     full = np.load(path).astype(float)
     shutil.rmtree(own / "embeddings")
-    embeddings.embed(replace(embed_settings(own), mixed_precision="bf16"))
+    embedding_cache.embed(replace(embed_settings(own), mixed_precision="bf16"))
     half = np.load(path).astype(float)
     assert 0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
@@ -199,17 +200,17 @@ def test_a_trainings_file_says_what_is_to_be_made(own, settings, tmp_path):
     config.save(replace(settings, run=None), training)
     before = side_files(own)
     shutil.rmtree(own / "embeddings")
-    embeddings.embed(config.Embed(own, batch=8, training=training))
+    embedding_cache.embed(config.Embed(own, batch=8, training=training))
     assert side_files(own) == before
     for flag in ({"data": config.View(size=64)}, {"mixed_precision": "bf16"}):
         with pytest.raises(UserError, match=r"run\.toml says which extractor, view, precision and seed; leave out"):
-            embeddings.embed(config.Embed(own, training=training, **flag))
+            embedding_cache.embed(config.Embed(own, training=training, **flag))
 
 
 def test_embeddings_for_a_training_have_its_precision(settings):
-    assert embeddings.for_training(replace(settings, mixed_precision="bf16")).mixed_precision == "bf16"
+    assert embedding_cache.for_training(replace(settings, mixed_precision="bf16")).mixed_precision == "bf16"
     asked = config.Embed(settings.data.shards)
-    assert embeddings.for_training(replace(settings, mixed_precision="bf16"), asked).mixed_precision == "bf16"
+    assert embedding_cache.for_training(replace(settings, mixed_precision="bf16"), asked).mixed_precision == "bf16"
 
 
 @pytest.mark.slow
@@ -279,7 +280,7 @@ def test_the_weights_need_not_be_there(own, settings, tmp_path):
     built = extractor.build(EXTRACTOR, seed=1)
     save_file({name: value.contiguous() for name, value in built.model.state_dict().items()}, file)
     named = replace(EXTRACTOR, weights=str(file))
-    embeddings.embed(replace(embed_settings(own), extractor=named))
+    embedding_cache.embed(replace(embed_settings(own), extractor=named))
     file.unlink()
     data = replace(settings.data, shards=own)
     train.train(replace(settings, data=data, extractor=replace(named, cache=True), epochs=0.1))
@@ -332,7 +333,7 @@ def test_a_cache_that_is_not_complete_is_refused(own, settings):
     with pytest.raises(UserError, match="of 2 of 5 shards cannot be used: there are no embeddings of train-000001"):
         train.train(settings)
     (folder / "train-000001.npy").unlink()
-    embeddings.embed(embed_settings(own))
+    embedding_cache.embed(embed_settings(own))
     record = folder / "train-000002.json"
     record.write_text(re.sub('"shard_sha256": "....', '"shard_sha256": "0000', record.read_text()))
     with pytest.raises(UserError, match=r"train-000002.npy was made of another train-000002.tar; run koala shards"):
@@ -354,12 +355,12 @@ def test_what_is_another_each_time_is_not_kept(settings, change, message):
         train.train(replace(settings, extractor=named, data=replace(settings.data, geometry=geometry)))
     view = config.View(geometry=geometry, size=SIZE)
     with pytest.raises(UserError, match=message):
-        embeddings.embed(config.Embed(settings.data.shards, named, view))
+        embedding_cache.embed(config.Embed(settings.data.shards, named, view))
 
 
 def test_a_file_that_grows_shorter_while_it_is_read_is_said(own):
-    cache = embeddings.find(config.Train(config.Data(own, size=SIZE), replace(EXTRACTOR, cache=True)))
-    kept = embeddings.Embeddings(cache, embeddings.read_manifest(own).splits["val"], Shards.open(own, "val"))
+    cache = embedding_cache.find(config.Train(config.Data(own, size=SIZE), replace(EXTRACTOR, cache=True)))
+    kept = embedding_cache.Embeddings(cache, embedding_cache.read_manifest(own).splits["val"], Shards.open(own, "val"))
     kept.read(0, False)
     path = cache.folder / "val-000000.npy"
     with path.open("r+b") as file:
@@ -386,7 +387,7 @@ def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypat
 
 def test_photos_that_age_are_not_kept(settings):
     aging = replace(settings, data=replace(settings.data, aging=0.5))
-    for ask in (embeddings.find, embeddings.for_training):
+    for ask in (embedding_cache.find, embedding_cache.for_training):
         with pytest.raises(UserError, match=r"with --data.aging a photo looks otherwise each time"):
             ask(aging)
 

@@ -30,8 +30,8 @@ from koala.config import AuditShards
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
+from koala.data.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
 from koala.imaging import ab_bins, color, toning
-from koala.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
 
 FORMAT = "koala-audit/2"  # another number whenever a definition below changes
 BINS_FORMAT = "koala-bins/1"

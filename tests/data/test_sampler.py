@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koala.core.errors import UserError
-from koala.order import Order, every_sample_once, micro_batches
+from koala.data.sampler import Order, every_sample_once, micro_batches
 
 sizes = st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(sum).map(tuple)
 orders = st.builds(Order, sizes, seed=st.integers(0, 2**40), shards_per_block=st.integers(1, 5))
