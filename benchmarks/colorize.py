@@ -20,7 +20,8 @@ from side_by_side import measure, ratio, report
 from skimage.color import gray2rgb, lab2rgb, rgb2lab
 from skimage.transform import resize
 
-from koala import album, config
+from koala import config
+from koala.inference import batch
 from koala.models.checkpoint import load_model
 from koala.models.network import STRIDE, Colorizer
 
@@ -31,7 +32,7 @@ def koalas_way(photos: Path, out: Path, model: Path | None) -> Callable[[], int]
     settings = config.Colorize((photos,), out, model, recolor=True, overwrite=True)
 
     def color_all() -> int:
-        assert album.colorize_command(settings) == 0
+        assert batch.colorize_command(settings) == 0
         return sum(path.is_file() for path in out.rglob("*"))
 
     return color_all

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import album, config, evaluate, train
+from koala import config, evaluate, train
 from koala.core.distributed import has_bf16, on_cpu
 from koala.core.errors import UserError
 from koala.core.templates import path as kit_path
 from koala.data import shard_writer, shards
 from koala.imaging import contact_sheet, photo_io
+from koala.inference import batch
 from koala.models import checkpoint
 
 # package, folder in it, photographs (or patterns), licence
@@ -83,7 +84,7 @@ def demo(settings: config.Demo) -> int:
             )
         )
     for name, model in (("colored", newest.path), ("carried", None)):
-        album.colorize_command(config.Colorize((folder / "photos",), folder / name, model, recolor=True))
+        batch.colorize_command(config.Colorize((folder / "photos",), folder / name, model, recolor=True))
     held_out = shards.Shards.open(folder / "shards", "val")
     _write_sheet(folder, held_out.sources())
     print(_farewell(folder, len(held_out), time.monotonic() - began))

@@ -47,7 +47,7 @@ def test_the_kit_travels_inside(wheel, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["koala/study/page", "koala/gallery/page"])
+@pytest.mark.parametrize("page", ["koala/study/page", "koala/inference/gallery/page"])
 def test_pages_travel_inside(wheel, page):
     """Templates, style, script and words, as they are in the checkout."""
     for path in (ROOT / page).iterdir():

@@ -12,8 +12,9 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 import koala
-from koala import config, export
+from koala import config
 from koala.core.errors import UserError
+from koala.inference import export
 from koala.models import checkpoint, hub
 from koala.models.network import Colorizer
 

@@ -29,10 +29,11 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from koala import config, photos
+from koala import config
 from koala.core import http
 from koala.core.errors import UserError
 from koala.imaging import jpeg_intake, photo_io
+from koala.inference.colorize import colorize, device_for
 from koala.models.checkpoint import load_model
 from koala.models.network import STRIDE, Colorizer
 
@@ -123,13 +124,13 @@ def dials_for(model: Colorizer) -> tuple[Dial, ...]:
 def colorizing(model: Colorizer) -> Colorize:
     """Colour with a model, photos in colour too: JPEGs stay JPEGs, all others become PNGs, which browsers show."""
 
-    def colorize(data: bytes, turned: Mapping[str, float]) -> bytes:
+    def paint(data: bytes, turned: Mapping[str, float]) -> bytes:
         photo = photo_io.decode(data)
         suffix = ".jpg" if data.startswith(_JPEG) else ".png"
         dials: dict[str, Any] = {**turned, "size": int(turned["size"])}
-        return photo_io.encode(photos.colorize(photo.pixels, model, **dials), photo, suffix)
+        return photo_io.encode(colorize(photo.pixels, model, **dials), photo, suffix)
 
-    return colorize
+    return paint
 
 
 class Gallery:
@@ -138,11 +139,11 @@ class Gallery:
     Args:
         settings: its limits.
         dials: what can be turned.
-        colorize: what colours; called from one thread at a time.
+        paint: what colours; called from one thread at a time.
     """
 
-    def __init__(self, settings: config.Gallery, dials: Sequence[Dial], colorize: Colorize) -> None:
-        self._settings, self._dials, self._colorize = settings, dials, colorize
+    def __init__(self, settings: config.Gallery, dials: Sequence[Dial], paint: Colorize) -> None:
+        self._settings, self._dials, self._paint = settings, dials, paint
         self._static = http.Static(_PAGE)
         self._template = http.templates(_PAGE).get_template("gallery.html")
         self._turn = asyncio.Lock()
@@ -251,7 +252,7 @@ class Gallery:
         try:
             with jpeg_intake.unusable_is_said():
                 self._check(name, jpeg_intake.open_image(data))
-            colored = self._colorize(data, dials)
+            colored = self._paint(data, dials)
         except (UserError, jpeg_intake.UnusableError) as error:
             raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
         suffix = "jpg" if colored.startswith(_JPEG) else "png"
@@ -274,9 +275,9 @@ class Gallery:
             )
 
 
-def create_app(settings: config.Gallery, dials: Sequence[Dial], colorize: Colorize) -> ASGIApp:
+def create_app(settings: config.Gallery, dials: Sequence[Dial], paint: Colorize) -> ASGIApp:
     """The web application; see `Gallery`."""
-    gallery = Gallery(settings, dials, colorize)
+    gallery = Gallery(settings, dials, paint)
     handlers = {HTTPException: gallery.refused, Exception: gallery.refused}
     app = Starlette(routes=gallery.routes(), exception_handlers=handlers)
     app.router.redirect_slashes = False
@@ -316,7 +317,7 @@ def gallery_command(settings: config.Gallery) -> int:
         UserError: there is no model, or the address cannot be listened at.
     """
     with http.listening(settings.host, settings.port) as listener:
-        model = load_model(settings.model, settings.extractor.weights).to(photos.device_for(settings.device))
+        model = load_model(settings.model, settings.extractor.weights).to(device_for(settings.device))
         app = create_app(settings, dials_for(model), colorizing(model))
         _greet(listener)
         http.serve(app, listener, proxy_headers=False, limit_concurrency=100)

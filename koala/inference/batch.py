@@ -23,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import config, photos
+from koala import config
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.imaging import openraster, photo_io
+from koala.inference import colorize
 from koala.models.checkpoint import load_model
 from koala.models.network import Colorizer
 
@@ -127,7 +128,7 @@ def colorize_command(settings: config.Colorize) -> int:
     todo = jobs if settings.overwrite else [job for job in jobs if not job.is_done()]
     counts: Counter[Outcome] = Counter({"there": len(jobs) - len(todo)})
     if todo:
-        model = load_model(settings.model, settings.extractor.weights).to(photos.device_for(settings.device))
+        model = load_model(settings.model, settings.extractor.weights).to(colorize.device_for(settings.device))
         counts += _work(todo, model, settings)
     print(f"{settings.out}: {_summary(counts)}")
     return 1 if counts["failed"] else 0
@@ -137,7 +138,7 @@ def _work(todo: Sequence[Job], model: Colorizer, settings: config.Colorize) -> C
     cores = len(os.sched_getaffinity(0))
     workers = min(settings.jobs or cores, len(todo))
     counts: Counter[Outcome] = Counter()
-    predict: _Predict = partial(photos.predict, model, dials=settings.dials)
+    predict: _Predict = partial(colorize.predict, model, dials=settings.dials)
     with (
         warnings.catch_warnings(action="ignore"),  # here and not in the threads, which share the filters
         Progress(len(todo), "colouring", unit="photos") as progress,
@@ -145,7 +146,7 @@ def _work(todo: Sequence[Job], model: Colorizer, settings: config.Colorize) -> C
         ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, cores // workers),)) as pool,
     ):
         # a GPU is quicker with several photos at once, cores are with one each
-        artist = _Artist(line.predict if photos.device_of(model).type == "cuda" else predict, model.size, settings)
+        artist = _Artist(line.predict if colorize.device_of(model).type == "cuda" else predict, model.size, settings)
         futures = [pool.submit(artist.do, job) for job in todo]
         try:
             for future in as_completed(futures):
@@ -180,23 +181,23 @@ class _Artist:
 
     def _do(self, job: Job) -> Outcome:
         photo = photo_io.read(job.source)
-        view = photos.look(photo.pixels, self._size)
+        view = colorize.look(photo.pixels, self._size)
         if view.kind == "color" and not self._settings.recolor:
             job.copy.parent.mkdir(parents=True, exist_ok=True)
             put(job.copy, job.source.read_bytes(), durable=False)
             return "in colour"
         ab, over = self._predict(view.lightness), None if job.layers else photo.pixels
-        colored = photos.paint(photo.pixels, view, ab, self._settings.dials, out=over)
+        colored = colorize.paint(photo.pixels, view, ab, self._settings.dials, out=over)
         if job.layers:
             self._write_layers(job.layers, photo, view, colored)
         photo_io.write(colored, photo, job.target)
         return "coloured"
 
-    def _write_layers(self, path: Path, photo: photo_io.Photo, view: photos.View, colored: NDArray[Any]) -> None:
+    def _write_layers(self, path: Path, photo: photo_io.Photo, view: colorize.View, colored: NDArray[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         color = photo_io.in_depth(colored, np.uint8)
         if self._settings.layers == "ora":
-            openraster.write_ora(path, photo_io.in_depth(photos.grey(photo.pixels, view), np.uint8), color, photo.dpi)
+            openraster.write_ora(path, photo_io.in_depth(colorize.grey(photo.pixels, view), np.uint8), color, photo.dpi)
         else:
             openraster.write_layer(path, photo_io.in_depth(photo.pixels, np.uint8), color)
 

@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import koala
-from koala import config, export
+from koala import config
 from koala.core.errors import UserError
 from koala.imaging import color
+from koala.inference import export
 from koala.models import checkpoint, extractor, hub
 from koala.models.network import Colorizer, Network
 from tests.photographs import make_photo
@@ -120,7 +121,7 @@ def test_the_model_that_koala_carries_as_a_program():
 
 @pytest.mark.slow
 def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
-    """That of koala.export's docstring, which runs without koala, at a size that koala chooses alike."""
+    """That of koala.inference.export's docstring, which runs without koala, at a size that koala chooses alike."""
     monkeypatch.chdir(tmp_path)
     files = config.Export(run, onnx=tmp_path / "new/../koala.onnx", program=tmp_path / "koala.pt2")
     assert export.export_command(files) == 0

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from koala import cli, config, photos
+from koala import cli, config
 from koala.core import http
-from koala.gallery import server
+from koala.inference.colorize import colorize
+from koala.inference.gallery import server
 from koala.models.checkpoint import load_model
 from koala.models.network import Colorizer, Network
 from tests.photographs import jpeg, make_photo
@@ -37,9 +38,9 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def visit(colorize=lambda data, dials: data, dials=DIALS, **limits) -> TestClient:
+def visit(paint=lambda data, dials: data, dials=DIALS, **limits) -> TestClient:
     """Somebody in front of a gallery."""
-    app = server.create_app(config.Gallery(**limits), dials, colorize)
+    app = server.create_app(config.Gallery(**limits), dials, paint)
     return TestClient(app, HERE, raise_server_exceptions=False)
 
 
@@ -69,19 +70,19 @@ def test_the_picture_is_what_colorize_makes(client, model):
     response = send(client, png(photo), "aunt Marie.tiff")
     assert response.headers["content-type"] == "image/png"
     assert response.headers["content-disposition"] == "attachment; filename*=UTF-8''aunt%20Marie-koala.png"
-    assert np.array_equal(pixels(response.content), photos.colorize(np.asarray(photo), model))
+    assert np.array_equal(pixels(response.content), colorize(np.asarray(photo), model))
 
 
 def test_the_dials_are_obeyed(client, model):
     photo = make_photo(2, 72, 56)
     response = send(client, png(photo), data={"saturation": "0.5", "size": "32"})
-    expected = photos.colorize(np.asarray(photo), model, size=32, saturation=0.5)
+    expected = colorize(np.asarray(photo), model, size=32, saturation=0.5)
     assert np.array_equal(pixels(response.content), expected)
-    assert not np.array_equal(expected, photos.colorize(np.asarray(photo), model)), "they make a difference"
+    assert not np.array_equal(expected, colorize(np.asarray(photo), model)), "they make a difference"
 
 
 def test_without_saturation_a_photo_is_grey(model):
-    colored = photos.colorize(np.asarray(make_photo(3)), model, saturation=0)
+    colored = colorize(np.asarray(make_photo(3)), model, saturation=0)
     assert np.ptp(colored.astype(int), axis=-1).max() <= 1
 
 
@@ -104,7 +105,7 @@ def test_the_temperature_is_obeyed():
     model = Colorizer(Network(0, "bins"), None, 16).eval()
     photo = make_photo(5)
     made = server.colorizing(model)(png(photo), {"saturation": 1, "size": 16, "temperature": 0.05})
-    assert np.array_equal(pixels(made), photos.colorize(np.asarray(photo), model, temperature=0.05))
+    assert np.array_equal(pixels(made), colorize(np.asarray(photo), model, temperature=0.05))
 
 
 def test_without_javascript_the_picture_is_on_the_page(client):
@@ -359,7 +360,7 @@ def test_what_cannot_be_served_is_one_sentence(run, capsys):
 
 
 def test_packages_that_are_absent_are_one_sentence(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "koala.gallery.server")
+    monkeypatch.delitem(sys.modules, "koala.inference.gallery.server")
     monkeypatch.setitem(sys.modules, "python_multipart", None)
     assert cli.main(["gallery"]) == 2
     assert 'koala gallery needs python_multipart; pip install "koala[gallery]"' in capsys.readouterr().err
@@ -450,7 +451,7 @@ def through_the_gallery(driver, address: str, photo: Image.Image, model: Coloriz
     find("download").click()
     saved = folder / "aunt Marie-koala.png"
     wait(saved.exists)
-    assert np.array_equal(pixels(saved.read_bytes()), photos.colorize(np.asarray(photo), model, saturation=2))
+    assert np.array_equal(pixels(saved.read_bytes()), colorize(np.asarray(photo), model, saturation=2))
     driver.save_screenshot(str(folder / "screen.png"))
 
     phone = {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True}

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import album, config
+from koala import config
 from koala.cli import main
 from koala.core.errors import UserError
 from koala.imaging import photo_io
+from koala.inference import batch
 from tests.photographs import encoded, jpeg, make_photo, packet
 from tests.processes import finish, start
 
@@ -76,7 +77,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_folders_keep_their_structure_and_photos_their_kind(run, folder, tmp_path, capsys):
-    assert album.colorize_command(settings(run, folder, tmp_path / "out")) == 0
+    assert batch.colorize_command(settings(run, folder, tmp_path / "out")) == 0
     assert files_in(tmp_path / "out") == files_in(folder)
     assert "8 coloured, 1 in colour already and copied (--recolor gives them others)" in capsys.readouterr().out
     for name in files_in(folder):
@@ -90,16 +91,16 @@ def test_folders_keep_their_structure_and_photos_their_kind(run, folder, tmp_pat
 def test_photos_in_color_are_copied_as_they_are_or_recolored(run, tmp_path):
     source = tmp_path / "one.jpeg"
     source.write_bytes(jpeg(make_photo(1)))
-    album.colorize_command(settings(run, source, tmp_path / "copied"))
+    batch.colorize_command(settings(run, source, tmp_path / "copied"))
     assert (tmp_path / "copied/one.jpeg").read_bytes() == source.read_bytes()
-    album.colorize_command(settings(run, source, tmp_path / "colored", recolor=True))
+    batch.colorize_command(settings(run, source, tmp_path / "colored", recolor=True))
     assert files_in(tmp_path / "colored") == ["one.jpg"]
     assert not np.array_equal(photo_io.read(tmp_path / "colored/one.jpg").pixels, photo_io.read(source).pixels)
 
 
 def test_what_a_photo_says_of_itself_is_kept_with_a_note(run, tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg(make_grey(1), xmp=packet(), dpi=(600, 600)))
-    album.colorize_command(settings(run, tmp_path / "one.jpg", tmp_path / "out"))
+    batch.colorize_command(settings(run, tmp_path / "one.jpg", tmp_path / "out"))
     made = photo_io.read(tmp_path / "out/one.jpg")
     assert made.dpi == (600, 600)
     assert "Großmutter, 1936" in made.xmp.decode() and "coloured by software" in made.xmp.decode()
@@ -116,14 +117,14 @@ def test_what_a_photo_says_of_itself_is_kept_with_a_note(run, tmp_path):
 
 def test_what_is_there_is_left_alone(run, folder, tmp_path, capsys):
     out = tmp_path / "out"
-    album.colorize_command(settings(run, folder, out))
+    batch.colorize_command(settings(run, folder, out))
     (out / "grey.jpg").unlink()
     (out / "inner/grey.png").write_bytes(b"mine")
     capsys.readouterr()
-    assert album.colorize_command(settings(run, folder, out)) == 0
+    assert batch.colorize_command(settings(run, folder, out)) == 0
     assert "1 coloured, 8 there already (--overwrite makes them anew)" in capsys.readouterr().out
     assert (out / "inner/grey.png").read_bytes() == b"mine"
-    album.colorize_command(settings(run, folder, out, overwrite=True))
+    batch.colorize_command(settings(run, folder, out, overwrite=True))
     assert (out / "inner/grey.png").read_bytes() != b"mine"
 
 
@@ -136,7 +137,7 @@ def test_bad_files_are_named_and_the_others_coloured(run, tmp_path, capsys):
     (place / "empty.png").write_bytes(b"")
     (place / ".DS_Store").write_bytes(b"hidden")
     given = config.Colorize((place, tmp_path / "missing.jpg"), tmp_path / "out", run)
-    assert album.colorize_command(given) == 1
+    assert batch.colorize_command(given) == 1
     assert files_in(tmp_path / "out") == ["inner/two.png", "one.jpg"]
     captured = capsys.readouterr()
     assert "2 coloured, 3 could not be read" in captured.out
@@ -198,7 +199,7 @@ def test_no_photo_is_written_over(run, tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg(make_grey(1)))
     before = (tmp_path / "one.jpg").read_bytes()
     with pytest.raises(UserError, match=r"would be written over .*one.jpg; choose another --out"):
-        album.colorize_command(settings(run, tmp_path, tmp_path))
+        batch.colorize_command(settings(run, tmp_path, tmp_path))
     assert (tmp_path / "one.jpg").read_bytes() == before
 
 
@@ -206,12 +207,12 @@ def test_two_photos_do_not_become_one(run, tmp_path):
     for name in ("one.jpg", "one.jpeg"):
         (tmp_path / name).write_bytes(jpeg(make_grey(1)))
     with pytest.raises(UserError, match=r"one.jpeg and .*one.jpg would both become"):
-        album.colorize_command(settings(run, tmp_path, tmp_path / "out"))
+        batch.colorize_command(settings(run, tmp_path, tmp_path / "out"))
 
 
 def test_an_empty_folder_is_said(run, tmp_path):
     with pytest.raises(UserError, match="no photo to colour"):
-        album.colorize_command(settings(run, tmp_path, tmp_path / "out"))
+        batch.colorize_command(settings(run, tmp_path, tmp_path / "out"))
 
 
 def test_photos_that_wait_go_to_the_network_together():
@@ -223,7 +224,7 @@ def test_photos_that_wait_go_to_the_network_together():
         assert free.wait(60)
         return lightness.expand(-1, 2, -1, -1)
 
-    with album.Line(predict) as line, ThreadPoolExecutor(6) as pool:
+    with batch.Line(predict) as line, ThreadPoolExecutor(6) as pool:
         first = pool.submit(line.predict, torch.zeros(1, 1, 8, 8))
         while not batches:
             time.sleep(0.001)
@@ -239,7 +240,7 @@ def test_photos_that_wait_go_to_the_network_together():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_the_gpu_colors_as_the_cpu_does(run, folder, tmp_path):
     for device in ("cpu", "cuda"):
-        assert album.colorize_command(settings(run, folder, tmp_path / device, device=device)) == 0
+        assert batch.colorize_command(settings(run, folder, tmp_path / device, device=device)) == 0
     for name in files_in(tmp_path / "cpu"):
         cpu, gpu = (photo_io.read(tmp_path / device / name).pixels for device in ("cpu", "cuda"))
         assert np.abs(cpu.astype(float) - gpu).mean() <= np.iinfo(cpu.dtype).max / 255, f"{name}: a level of 256"
@@ -249,7 +250,7 @@ def test_what_the_network_raises_reaches_who_asked():
     def predict(lightness):
         raise RuntimeError("out of memory")
 
-    with album.Line(predict) as line, pytest.raises(RuntimeError, match="out of memory"):
+    with batch.Line(predict) as line, pytest.raises(RuntimeError, match="out of memory"):
         line.predict(torch.zeros(1, 1, 8, 8))
 
 
@@ -261,10 +262,10 @@ def test_layers_lie_beside_the_photo(run, tmp_path, kind, suffix, capsys):
     source = tmp_path / "one.jpg"
     source.write_bytes(jpeg(make_grey(1)))
     out = tmp_path / "out"
-    album.colorize_command(settings(run, source, out, layers=kind))
+    batch.colorize_command(settings(run, source, out, layers=kind))
     assert files_in(out) == sorted(["one.jpg", f"one{suffix}"])
     (out / f"one{suffix}").unlink()
-    album.colorize_command(settings(run, source, out, layers=kind))
+    batch.colorize_command(settings(run, source, out, layers=kind))
     assert files_in(out) == sorted(["one.jpg", f"one{suffix}"]), "photos without their layers are made again"
 
 
@@ -273,7 +274,7 @@ def test_the_layer_over_the_photo_is_the_colored_one(run, tmp_path, kind):
     source = tmp_path / kind
     source.write_bytes(make_file(kind, 1))
     out = tmp_path / "out"
-    album.colorize_command(settings(run, source, out, layers="png"))
+    batch.colorize_command(settings(run, source, out, layers="png"))
     base, layer = (Image.open(path).convert("RGBA") for path in (source, (out / kind).with_suffix(".layer.png")))
     merged = np.asarray(Image.alpha_composite(base, layer).convert("RGB"))
     tolerance = 1 if kind.endswith("png") else 40  # what JPEG does to the coloured photo

@@ -6,9 +6,10 @@ import torch
 from skimage.color import rgb2lab
 
 import koala
-from koala import config, photos
+from koala import config
 from koala.core.errors import UserError
 from koala.imaging.color import rgb_to_lab
+from koala.inference import colorize
 from koala.models.network import Colorizer, Network
 from tests.photographs import jpeg, make_photo
 
@@ -91,7 +92,7 @@ def test_the_lightness_of_color_photos_stays(model):
 def test_rows_are_painted_as_the_whole_is(model, monkeypatch):
     photo = np.asarray(make_photo(1, 90, 70).convert("L"))
     whole = koala.colorize(photo, model)
-    monkeypatch.setattr(photos, "_STRIP", 90 * 7)
+    monkeypatch.setattr(colorize, "_STRIP", 90 * 7)
     assert np.abs(koala.colorize(photo, model).astype(int) - whole).max() <= 1
 
 
@@ -102,13 +103,13 @@ def test_a_color_photo_is_seen_in_grey(model):
     """Two photos of the same greys get the same colours, whatever theirs were."""
     red = np.full((16, 16, 3), (130, 0, 0), np.uint8)
     green = np.full((16, 16, 3), (0, 66, 0), np.uint8)  # the same grey: 39
-    views = [photos.look(photo, 16) for photo in (red, green)]
+    views = [colorize.look(photo, 16) for photo in (red, green)]
     torch.testing.assert_close(views[0].lightness, views[1].lightness, rtol=0, atol=0.25 / 50)  # greys are not rounded
 
 
 def test_the_proportions_stay_but_for_the_most_extreme():
     def size(height, width):
-        return tuple(photos.look(np.zeros((height, width, 3), np.uint8), 64).lightness.shape[-2:])
+        return tuple(colorize.look(np.zeros((height, width, 3), np.uint8), 64).lightness.shape[-2:])
 
     assert size(600, 800) == (64, 88)
     assert size(1, 1) == (64, 64)
