@@ -25,8 +25,8 @@ from koala import config
 from koala.core import distributed
 from koala.data.dali_pipeline import batches
 from koala.data.sampler import every_sample_once
-from koala.evaluate import Evaluation, evaluate
-from koala.predictions import Assembled, Prediction
+from koala.evaluation.evaluate import Evaluation, evaluate
+from koala.evaluation.predictions import Assembled, Prediction
 
 LOADING, SCORING, WHOLE = "loading", "loading and scoring", "with the network"
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from koala import metrics
+from koala.evaluation import metrics
 from koala.imaging import color, guided_filter
 
 SIDES = (64, 128, 224)  # pixels

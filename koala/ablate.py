@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from koala import compare, config, evaluate, results, train
+from koala import config, train
 from koala.core.atomic_io import put
 from koala.core.distributed import is_first
 from koala.core.errors import UserError
 from koala.data import color_prior, embedding_cache
+from koala.evaluation import compare, evaluate, results
 from koala.models import objectives
 
 _SHARED = ("batch", "epochs", "seed", "run", "resume", "processes", "dry_run")  # no variant's own: equal budget

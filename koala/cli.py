@@ -54,8 +54,18 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     ),
     "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
     "doctor": ("Doctor", "koala.doctor:doctor", ".", "look at machine, data and run folder before a training"),
-    "evaluate": ("Evaluate", "koala.evaluate:evaluate", "", "score a checkpoint, and colour the validation set"),
-    "compare": ("Compare", "koala.compare:compare_command", "", "lay evaluations side by side, with their differences"),
+    "evaluate": (
+        "Evaluate",
+        "koala.evaluation.evaluate:evaluate",
+        "",
+        "score a checkpoint, and colour the validation set",
+    ),
+    "compare": (
+        "Compare",
+        "koala.evaluation.compare:compare_command",
+        "",
+        "lay evaluations side by side, with their differences",
+    ),
     "ablate": ("Ablate", "koala.ablate:ablate", "ablation", "variants of a training at equal budget, side by side"),
     "colorize": ("Colorize", "koala.inference.batch:colorize_command", "", "colour photos at their own size"),
     "gallery": (

@@ -350,7 +350,7 @@ class Protocol(_Strict):
     padding: Literal["counted", "left out"] = "left out"
     """Whether the black around a padded photo counts; networks that judge pictures see it in any case."""
     features: Literal["inception_2015", "inception_torchvision", "tf_efficientnet_lite0", "none"] = "inception_2015"
-    """The network between whose features distances are taken; see koala.features."""
+    """The network between whose features distances are taken; see koala.evaluation.features."""
     normalization: Literal["own", "ddcolor"] = "own"
     """What it is fed: what it was trained with, or (inception_torchvision) what CT2 and DDColor feed it."""
     colorfulness: Literal["signed", "absolute"] = "signed"

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import config, evaluate, train
+from koala import config, train
 from koala.core.distributed import has_bf16, on_cpu
 from koala.core.errors import UserError
 from koala.core.templates import path as kit_path
 from koala.data import shard_writer, shards
+from koala.evaluation import evaluate
 from koala.imaging import contact_sheet, photo_io
 from koala.inference import batch
 from koala.models import checkpoint

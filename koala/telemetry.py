@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from koala import health, metrics
 from koala.core.atomic_io import put
 from koala.data.dali_pipeline import Batch
+from koala.evaluation import failure_signs, metrics
 from koala.imaging import color
 from koala.imaging.contact_sheet import outside_srgb
 
@@ -119,7 +119,7 @@ def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
         "saturated": float(metrics.saturated(predicted).mean()),
     }
     true, chroma = (float(metrics.chroma(ab).mean()) for ab in (batch.ab, predicted))
-    if true >= health.GREY:
+    if true >= failure_signs.GREY:
         found["chroma_ratio"] = chroma / true
     return found
 

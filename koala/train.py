@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import config, estimate, health, telemetry
+from koala import config, estimate, telemetry
 from koala.core.atomic_io import put
 from koala.core.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError, first_line
@@ -29,6 +29,7 @@ from koala.data import audit, color_prior, embedding_cache
 from koala.data.dali_pipeline import Batch, batches
 from koala.data.sampler import Order, every_sample_once, micro_batches
 from koala.data.shards import Shards, read_manifest
+from koala.evaluation import failure_signs
 from koala.imaging import ab_bins, contact_sheet
 from koala.models import checkpoint, extractor
 from koala.models.network import Network
@@ -251,7 +252,7 @@ class Trainer:
         if first:
             config.save(_lasting(self.settings), self.run / "config.toml")
         self.samples = _SampleLog(self.run, self.accelerator) if self.settings.log_samples else None
-        self.watch = health.Watch()
+        self.watch = failure_signs.Watch()
         self.saver = checkpoint.Saver(self.checkpoints, self.settings.keep)
         with telemetry.Log(self.run, self.state.images_seen, write=first) as self.log:
             try:

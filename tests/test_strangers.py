@@ -13,8 +13,8 @@ import torch
 import koala
 from koala.cli import main
 from koala.core.errors import UserError
+from koala.evaluation.partial_results import Parts
 from koala.models import checkpoint
-from koala.parts import Parts
 
 REFUSED = "only tensors and plain values are taken: a pickle of anything else could run code"
 

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from koala import cli, config, evaluate, train
+from koala import cli, config, train
 from koala.core.errors import UserError
 from koala.data import audit, shard_writer
 from koala.data.sampler import Order
 from koala.data.shards import Shards
+from koala.evaluation import evaluate
 from koala.imaging import color
 from koala.imaging.color import rgb_to_lab
 from koala.models import checkpoint

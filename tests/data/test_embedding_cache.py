@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import config, evaluate, results, train
+from koala import config, train
 from koala.core.errors import UserError
 from koala.data import dali_pipeline, embedding_cache, shard_writer
 from koala.data.sampler import every_sample_once
 from koala.data.shards import Shards
+from koala.evaluation import evaluate, results
 from koala.models import checkpoint, extractor
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for

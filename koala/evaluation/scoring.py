@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import bootstrap, metrics
 from koala.config import Protocol
+from koala.evaluation import confidence_intervals, metrics
+from koala.evaluation.predictions import Prediction
 from koala.imaging import color
-from koala.predictions import Prediction
 
 COLORED = 5.0  # mean chroma (CIELAB) of a photo below which its colours cannot convince anyone
 
@@ -133,10 +133,10 @@ def summarize(table: Table, protocol: Protocol) -> tuple[dict[str, float], dict[
         protocol: which colourfulness `cf` and `dcf` are.
     """
     scores = summary({name: values.mean() for name, values in table.items()}, protocol)
-    resampled = bootstrap.resampled_means(np.stack(list(table.values()), axis=1))
+    resampled = confidence_intervals.resampled_means(np.stack(list(table.values()), axis=1))
     spread = summary(dict(zip(table, resampled.T, strict=True)), protocol)
     return {name: float(score) for name, score in scores.items()}, {
-        name: bootstrap.interval(values) for name, values in spread.items()
+        name: confidence_intervals.interval(values) for name, values in spread.items()
     }
 
 

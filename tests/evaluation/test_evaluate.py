@@ -12,12 +12,13 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from koala import config, evaluate, features, metrics, parts, predictions, protocol, results, scoring
+from koala import config
 from koala.core import distributed
 from koala.core.errors import UserError
 from koala.data import dali_pipeline
 from koala.data.sampler import Places
 from koala.data.shards import Shards
+from koala.evaluation import evaluate, features, metrics, partial_results, predictions, protocol, results, scoring
 from tests.processes import finish, start_several
 
 
@@ -251,8 +252,10 @@ def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypa
     assert kept >= 1
 
     written = []
-    write = parts.Parts.write
-    monkeypatch.setattr(parts.Parts, "write", lambda self, *part: written.append(part[0]) or write(self, *part))
+    write = partial_results.Parts.write
+    monkeypatch.setattr(
+        partial_results.Parts, "write", lambda self, *part: written.append(part[0]) or write(self, *part)
+    )
     monkeypatch.setattr(predictions.Network, "predict", predict)
     evaluate.evaluate(settings)
     assert len(written) == 3 - kept, "what was done is not done again"

@@ -1,7 +1,7 @@
 """Coloured pictures x validation shards -> scores, pictures, a page that shows them.
 
-What is scored, on which images and how, is the protocol's (`koala.protocol`). Pictures are compared in 8-bit sRGB: the
-photo in the protocol's geometry against predicted ab joined with the L* that the protocol names.
+What is scored, on which images and how, is the protocol's (`koala.evaluation.protocol`). Pictures are compared in 8-bit
+sRGB: the photo in the protocol's geometry against predicted ab joined with the L* that the protocol names.
 
 Each process scores whole batches and keeps what it measured of each in a file of its own; the first process puts them
 together. So an interrupted evaluation goes on where it stopped, memory does not grow with the number of pictures, and
@@ -9,7 +9,7 @@ scores do not depend on the number of processes.
 
     OUT/scores.json       scores, intervals, what was left out and why, the protocol, all hashes; written last
     OUT/per_image.csv     the measures of each picture
-    OUT/convincing.txt    pictures' names, those first that could best pass for photos (`koala.scoring.convincing`)
+    OUT/convincing.txt    pictures' names, those first that could best pass for photos (`scoring.convincing`)
     OUT/report.html       all of it on a page
     OUT/sheet.png         the first pictures: grey, coloured, original
     OUT/protocol.toml     the protocol, to judge others by
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from koala import config, features, health, metrics, protocol, report, results, scoring
+from koala import config
 from koala.config import Protocol
 from koala.core.atomic_io import put
 from koala.core.distributed import accelerated, dali_device, main_first, on_main
@@ -44,14 +44,24 @@ from koala.data import audit, embedding_cache
 from koala.data.dali_pipeline import Batch, batches
 from koala.data.sampler import Places, shuffled
 from koala.data.shards import Shards, read_manifest
-from koala.features import Features, LeftOut, Perceptual
+from koala.evaluation import failure_signs, features, html_report, metrics, protocol, results, scoring
+from koala.evaluation.features import Features, LeftOut, Perceptual
+from koala.evaluation.metrics import Histograms, Moments
+from koala.evaluation.partial_results import Parts
+from koala.evaluation.predictions import (
+    Colorist,
+    Folder,
+    Network,
+    Prediction,
+    inside,
+    photos_of,
+    picture_files,
+    seen_window,
+)
+from koala.evaluation.scoring import Table
 from koala.imaging import contact_sheet
-from koala.metrics import Histograms, Moments
 from koala.models import checkpoint
 from koala.models.checkpoint import Checkpoint
-from koala.parts import Parts
-from koala.predictions import Colorist, Folder, Network, Prediction, inside, photos_of, picture_files, seen_window
-from koala.scoring import Table
 
 COLUMNS = ("grey", "koala", "original")
 KERNEL_PICTURES = 5000  # whose features the kernel distance is taken of, drawn by a fixed seed where there are more
@@ -358,16 +368,16 @@ class Evaluation:
             for group, samples in groups.items()
             for sample in samples
         ]
-        page = report.render(result, table, predicted=predicted, true=true, examples=examples, columns=columns)
+        page = html_report.render(result, table, predicted=predicted, true=true, examples=examples, columns=columns)
         self._write("report.html", page)
         self._write("scores.json", json.dumps(result, indent=1) + "\n")
         self.parts.remove()
 
     def _warnings(self, scores: Mapping[str, float]) -> list[str]:
         """What is wrong with the colours; for a network of koala, with what often helps."""
-        colorful = scores["chroma_true"] >= health.GREY
+        colorful = scores["chroma_true"] >= failure_signs.GREY
         measures = {name: value for name, value in scores.items() if colorful or name != "chroma_ratio"}
-        return health.warnings(measures, remedies=not isinstance(self.colorist, Folder))
+        return failure_signs.warnings(measures, remedies=not isinstance(self.colorist, Folder))
 
     def _write(self, name: str, content: str) -> None:
         put(self.out / name, content.encode("utf-8", "surrogateescape"))
@@ -437,13 +447,13 @@ class Evaluation:
             shown |= {int(sample): row for sample, row in zip(prediction.batch.samples, rows, strict=True)}
         return shown
 
-    def _example(self, group: str, sample: int, table: Table, name: str, shown: NDArray) -> report.Example:
+    def _example(self, group: str, sample: int, table: Table, name: str, shown: NDArray) -> html_report.Example:
         """A picture for the page."""
         measured = ("ciede2000", "psnr", "ssim", "chroma_predicted", "chroma_true")
         measures = {name: float(table[name][sample]) for name in measured if name in table}
         ratio = measures.pop("chroma_predicted") / max(measures.pop("chroma_true"), 1e-6)
         squares = [self._without_padding(square, sample) for square in shown]
-        return report.Example(group, name, measures | {"chroma ratio": ratio}, squares)
+        return html_report.Example(group, name, measures | {"chroma ratio": ratio}, squares)
 
 
 def evaluate(settings: config.Evaluate) -> int:

@@ -1,6 +1,6 @@
 """Evaluation protocols: finding them by name, the images they name, and the hash of all that scores depend on.
 
-Each is a TOML file in koala/protocols/ (or a user's own) with the settings of `koala.config.Protocol`.
+Each is a TOML file in koala/evaluation/protocols/ (or a user's own) with the settings of `koala.config.Protocol`.
 """
 
 import hashlib

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from koala import config, protocol
+from koala import config
 from koala.config import Ids, Protocol
 from koala.core.errors import UserError
 from koala.data import shard_writer
+from koala.evaluation import protocol
 from tests.photographs import jpeg, make_photo
 
 

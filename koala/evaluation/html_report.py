@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.core import html
+from koala.evaluation.metrics import CHROMA_STEP, Histograms
+from koala.evaluation.scoring import MEANINGS, Table
 from koala.imaging import color
-from koala.metrics import CHROMA_STEP, Histograms
-from koala.scoring import MEANINGS, Table
 
 ARROWS = {"lower": "&darr;", "higher": "&uarr;", "": ""}
 _DRAWN = ("psnr", "ssim", "ciede2000", "lpips", "mse")

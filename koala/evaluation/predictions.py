@@ -18,11 +18,11 @@ from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
 from koala.data.dali_pipeline import Batch, Window, window
 from koala.data.shards import Shards
+from koala.evaluation.protocol import SUFFIXES, stem
 from koala.imaging import color, contact_sheet
 from koala.imaging.jpeg_intake import UnusableError, decode
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import Colorizer
-from koala.protocol import SUFFIXES, stem
 
 
 class Prediction(ABC):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from koala import health
+from koala.evaluation import failure_signs
 
 WELL = {"chroma_ratio": 0.9, "out_of_gamut": 0.1, "saturated": 0.0}
 ILL = [
@@ -14,14 +14,14 @@ ILL = [
 
 @pytest.mark.parametrize(("name", "change", "words"), ILL)
 def test_each_sign_is_said_in_words(name, change, words):
-    assert health.warnings(WELL) == []
-    (warning,) = health.warnings(WELL | change)
+    assert failure_signs.warnings(WELL) == []
+    (warning,) = failure_signs.warnings(WELL | change)
     assert warning.startswith(f"{name}: {words}")
 
 
 @pytest.mark.parametrize(("name", "change", "words"), ILL)
 def test_training_says_it_once_until_all_is_well_again(name, change, words):
-    watch = health.Watch()
+    watch = failure_signs.Watch()
     said = [watch.warnings(20_000 + step, WELL | change) for step in range(12)]
     assert [len(lines) for lines in said] == [0] * 4 + [1] + [0] * 7
     assert f"after 20004 images, {name}: {words}" in said[4][0]
@@ -30,18 +30,18 @@ def test_training_says_it_once_until_all_is_well_again(name, change, words):
 
 
 def test_what_others_made_is_not_told_how_to_train():
-    assert health.warnings(WELL | {"chroma_ratio": 0.05}, remedies=False) == [
+    assert failure_signs.warnings(WELL | {"chroma_ratio": 0.05}, remedies=False) == [
         "grey collapse: predicted chroma is 0.05 of the true"
     ]
 
 
 def test_every_network_is_grey_at_first():
-    watch = health.Watch()
+    watch = failure_signs.Watch()
     assert not any(watch.warnings(step, {"chroma_ratio": 0.01}) for step in range(0, 9000, 100))
 
 
 def test_what_is_not_measured_is_not_judged():
     """Of photographs without colour there is no ratio."""
-    watch = health.Watch()
+    watch = failure_signs.Watch()
     assert not any(watch.warnings(20_000 + step, {"out_of_gamut": 0.0}) for step in range(9))
-    assert health.warnings({}) == []
+    assert failure_signs.warnings({}) == []

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import bootstrap, cli, compare, config, evaluate, results
+from koala import cli, config
 from koala.core.errors import UserError
+from koala.evaluation import compare, confidence_intervals, evaluate, results
 from koala.imaging import contact_sheet
 
 
@@ -47,7 +48,7 @@ def test_a_shift_of_every_picture_is_clear_and_noise_is_not(two, tmp_path):
     assert unsure.interval[0] < unsure.value < unsure.interval[1]
     assert not found.differences["b"]["ssim"].clear, "no difference at all"
     paired = results.read(noisy).table["psnr"] - results.read(two[0]).table["psnr"]
-    expected = bootstrap.interval(bootstrap.resampled_means(paired[:, None])[:, 0])
+    expected = confidence_intervals.interval(confidence_intervals.resampled_means(paired[:, None])[:, 0])
     assert unsure.interval == pytest.approx(expected, abs=1e-6), "over the same images"
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from koala import config, features
+from koala import config
 from koala.core.errors import UserError
-from koala.features import LeftOut
+from koala.evaluation import features
+from koala.evaluation.features import LeftOut
 from koala.models import extractor
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from koala.core.errors import UserError
-from koala.scoring import Table
+from koala.evaluation.scoring import Table
 
 _NEEDED = {"scores", "intervals", "protocol", "judges", "shards_sha256", "input_lightness"}
 

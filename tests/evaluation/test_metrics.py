@@ -12,9 +12,9 @@ from skimage import data
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from koala import metrics
+from koala.evaluation import metrics
+from koala.evaluation.metrics import Histograms, Moments
 from koala.imaging import color
-from koala.metrics import Histograms, Moments
 
 # L*, a*, b* of two colours, and their difference: table 1 of Sharma, Wu and Dalal (2005), all 34 pairs
 SHARMA = """

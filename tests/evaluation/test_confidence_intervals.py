@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from koala import bootstrap
+from koala.evaluation import confidence_intervals
 
 
 def test_intervals_of_a_mean_are_those_of_theory():
     """Of 400 normal values the mean has an interval of 1.96 standard errors each way, but for the bootstrap's noise."""
     values = np.random.default_rng(0).normal(5, 2, (400, 1))
-    low, high = bootstrap.interval(bootstrap.resampled_means(values)[:, 0])
+    low, high = confidence_intervals.interval(confidence_intervals.resampled_means(values)[:, 0])
     error = values.std() / 20
     assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error)
 
@@ -17,16 +17,16 @@ def test_intervals_of_a_mean_are_those_of_theory():
 def test_columns_are_resampled_together():
     """What differs by the same in each picture differs by that in each resample."""
     values = np.random.default_rng(1).normal(size=(50, 1))
-    resampled = bootstrap.resampled_means(np.concatenate([values, values + 0.25], axis=1))
+    resampled = confidence_intervals.resampled_means(np.concatenate([values, values + 0.25], axis=1))
     assert np.ptp(resampled[:, 0]) > 0.1
-    assert resampled[:, 1] - resampled[:, 0] == pytest.approx(np.full(bootstrap.RESAMPLES, 0.25))
+    assert resampled[:, 1] - resampled[:, 0] == pytest.approx(np.full(confidence_intervals.RESAMPLES, 0.25))
 
 
 def test_the_seed_decides():
     values = np.random.default_rng(2).normal(size=(20, 2))
-    first, same, other = (bootstrap.resampled_means(values, seed) for seed in (0, 0, 1))
+    first, same, other = (confidence_intervals.resampled_means(values, seed) for seed in (0, 0, 1))
     assert np.array_equal(first, same) and not np.array_equal(first, other)
 
 
 def test_one_picture_has_no_spread():
-    assert bootstrap.interval(bootstrap.resampled_means(np.array([[3.0]]))[:, 0]) == (3.0, 3.0)
+    assert confidence_intervals.interval(confidence_intervals.resampled_means(np.array([[3.0]]))[:, 0]) == (3.0, 3.0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from koala.parts import Parts
+from koala.evaluation.partial_results import Parts
 
 
 def test_parts_are_kept_for_their_key_only(tmp_path):

@@ -22,15 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import bootstrap, config, evaluate, results, scoring
+from koala import config
 from koala.config import Protocol
 from koala.core import html
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
+from koala.evaluation import confidence_intervals, evaluate, results, scoring
+from koala.evaluation.html_report import ARROWS, interval_text
+from koala.evaluation.results import Result
+from koala.evaluation.scoring import HEADLINE, MEANINGS
 from koala.imaging import contact_sheet
-from koala.report import ARROWS, interval_text
-from koala.results import Result
-from koala.scoring import HEADLINE, MEANINGS
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Comparison:
     Attributes:
         columns: the evaluations.
         baseline: name of the one that the others are compared with.
-        names: of the scores that all columns have, in the order of `koala.scoring.MEANINGS`.
+        names: of the scores that all columns have, in the order of `koala.evaluation.scoring.MEANINGS`.
         differences: for each column but the baseline, for each score.
     """
 
@@ -86,7 +87,9 @@ def compare(columns: Sequence[Result], baseline: str = "") -> Comparison:
     measures = [name for name in first.table if all(name in column.table for column in columns)]
     # all columns are resampled together, so that each draw is of the same images for all
     stacked = np.stack([column.table[name] for column in columns for name in measures], axis=1)
-    resampled = bootstrap.resampled_means(stacked).reshape(bootstrap.RESAMPLES, len(columns), len(measures))
+    resampled = confidence_intervals.resampled_means(stacked).reshape(
+        confidence_intervals.RESAMPLES, len(columns), len(measures)
+    )
     spreads = {
         column.name: scoring.summary(dict(zip(measures, resampled[:, index].T, strict=True)), _protocol(column))
         for index, column in enumerate(columns)
@@ -104,7 +107,7 @@ def _difference(name: str, column: Result, first: Result, spreads: Mapping[str, 
     value = column.scores[name] - first.scores[name]
     if name not in spreads[column.name]:
         return Difference(value, None)
-    return Difference(value, bootstrap.interval(spreads[column.name][name] - spreads[first.name][name]))
+    return Difference(value, confidence_intervals.interval(spreads[column.name][name] - spreads[first.name][name]))
 
 
 def _protocol(column: Result) -> Protocol:

@@ -1,0 +1,1 @@
+"""How good the colours are: metrics, protocols, scores, comparisons. Nothing here trains."""
