@@ -21,9 +21,10 @@ from pathlib import Path
 
 from side_by_side import ratio, report
 
-from koala import config, estimate
+from koala import config
 from koala.models import extractor
 from koala.models.network import Network
+from koala.training import estimate
 
 
 def measure(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from koala import config
 from koala.models import extractor
 from koala.models.network import Network
 from koala.models.objectives import mse
-from koala.state import TrainState
+from koala.training.train_state import TrainState
 
 REPORT, KOALA, CACHED = "the report's", "koala", "koala, cached embeddings"
 

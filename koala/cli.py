@@ -52,8 +52,13 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "",
         "how often each colour occurs, for training by it",
     ),
-    "train": ("Train", "koala.train:train", ".", "train the fusion network; with --run the same command resumes"),
-    "doctor": ("Doctor", "koala.doctor:doctor", ".", "look at machine, data and run folder before a training"),
+    "train": (
+        "Train",
+        "koala.training.trainer:train",
+        ".",
+        "train the fusion network; with --run the same command resumes",
+    ),
+    "doctor": ("Doctor", "koala.training.doctor:doctor", ".", "look at machine, data and run folder before a training"),
     "evaluate": (
         "Evaluate",
         "koala.evaluation.evaluate:evaluate",
@@ -66,7 +71,12 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "",
         "lay evaluations side by side, with their differences",
     ),
-    "ablate": ("Ablate", "koala.ablate:ablate", "ablation", "variants of a training at equal budget, side by side"),
+    "ablate": (
+        "Ablate",
+        "koala.training.ablation:ablate",
+        "ablation",
+        "variants of a training at equal budget, side by side",
+    ),
     "colorize": ("Colorize", "koala.inference.batch:colorize_command", "", "colour photos at their own size"),
     "gallery": (
         "Gallery",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import config, train
+from koala import config
 from koala.core.distributed import has_bf16, on_cpu
 from koala.core.errors import UserError
 from koala.core.templates import path as kit_path
@@ -22,6 +22,7 @@ from koala.evaluation import evaluate
 from koala.imaging import contact_sheet, photo_io
 from koala.inference import batch
 from koala.models import checkpoint
+from koala.training import trainer
 
 # package, folder in it, photographs (or patterns), licence
 PHOTOGRAPHS = (
@@ -69,7 +70,7 @@ def demo(settings: config.Demo) -> int:
     recipe = config.load(config.Recipe, kit_path("shards/demo.toml"))
     shard_writer.write_command(config.WriteShards(folder / "photos", folder / "shards", recipe))
     run = _run(folder)
-    if code := train.train(run):
+    if code := trainer.train(run):
         return code
     newest = checkpoint.newest(folder / "run" / "checkpoints")
     assert newest is not None

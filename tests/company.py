@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from torch import distributed as dist
 
-from koala.world import World
+from koala.training.process_store import World
 
 NODES = ("n1", "n1", "n2", "n2")
 

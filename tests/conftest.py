@@ -37,11 +37,11 @@ def shard_folder(photo_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run(shard_folder, tmp_path_factory) -> Path:
     """A run folder: two steps of a network without extractor, at 16 x 16."""
-    from koala import train
+    from koala.training import trainer
 
     folder = tmp_path_factory.mktemp("run")
     data = config.Data(shard_folder, size=16, threads=2)
-    train.train(config.Train(data=data, extractor=config.Extractor("none"), batch=4, epochs=0.2, run=folder))
+    trainer.train(config.Train(data=data, extractor=config.Extractor("none"), batch=4, epochs=0.2, run=folder))
     return folder
 
 

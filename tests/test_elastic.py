@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from koala import config, train
+from koala import config
 from koala.data.sampler import Order
 from koala.data.shards import Shards
 from koala.models import checkpoint
+from koala.training import trainer
 
 BATCH = 12  # shared evenly by 1, 2, 3 and 4 processes
 KILLS = 20
 EPOCHS = 18  # of 40 photos: 60 steps
 _PROCESSES = get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["koala.train"])
+_PROCESSES.set_forkserver_preload(["koala.training.trainer"])
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def _train(settings: config.Train, rank: int, world_size: int, port: int) -> Non
             **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)},
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"},
         )
-    raise SystemExit(train.train(settings))
+    raise SystemExit(trainer.train(settings))
 
 
 def start_world(settings: config.Train, world_size: int) -> list:

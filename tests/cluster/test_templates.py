@@ -88,4 +88,4 @@ def test_the_image_gets_what_the_package_is_made_of(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         assert archive.getinfo("koala/core/templates/slurm/pipeline.sh").external_attr >> 16 & stat.S_IXUSR
         assert "koala/core/templates/launch/nodes.yaml" in archive.namelist()
-        assert "koala/train.py" in archive.namelist()
+        assert "koala/training/trainer.py" in archive.namelist()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from koala import cli, config, train
+from koala import cli, config
 from koala.core.errors import UserError
 from koala.data import audit, shard_writer
 from koala.data.sampler import Order
@@ -20,6 +20,7 @@ from koala.evaluation import evaluate
 from koala.imaging import color
 from koala.imaging.color import rgb_to_lab
 from koala.models import checkpoint
+from koala.training import trainer
 from tests.photographs import jpeg, make_photo, scene
 
 TONES = {  # a*, b* of the middle tones; white and black stay as they are
@@ -381,15 +382,15 @@ def test_training_and_evaluation_with_a_condition(audited, tmp_path):
         epochs=1,
         run=tmp_path / "run",
     )
-    assert train.train(settings) == 0
+    assert trainer.train(settings) == 0
     assert checkpoint.find(tmp_path / "run").images_seen == -(-kept["train"] // 4) * 4 < 40
     scored = config.Evaluate(tmp_path / "run", audited, where=where, threads=2, out=tmp_path / "scores")
     assert evaluate.evaluate(scored) == 0
     report = json.loads((tmp_path / "scores/scores.json").read_text())
     assert report["pictures"] == kept["val"] < 8
     with pytest.raises(UserError, match=r"was begun with data.where = color_model"):
-        train.train(replace(settings, epochs=2, data=replace(settings.data, where="")))
+        trainer.train(replace(settings, epochs=2, data=replace(settings.data, where="")))
     path = audited / "train-000000.audit.csv"
     path.write_text(path.read_text().replace(",rgb,", ",grey,"))
     with pytest.raises(UserError, match="was begun on other shards"):
-        train.train(replace(settings, epochs=2))
+        trainer.train(replace(settings, epochs=2))

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import config, train
+from koala import config
 from koala.core.errors import UserError
 from koala.data import dali_pipeline, embedding_cache, shard_writer
 from koala.data.sampler import every_sample_once
 from koala.data.shards import Shards
 from koala.evaluation import evaluate, results
 from koala.models import checkpoint, extractor
+from koala.training import trainer
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
 from tests.runs import same_weights, scalars, weights
@@ -234,8 +235,8 @@ def test_killed_and_run_again_the_files_are_those_of_one_run(own):
 
 
 def test_cached_and_live_training_have_the_same_losses(settings, tmp_path):
-    train.train(settings)
-    train.train(replace(live(settings), run=tmp_path / "live"))
+    trainer.train(settings)
+    trainer.train(replace(live(settings), run=tmp_path / "live"))
     for name in ("train/loss", "val/loss"):
         cached, computed = scalars(settings.run, name), scalars(tmp_path / "live", name)
         assert cached.keys() == computed.keys()
@@ -252,27 +253,27 @@ def test_no_extractor_is_run_with_the_cache(settings, monkeypatch):
     size = extractor.build(EXTRACTOR).embedding_size
     monkeypatch.setattr(extractor.Extractor, "forward", forward)
     monkeypatch.setattr(extractor.Extractor, "_measure", lambda _: size)
-    assert train.train(settings) == 0
+    assert trainer.train(settings) == 0
 
 
 def test_two_sittings_with_the_cache_equal_one(settings, tmp_path):
-    train.train(replace(settings, run=tmp_path / "whole"))
-    train.train(replace(settings, epochs=0.4))
-    train.train(settings)
+    trainer.train(replace(settings, run=tmp_path / "whole"))
+    trainer.train(replace(settings, epochs=0.4))
+    trainer.train(settings)
     assert same_weights(weights(tmp_path / "whole", 40), weights(settings.run, 40))
 
 
 def test_the_cache_may_come_and_go_between_sittings(settings):
-    train.train(replace(settings, epochs=0.3))
-    train.train(live(replace(settings, epochs=0.6)))
-    train.train(settings)
+    trainer.train(replace(settings, epochs=0.3))
+    trainer.train(live(replace(settings, epochs=0.6)))
+    trainer.train(settings)
     assert checkpoint.newest(settings.run / "checkpoints").images_seen == 40
 
 
 def test_mirroring_must_stay(settings):
-    train.train(replace(settings, epochs=0.1))
+    trainer.train(replace(settings, epochs=0.1))
     with pytest.raises(UserError, match=r"was begun with data\.mirror = True, not False"):
-        train.train(replace(settings, data=replace(settings.data, mirror=False)))
+        trainer.train(replace(settings, data=replace(settings.data, mirror=False)))
 
 
 def test_the_weights_need_not_be_there(own, settings, tmp_path):
@@ -284,7 +285,7 @@ def test_the_weights_need_not_be_there(own, settings, tmp_path):
     embedding_cache.embed(replace(embed_settings(own), extractor=named))
     file.unlink()
     data = replace(settings.data, shards=own)
-    train.train(replace(settings, data=data, extractor=replace(named, cache=True), epochs=0.1))
+    trainer.train(replace(settings, data=data, extractor=replace(named, cache=True), epochs=0.1))
     assert checkpoint.newest(settings.run / "checkpoints").extractor_sha256 == extractor.fingerprint(built)
 
 
@@ -312,14 +313,14 @@ def test_a_cache_of_something_else_is_refused(settings, change, message):
         else:
             settings = replace(settings, **{field: value})
     with pytest.raises(UserError, match=re.escape(f"the cached embeddings were made with {message}")) as error:
-        train.train(settings)
+        trainer.train(settings)
     assert str(error.value).endswith(", or leave out --extractor.cache")
     assert not settings.run.exists()
 
 
 def test_without_a_cache_the_command_is_named(shard_folder, settings):
     with pytest.raises(UserError) as error:
-        train.train(replace(settings, data=replace(settings.data, shards=shard_folder)))
+        trainer.train(replace(settings, data=replace(settings.data, shards=shard_folder)))
     assert str(error.value) == (
         f"{shard_folder} holds no cached embeddings; run koala shards embed {shard_folder} --extractor.name "
         "tf_efficientnet_lite0 --extractor.weights random --data.size 32, or leave out --extractor.cache"
@@ -332,13 +333,13 @@ def test_a_cache_that_is_not_complete_is_refused(own, settings):
     (folder / "train-000001.json").unlink()
     (folder / "train-000002.npy").write_bytes(b"short")
     with pytest.raises(UserError, match="of 2 of 5 shards cannot be used: there are no embeddings of train-000001"):
-        train.train(settings)
+        trainer.train(settings)
     (folder / "train-000001.npy").unlink()
     embedding_cache.embed(embed_settings(own))
     record = folder / "train-000002.json"
     record.write_text(re.sub('"shard_sha256": "....', '"shard_sha256": "0000', record.read_text()))
     with pytest.raises(UserError, match=r"train-000002.npy was made of another train-000002.tar; run koala shards"):
-        train.train(settings)
+        trainer.train(settings)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +354,7 @@ def test_what_is_another_each_time_is_not_kept(settings, change, message):
     geometry = change.pop("geometry", "pad")
     named = replace(settings.extractor, **change)
     with pytest.raises(UserError, match=message):
-        train.train(replace(settings, extractor=named, data=replace(settings.data, geometry=geometry)))
+        trainer.train(replace(settings, extractor=named, data=replace(settings.data, geometry=geometry)))
     view = config.View(geometry=geometry, size=SIZE)
     with pytest.raises(UserError, match=message):
         embedding_cache.embed(config.Embed(settings.data.shards, named, view))
@@ -374,7 +375,7 @@ def test_a_file_that_grows_shorter_while_it_is_read_is_said(own):
 
 
 def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypatch):
-    train.train(settings)
+    trainer.train(settings)
     common = {"size": SIZE, "features": "none", "threads": 2, "batch": 3}
     shards = settings.data.shards
     evaluate.evaluate(config.Evaluate(settings.run, shards, out=tmp_path / "live", **common))
@@ -394,7 +395,7 @@ def test_photos_that_age_are_not_kept(settings):
 
 
 def test_embeddings_of_another_view_are_not_taken(settings):
-    train.train(settings)
+    trainer.train(settings)
     cached = config.WeightsOrCache(cache=True)
     with pytest.raises(UserError, match=r"were made with data.lightness = grey, not color; run koala shards embed"):
         evaluate.evaluate(config.Evaluate(settings.run, settings.data.shards, lightness="color", extractor=cached))

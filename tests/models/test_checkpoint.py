@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import config, train
+from koala import config
 from koala.cli import main
 from koala.core.errors import UserError
 from koala.models import checkpoint, extractor
 from koala.models.network import Network
+from koala.training import trainer
 
 
 def snapshot(images_seen: int) -> checkpoint.Snapshot:
@@ -73,7 +74,7 @@ def test_what_is_saved_is_what_was_there_when_it_was_saved(tmp_path):
 def test_a_slow_disk_does_not_stop_the_training(settings, monkeypatch):
     """The disk is not ready with the first checkpoint before two more steps are taken."""
     steps, may_go_on = [], threading.Event()
-    take_step, sync = train.train_step, checkpoint._sync
+    take_step, sync = trainer.train_step, checkpoint._sync
 
     def counted(*arguments):
         steps.append(1)
@@ -85,9 +86,9 @@ def test_a_slow_disk_does_not_stop_the_training(settings, monkeypatch):
         assert may_go_on.wait(timeout=60), "training waits for the disk"
         sync(path)
 
-    monkeypatch.setattr(train, "train_step", counted)
+    monkeypatch.setattr(trainer, "train_step", counted)
     monkeypatch.setattr(checkpoint, "_sync", slow)
-    assert train.train(replace(settings, checkpoint_every=4)) == 0
+    assert trainer.train(replace(settings, checkpoint_every=4)) == 0
     assert checkpoint.newest(settings.run / "checkpoints").images_seen == 40
 
 
@@ -125,13 +126,13 @@ def test_checkpoints_that_cannot_be_written_stop_the_training(settings, small_di
     settings.run.mkdir()
     (settings.run / "checkpoints").symlink_to(small_disk)
     subprocess.run(["mount", "-o", "remount,size=600m", small_disk], check=True)
-    train.train(command)
+    trainer.train(command)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(OSError, match="Read-only file system"):
-        train.train(settings)
+        trainer.train(settings)
     assert checkpoint.newest(small_disk).images_seen == 20
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
-    assert train.train(settings) == 0
+    assert trainer.train(settings) == 0
     assert checkpoint.newest(small_disk).images_seen == 40
 
 
@@ -142,7 +143,7 @@ def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
         save_file(
             {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors"
         )
-    train.train(
+    trainer.train(
         config.Train(
             data=config.Data(shard_folder, size=16, threads=2),
             extractor=config.Extractor("tf_efficientnet_lite0", weights=str(tmp_path / "first.safetensors")),

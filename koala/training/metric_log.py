@@ -80,7 +80,7 @@ def speed(images: int, seconds: float, devices: int, flops_per_image: int, peak_
         images: seen by all devices.
         seconds: in which they were seen.
         devices: number of them.
-        flops_per_image: counted (`koala.estimate`).
+        flops_per_image: counted (`koala.training.estimate`).
         peak_tflops: of one device; 0 where it is not known.
     """
     rate = images / seconds

@@ -2,9 +2,9 @@
 
 import pytest
 
-from koala import world
 from koala.core.errors import UserError
-from koala.world import World
+from koala.training import process_store
+from koala.training.process_store import World
 from tests.company import NODES, company
 
 
@@ -42,7 +42,7 @@ def test_an_error_in_the_first_process_is_one_in_all():
 
 
 def test_a_silent_first_process_is_given_up(monkeypatch):
-    monkeypatch.setattr(world, "MARGIN_S", world.PATIENCE_S - 0.2)
+    monkeypatch.setattr(process_store, "MARGIN_S", process_store.PATIENCE_S - 0.2)
     first, *others = company(lambda here: here.from_main("word", str), silent=[0])
     assert first is None
     assert all("another process is silent" in str(error) for error in others)
@@ -65,6 +65,6 @@ def test_a_first_process_that_is_not_reached_is_said(monkeypatch):
     variables = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(world, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(process_store, "PATIENCE_S", 0.5)
     with pytest.raises(UserError, match=r"does not reach the first process at 127.0.0.1:1 .*; launch with one of"):
         World.meet()

@@ -5,11 +5,12 @@ import time
 
 import pytest
 
-from koala import cli, config, doctor
-from koala.checks import Finding
+from koala import cli, config
 from koala.core.errors import UserError
-from koala.doctor import Answer, Check
-from koala.world import World
+from koala.training import doctor
+from koala.training.doctor import Answer, Check
+from koala.training.doctor_checks import Finding
+from koala.training.process_store import World
 from tests.company import company
 from tests.processes import finish, start, start_two
 

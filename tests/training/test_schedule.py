@@ -3,7 +3,7 @@
 import pytest
 
 from koala.config import Train
-from koala.schedule import is_time, joined, learning_rate
+from koala.training.schedule import is_time, joined, learning_rate
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from koala import config, train
+from koala import config
 from koala.core.atomic_io import put
 from koala.core.distributed import is_first
 from koala.core.errors import UserError
 from koala.data import color_prior, embedding_cache
 from koala.evaluation import compare, evaluate, results
 from koala.models import objectives
+from koala.training import trainer
 
 _SHARED = ("batch", "epochs", "seed", "run", "resume", "processes", "dry_run")  # no variant's own: equal budget
 _CONFIDENCE = 0.95
@@ -136,7 +137,7 @@ def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
     shards = training.data.shards
     if training.extractor.cache:
         embedding_cache.embed(embedding_cache.for_training(training))
-    if code := train.train(training):
+    if code := trainer.train(training):
         return code
     for name, folder in run.evaluations.items():
         common: dict[str, Any] = {"model": training.run, "shards": shards, "out": folder}

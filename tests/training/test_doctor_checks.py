@@ -16,11 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import checks, config
+from koala import config
 from koala.core.errors import UserError
 from koala.data import embedding_cache, shards
 from koala.models import extractor
-from koala.world import World
+from koala.training import doctor_checks
+from koala.training.process_store import World
 from tests.company import company
 
 LITE = config.Extractor("tf_efficientnet_lite0", weights="random")
@@ -50,25 +51,25 @@ def second(first_has, **sizes) -> World:
 
 
 def test_imports_and_versions_are_named(settings, alone):
-    assert checks.imports(settings, alone).text.startswith("torch, DALI, timm, accelerate in ")
-    assert f"torch {torch.__version__}" in checks.versions(settings, alone).text
+    assert doctor_checks.imports(settings, alone).text.startswith("torch, DALI, timm, accelerate in ")
+    assert f"torch {torch.__version__}" in doctor_checks.versions(settings, alone).text
 
 
 def test_a_library_that_cannot_be_imported(settings, alone, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # as import has it for what is not there
-    finding = checks.imports(settings, alone)
+    finding = doctor_checks.imports(settings, alone)
     assert (finding.status, finding.remedy) == ("failed", "install koala anew")
     assert finding.text.startswith("timm cannot be imported")
 
 
 def test_versions_that_differ(settings, alone):
     first_has = {
-        "koala": checks.__version__,
+        "koala": doctor_checks.__version__,
         "Python": "3.11.0",
-        **{name: sys.modules[module].__version__ for name, module in checks._MODULES.items()},
+        **{name: sys.modules[module].__version__ for name, module in doctor_checks._MODULES.items()},
         "timm": "0.9",
     }
-    finding = checks.versions(settings, second(first_has))
+    finding = doctor_checks.versions(settings, second(first_has))
     assert finding.status == "failed"
     assert "timm" in finding.text
     assert "not 0.9" in finding.text
@@ -93,10 +94,10 @@ def test_the_driver_against_what_torch_and_dali_are_built_for(
 ):
     from nvidia import dali
 
-    monkeypatch.setattr(checks, "driver_cuda", lambda: found)
+    monkeypatch.setattr(doctor_checks, "driver_cuda", lambda: found)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(dali, "__cuda_version__", 12986)  # 12.9.86: 1000 x major + 10 x minor + patch
-    finding = checks.driver(replace(settings, device=device), alone)
+    finding = doctor_checks.driver(replace(settings, device=device), alone)
     assert finding.status == status
     assert text in finding.text
     assert bool(finding.remedy) == (status == "failed")
@@ -110,8 +111,8 @@ def test_the_drivers_own_word(monkeypatch, version, expected):
         pointer._obj.value = version
         return 0
 
-    monkeypatch.setattr(checks.ctypes, "CDLL", lambda _: SimpleNamespace(cuDriverGetVersion=tell))
-    assert checks.driver_cuda() == expected
+    monkeypatch.setattr(doctor_checks.ctypes, "CDLL", lambda _: SimpleNamespace(cuDriverGetVersion=tell))
+    assert doctor_checks.driver_cuda() == expected
 
 
 def with_gpus(monkeypatch, number, free=78e9):
@@ -137,7 +138,7 @@ def with_gpus(monkeypatch, number, free=78e9):
 )
 def test_gpus(settings, monkeypatch, number, free, device, processes, status, text):
     with_gpus(monkeypatch, number, free)
-    finding = checks.gpus(replace(settings, device=device), World(host="n1", local_size=processes))
+    finding = doctor_checks.gpus(replace(settings, device=device), World(host="n1", local_size=processes))
     assert finding.status == status
     assert text in finding.text
     assert bool(finding.remedy) == (status != "ok")
@@ -153,21 +154,21 @@ def test_gpus(settings, monkeypatch, number, free, device, processes, status, te
 )
 def test_precision(settings, alone, monkeypatch, precision, hardware, status, text):
     monkeypatch.setattr("koala.core.distributed.has_bf16", lambda cpu: hardware)
-    finding = checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
+    finding = doctor_checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
     assert finding.status == status
     assert text in finding.text
 
 
 def test_fp16_on_the_cpu_is_refused_as_in_training(settings, alone):
     with pytest.raises(UserError, match="fp16 needs a GPU"):
-        checks.precision(replace(settings, mixed_precision="fp16", device="cpu"), alone)
+        doctor_checks.precision(replace(settings, mixed_precision="fp16", device="cpu"), alone)
 
 
 @pytest.mark.parametrize(("threads", "processes", "status"), [(4, 1, "ok"), (2, 2, "ok"), (4, 2, "warning")])
 def test_processors(settings, monkeypatch, threads, processes, status):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
     settings = replace(settings, data=replace(settings.data, threads=threads))
-    finding = checks.processors(settings, World(host="n1", local_size=processes))
+    finding = doctor_checks.processors(settings, World(host="n1", local_size=processes))
     assert finding.status == status
     assert ("choose --data.threads 2" in finding.remedy) == (status == "warning")
 
@@ -180,18 +181,18 @@ def test_open_files(settings, monkeypatch, limit, processes, status):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     world = World(host="n1")
     world.size = processes
-    finding = checks.open_files(settings, world)
+    finding = doctor_checks.open_files(settings, world)
     assert finding.status == status
     assert ("ulimit -n" in finding.remedy) == (status == "warning")
 
 
 def test_shared_memory(settings, alone, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64e6, 0, 64e6))  # Docker's default
-    finding = checks.shared_memory(settings, alone)
+    finding = doctor_checks.shared_memory(settings, alone)
     assert (finding.status, finding.text) == ("warning", "64 MB of 64 MB free in /dev/shm")
     assert "--shm-size" in finding.remedy
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(25e9, 0, 25e9))
-    assert checks.shared_memory(settings, alone).status == "ok"
+    assert doctor_checks.shared_memory(settings, alone).status == "ok"
 
 
 def test_no_shared_memory(settings, alone, monkeypatch):
@@ -199,7 +200,7 @@ def test_no_shared_memory(settings, alone, monkeypatch):
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(shutil, "disk_usage", absent)
-    assert checks.shared_memory(settings, alone).text == "/dev/shm: No such file or directory"
+    assert doctor_checks.shared_memory(settings, alone).text == "/dev/shm: No such file or directory"
 
 
 @pytest.mark.parametrize(
@@ -212,58 +213,58 @@ def test_no_shared_memory(settings, alone, monkeypatch):
 )
 def test_clock(settings, monkeypatch, ahead_s, status, text):
     monkeypatch.setattr(time, "time", lambda: 1e9 + ahead_s)
-    finding = checks.clock(settings, second(1e9))
+    finding = doctor_checks.clock(settings, second(1e9))
     assert finding.status == status
     assert text in finding.text
 
 
 def test_one_node_has_no_skew(settings, alone):
-    assert checks.clock(settings, alone) == checks.Finding("ok", "one node has one clock")
+    assert doctor_checks.clock(settings, alone) == doctor_checks.Finding("ok", "one node has one clock")
 
 
 # ---------------------------------------------------------------- the training
 
 
 def test_batch(settings, alone):
-    finding = checks.batch(replace(settings, batch=8, accumulation=2), alone)
-    assert finding == checks.Finding("ok", "8 images = 1 process x 2 pieces x 4")
+    finding = doctor_checks.batch(replace(settings, batch=8, accumulation=2), alone)
+    assert finding == doctor_checks.Finding("ok", "8 images = 1 process x 2 pieces x 4")
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_as_in_training(settings):
     world = World(host="n1")
     world.size = 3
     with pytest.raises(UserError, match="choose --batch a multiple of 3"):
-        checks.batch(settings, world)
+        doctor_checks.batch(settings, world)
 
 
 @pytest.mark.parametrize("change", [{"lightness": "grey"}, {"lightness": "color"}, {"aging": 1.0}], ids=str)
 def test_decoding(settings, alone, change):
     settings = replace(settings, data=replace(settings.data, **change))
-    assert checks.decoding(settings, alone) == checks.Finding("ok", "a JPEG by DALI on the CPU")
+    assert doctor_checks.decoding(settings, alone) == doctor_checks.Finding("ok", "a JPEG by DALI on the CPU")
 
 
 def test_wrong_colors_are_found(settings, alone, monkeypatch):
     """As if a decoder had taken red for blue."""
     new = Image.new
     monkeypatch.setattr(Image, "new", lambda mode, size, fill: new(mode, size, fill[::-1]))
-    finding = checks.decoding(settings, alone)
+    finding = doctor_checks.decoding(settings, alone)
     assert finding.status == "failed"
     assert "wrong colours" in finding.text
 
 
 def test_extractor(settings, alone):
-    assert checks.extractor(settings, alone).text == "none is asked for"
-    finding = checks.extractor(replace(settings, extractor=LITE), alone)
+    assert doctor_checks.extractor(settings, alone).text == "none is asked for"
+    finding = doctor_checks.extractor(replace(settings, extractor=LITE), alone)
     sha256 = extractor.fingerprint(extractor.build(LITE))
     assert finding.text == f"tf_efficientnet_lite0 with 1000 features, weights {sha256[:8]}"
 
 
 def test_objective(settings, alone):
-    assert checks.objective(settings, alone) == checks.Finding("ok", "mse")
+    assert doctor_checks.objective(settings, alone) == doctor_checks.Finding("ok", "mse")
     judged = config.Objective("huber", perceptual=1.0, perceptual_weights="random")
-    assert checks.objective(replace(settings, objective=judged), alone).text == "huber, vgg16_bn"
+    assert doctor_checks.objective(replace(settings, objective=judged), alone).text == "huber, vgg16_bn"
     with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
-        checks.objective(replace(settings, objective=config.Objective("weighted-mse")), alone)
+        doctor_checks.objective(replace(settings, objective=config.Objective("weighted-mse")), alone)
 
 
 def test_weights_that_will_be_fetched(settings, alone, monkeypatch):
@@ -271,7 +272,7 @@ def test_weights_that_will_be_fetched(settings, alone, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _: SimpleNamespace(size=224e6))
-    finding = checks.extractor(replace(settings, extractor=config.Extractor()), alone)
+    finding = doctor_checks.extractor(replace(settings, extractor=config.Extractor()), alone)
     assert (finding.status, finding.text) == ("ok", "the weights of inception_resnet_v2 will be fetched: 224 MB")
 
 
@@ -285,14 +286,14 @@ def test_weights_that_cannot_be_fetched(settings, alone, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", no_network)
     with pytest.raises(UserError, match="cannot be fetched from here; bring https"):
-        checks.extractor(replace(settings, extractor=config.Extractor()), alone)
+        doctor_checks.extractor(replace(settings, extractor=config.Extractor()), alone)
     monkeypatch.chdir(tmp_path)
-    assert checks.extractor(config.Train(), alone).status == "warning"
+    assert doctor_checks.extractor(config.Train(), alone).status == "warning"
 
 
 def test_a_model_that_timm_does_not_know(settings, alone):
     with pytest.raises(UserError, match="timm has no model resnet_18"):
-        checks.extractor(replace(settings, extractor=config.Extractor("resnet_18")), alone)
+        doctor_checks.extractor(replace(settings, extractor=config.Extractor("resnet_18")), alone)
 
 
 @pytest.fixture
@@ -304,15 +305,15 @@ def own_shards(shard_folder, tmp_path, settings) -> config.Train:
 
 def test_shards(settings, alone):
     text = f"{settings.data.shards}: 40 train and 8 val samples in 5 shards; some were read at random"
-    assert checks.shards(settings, alone) == checks.Finding("ok", text)
+    assert doctor_checks.shards(settings, alone) == doctor_checks.Finding("ok", text)
 
 
 def test_no_shards_are_a_warning_where_none_were_named(settings, alone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    finding = checks.shards(config.Train(), alone)
+    finding = doctor_checks.shards(config.Train(), alone)
     assert (finding.status, finding.text) == ("warning", "none at shards/data")
     with pytest.raises(UserError, match="holds no manifest"):
-        checks.shards(replace(settings, data=config.Data(tmp_path / "nowhere")), alone)
+        doctor_checks.shards(replace(settings, data=config.Data(tmp_path / "nowhere")), alone)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_no_shards_are_a_warning_where_none_were_named(settings, alone, tmp_path
 )
 def test_shards_that_are_not_whole(own_shards, alone, damage, text):
     damage(own_shards.data.shards / "train-000001.tar")
-    finding = checks.shards(own_shards, alone)
+    finding = doctor_checks.shards(own_shards, alone)
     assert finding.status == "failed"
     assert text in finding.text
     assert "koala shards repair" in finding.remedy
@@ -336,11 +337,11 @@ def test_a_sample_that_does_not_decode(own_shards, alone):
     for tar in own_shards.data.shards.glob("*.tar"):
         tar.write_bytes(bytes(255 - byte for byte in tar.read_bytes()))
     with pytest.raises(UserError, match=r"sample \d+ of train does not decode: .*; koala shards verify"):
-        checks.shards(own_shards, alone)
+        doctor_checks.shards(own_shards, alone)
 
 
 def test_other_shards_on_another_node(settings):
-    finding = checks.shards(settings, second("the sha256 of others"))
+    finding = doctor_checks.shards(settings, second("the sha256 of others"))
     assert finding.status == "failed"
     assert "other shards here than on the first node" in finding.text
 
@@ -348,9 +349,9 @@ def test_other_shards_on_another_node(settings):
 def test_embeddings(own_shards, alone):
     kept = config.Extractor("resnet18", cache=True)
     settings = replace(own_shards, extractor=kept)
-    assert checks.extractor(settings, alone).text == "resnet18 is not needed, with its embeddings at hand"
+    assert doctor_checks.extractor(settings, alone).text == "resnet18 is not needed, with its embeddings at hand"
     with pytest.raises(UserError, match="holds no cached embeddings"):
-        checks.embeddings(settings, alone)
+        doctor_checks.embeddings(settings, alone)
     data = settings.data
     key = embedding_cache.Key(
         embedding_cache.FORMAT, kept.name, "logits", "pretrained", "0" * 64, 3, data.geometry, data.size, "grey", "no"
@@ -362,14 +363,14 @@ def test_embeddings(own_shards, alone):
         for entry in split:
             cache.put(entry, np.zeros((entry.samples, 2, 3), np.float16))
     text = f"{cache.folder}: complete; some were read at random"
-    assert checks.embeddings(settings, alone) == checks.Finding("ok", text)
+    assert doctor_checks.embeddings(settings, alone) == doctor_checks.Finding("ok", text)
     (cache.folder / "train-000002.npy").unlink()
     with pytest.raises(UserError, match=r"there are no embeddings of train-000002\.tar"):
-        checks.embeddings(settings, alone)
+        doctor_checks.embeddings(settings, alone)
 
 
 def test_run_folder(settings, alone, tmp_path):
-    finding = checks.run_folder(settings, alone)
+    finding = doctor_checks.run_folder(settings, alone)
     assert finding.status == "ok"
     assert finding.text.startswith(f"{tmp_path}: ")
     assert not list(tmp_path.iterdir()), "nothing is left, and no run folder made"
@@ -377,7 +378,7 @@ def test_run_folder(settings, alone, tmp_path):
 
 def test_a_full_disk(settings, alone, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e9, 9e8, 1e8))
-    finding = checks.run_folder(replace(settings, keep=3), alone)
+    finding = doctor_checks.run_folder(replace(settings, keep=3), alone)
     assert finding.status == "failed"
     assert "100 MB free, 5 checkpoints need " in finding.text
     assert "--keep" in finding.remedy
@@ -389,13 +390,13 @@ def test_a_disk_that_fills_while_it_is_written_to(settings, alone, monkeypatch, 
 
     monkeypatch.setattr("koala.core.atomic_io.sync", full)
     with pytest.raises(UserError, match=f"{tmp_path}: No space left on device; make it writable, or choose another"):
-        checks.run_folder(settings, alone)
+        doctor_checks.run_folder(settings, alone)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_slow_disk(settings, alone, monkeypatch):
-    monkeypatch.setattr(checks, "_seconds_to_write", lambda *_: 20.0)
-    finding = checks.run_folder(settings, alone)
+    monkeypatch.setattr(doctor_checks, "_seconds_to_write", lambda *_: 20.0)
+    finding = doctor_checks.run_folder(settings, alone)
     assert finding.status == "warning"
     assert "is written in 20.0 s" in finding.text
 
@@ -403,7 +404,7 @@ def test_a_slow_disk(settings, alone, monkeypatch):
 def test_a_folder_that_is_not_to_be_written_to(settings, alone, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e12, 0, 1e12))
     unwritable = replace(settings, run=Path("/proc/koala/run"))  # for root, too
-    for check in (checks.run_folder, checks.same_folder):
+    for check in (doctor_checks.run_folder, doctor_checks.same_folder):
         with pytest.raises(UserError, match=r"^/proc: .*; make it writable, or choose another --run$"):
             check(unwritable, alone)
 
@@ -411,21 +412,21 @@ def test_a_folder_that_is_not_to_be_written_to(settings, alone, monkeypatch):
 def test_a_first_process_that_cannot_write_is_not_waited_for(settings):
     unwritable = replace(settings, run=Path("/proc/koala/run"))
     with pytest.raises(UserError, match="the first process failed"):
-        raise company(lambda here: checks.same_folder(unwritable, here))[3]
+        raise company(lambda here: doctor_checks.same_folder(unwritable, here))[3]
 
 
 def test_all_see_the_same_folder(settings):
-    findings = company(lambda here: checks.same_folder(settings, here))
-    assert findings == [checks.Finding("ok", "seen by 4 processes on 2 nodes")] * 4
+    findings = company(lambda here: doctor_checks.same_folder(settings, here))
+    assert findings == [doctor_checks.Finding("ok", "seen by 4 processes on 2 nodes")] * 4
 
 
 def test_a_folder_that_is_another_one_elsewhere(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "_LATE_S", 0.1)
+    monkeypatch.setattr(doctor_checks, "_LATE_S", 0.1)
     (tmp_path / "other").mkdir()
 
     def look(here):
         mine = settings if here.rank < 2 else replace(settings, run=tmp_path / "other")
-        return checks.same_folder(mine, here)
+        return doctor_checks.same_folder(mine, here)
 
     first, third = company(look)[::2]
     assert first.status == "ok"
@@ -440,7 +441,7 @@ def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
     """As a training writes it after a step; within a tenth."""
     from koala.models import checkpoint
     from koala.models.network import Network
-    from koala.state import TrainState
+    from koala.training.train_state import TrainState
 
     settings = replace(settings, ema=ema)
     state = TrainState.new(Network(), settings)
@@ -450,4 +451,4 @@ def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
     snapshot = checkpoint.Snapshot(1, settings, state.model.state_dict(), 1000, "", state.kept(None), {})
     path = checkpoint.save(tmp_path, snapshot, keep=1)
     written = sum(file.stat().st_size for file in path.iterdir())
-    assert checks.checkpoint_bytes(settings) == pytest.approx(written, rel=0.1)
+    assert doctor_checks.checkpoint_bytes(settings) == pytest.approx(written, rel=0.1)

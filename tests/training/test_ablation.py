@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from koala import ablate, cli, config
+from koala import cli, config
 from koala.core.errors import UserError
 from koala.models import checkpoint
+from koala.training import ablation
 
 ABLATION = """
 seeds = [0, 1]
@@ -58,7 +59,7 @@ def settings(file, tmp_path) -> config.Ablate:
 
 
 def test_each_variant_is_trained_once_before_any_is_trained_again(settings):
-    found = ablate.runs(settings)
+    found = ablation.runs(settings)
     assert [run.settings.run.name for run in found] == ["plain-0", "quick-0", "plain-1", "quick-1"]
     assert [run.settings.seed for run in found] == [0, 0, 1, 1]
     quick = found[1].settings
@@ -69,7 +70,7 @@ def test_each_variant_is_trained_once_before_any_is_trained_again(settings):
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "launch").glob("ablation-*.toml")), ids=str)
 def test_ready_files_have_settings_that_exist(path, tmp_path):
-    found = ablate.runs(config.Ablate(out=tmp_path, ablation=config.load(config.Ablation, path)))
+    found = ablation.runs(config.Ablate(out=tmp_path, ablation=config.load(config.Ablation, path)))
     assert len(found) >= 4
     flags = config.load(config.Ablation, path).evaluations
     for evaluation in flags.values():
@@ -86,17 +87,17 @@ def test_ready_files_have_settings_that_exist(path, tmp_path):
 )
 def test_what_is_no_ablation_is_refused(settings, variants, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        ablate.runs(replace(settings, ablation=replace(settings.ablation, variants=variants)))
+        ablation.runs(replace(settings, ablation=replace(settings.ablation, variants=variants)))
 
 
 def test_means_differences_and_chance():
     """Two rows of two seeds each: the pooled variance is 0.02 with two degrees of freedom, Student's t 4.303."""
     scores = {"a": [{"mse": 1.0}, {"mse": 1.2}], "b": [{"mse": 2.0}, {"mse": 2.2}]}
-    first, second = ablate.table(scores)
+    first, second = ablation.table(scores)
     assert (first.means, first.differences) == ({"mse": pytest.approx(1.1)}, {})
     assert second.differences == {"mse": pytest.approx(1.0)}
     assert second.chance == {"mse": pytest.approx(4.302653 * np.sqrt(0.02))}
-    assert "2.1 (**+1**)" in ablate.to_markdown([first, second], seeds=2)
+    assert "2.1 (**+1**)" in ablation.to_markdown([first, second], seeds=2)
 
 
 def test_chance_is_kept_to_in_nineteen_of_twenty_ablations():
@@ -105,15 +106,15 @@ def test_chance_is_kept_to_in_nineteen_of_twenty_ablations():
     beyond = 0
     for _ in range(2000):
         scores = {name: [{"mse": value} for value in rng.normal(size=2)] for name in "abc"}
-        row = ablate.table(scores)[1]
+        row = ablation.table(scores)[1]
         beyond += abs(row.differences["mse"]) > row.chance["mse"]
     assert beyond / 2000 == pytest.approx(0.05, abs=0.015)
 
 
 def test_one_seed_leaves_chance_unknown():
-    rows = ablate.table({"a": [{"mse": 1.0}], "b": [{"mse": 2.0}]})
+    rows = ablation.table({"a": [{"mse": 1.0}], "b": [{"mse": 2.0}]})
     assert rows[1].chance == {}
-    assert "**" not in ablate.to_markdown(rows, seeds=1)
+    assert "**" not in ablation.to_markdown(rows, seeds=1)
 
 
 @pytest.mark.slow

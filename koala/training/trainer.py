@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import config, estimate, telemetry
+from koala import config
 from koala.core.atomic_io import put
 from koala.core.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError, first_line
@@ -35,8 +35,9 @@ from koala.models import checkpoint, extractor
 from koala.models.network import Network
 from koala.models.objectives import Objective, head, needs_prior
 from koala.models.perceptual import Perceptual
-from koala.schedule import is_time, joined, learning_rate
-from koala.state import TrainState
+from koala.training import estimate, metric_log
+from koala.training.schedule import is_time, joined, learning_rate
+from koala.training.train_state import TrainState
 
 RUNS = Path("log/koala")
 _VALIDATION_BATCH = 50  # images at a time, in each process, at the most
@@ -153,7 +154,7 @@ class Trainer:
         self.network = Network(self.embedding_size, head(settings.objective))
         self.objective = self._objective()
         self.flops_per_image = estimate.flops_per_image(self.network, self.extractor, settings.data.size)
-        self.window = telemetry.Window()
+        self.window = metric_log.Window()
         self.words = ""
 
     def begin(self) -> None:
@@ -254,7 +255,7 @@ class Trainer:
         self.samples = _SampleLog(self.run, self.accelerator) if self.settings.log_samples else None
         self.watch = failure_signs.Watch()
         self.saver = checkpoint.Saver(self.checkpoints, self.settings.keep)
-        with telemetry.Log(self.run, self.state.images_seen, write=first) as self.log:
+        with metric_log.Log(self.run, self.state.images_seen, write=first) as self.log:
             try:
                 yield
             finally:
@@ -300,7 +301,7 @@ class Trainer:
             if self._validation_is_due():  # it was interrupted
                 self._validate(bar)
             parts = self._batches()
-            self.window = telemetry.Window()
+            self.window = metric_log.Window()
             while not self.complete:
                 taken = train_step(self, parts)
                 profiled()
@@ -403,7 +404,7 @@ class Trainer:
 
     def _log(self, taken: Step, bar: Progress) -> None:
         """Loss, learning rate, speed, times, colours and pictures of the training set."""
-        window, self.window = self.window, telemetry.Window()
+        window, self.window = self.window, metric_log.Window()
         shares = window.shares()
         mine = [window.loss(), *shares.values(), float(self.saver.failed())]
         loss, *means, failed = (self._sum(torch.tensor(mine, dtype=torch.float64)) / self._devices).tolist()
@@ -412,23 +413,23 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         settings, device = self.settings, self.accelerator.device
-        peak = settings.peak_tflops or telemetry.peak_tflops(device, settings.mixed_precision)
+        peak = settings.peak_tflops or metric_log.peak_tflops(device, settings.mixed_precision)
         before = self.state.images_seen - settings.batch
         predicted = self.network.colors(taken.output)
-        colors = telemetry.colors(taken.batch, predicted)
+        colors = metric_log.colors(taken.batch, predicted)
         entry = {
             "train/loss": loss,
             "train/learning_rate": learning_rate(before, self.total, settings),
             "train/gradient_norm": window.norm(),
             **{f"train/{name}": value for name, value in colors.items()},
-            **telemetry.speed(window.images, window.seconds(), self._devices, self.flops_per_image, peak),
+            **metric_log.speed(window.images, window.seconds(), self._devices, self.flops_per_image, peak),
             **dict(zip(shares, means, strict=True)),
         }
         if device.type == "cuda":
             entry["memory/gpu_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         for warning in self.watch.warnings(self.state.images_seen, colors):
             bar.say(warning)
-        self.words = f", {telemetry.in_words(entry)}"
+        self.words = f", {metric_log.in_words(entry)}"
         self.log.add(self.state.images_seen, entry)
         self._show("train/pictures", taken.batch, predicted)
 

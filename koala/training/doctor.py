@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from threading import Thread
 from typing import Any, Literal
 
-from koala import checks, config
-from koala.checks import INTERFACES, Finding, Status, count
+from koala import config
 from koala.core.errors import UserError, first_line
-from koala.world import MARGIN_S, PATIENCE_S, World
+from koala.training import doctor_checks
+from koala.training.doctor_checks import INTERFACES, Finding, Status, count
+from koala.training.process_store import MARGIN_S, PATIENCE_S, World
 
 STATUSES: tuple[Status, ...] = ("ok", "warning", "failed")
 _STUCK = "see in a shell on that machine whether its file systems and its driver answer"
@@ -49,24 +50,24 @@ class Check:
 
 
 CHECKS = (
-    Check("imports", "process", checks.imports, patience_s=600),  # from a disk that a thousand others read, too
-    Check("versions", "process", checks.versions),
-    Check("driver", "node", checks.driver),
-    Check("GPUs", "node", checks.gpus),
-    Check("precision", "process", checks.precision),
-    Check("processors", "node", checks.processors),
-    Check("open files", "process", checks.open_files),
-    Check("shared memory", "node", checks.shared_memory),
-    Check("clock", "node", checks.clock),
-    Check("batch", "main", checks.batch),
-    Check("decoding", "process", checks.decoding),
-    Check("extractor", "node", checks.extractor),
-    Check("objective", "node", checks.objective),
-    Check("shards", "node", checks.shards, patience_s=300),  # thousands of small files
-    Check("embeddings", "node", checks.embeddings, patience_s=300),
-    Check("run folder", "main", checks.run_folder),
-    Check("same folder", "process", checks.same_folder),
-    Check("network", "process", checks.network, when_stuck=INTERFACES),  # last: what hangs on a GPU stays there
+    Check("imports", "process", doctor_checks.imports, patience_s=600),  # from a disk that a thousand others read, too
+    Check("versions", "process", doctor_checks.versions),
+    Check("driver", "node", doctor_checks.driver),
+    Check("GPUs", "node", doctor_checks.gpus),
+    Check("precision", "process", doctor_checks.precision),
+    Check("processors", "node", doctor_checks.processors),
+    Check("open files", "process", doctor_checks.open_files),
+    Check("shared memory", "node", doctor_checks.shared_memory),
+    Check("clock", "node", doctor_checks.clock),
+    Check("batch", "main", doctor_checks.batch),
+    Check("decoding", "process", doctor_checks.decoding),
+    Check("extractor", "node", doctor_checks.extractor),
+    Check("objective", "node", doctor_checks.objective),
+    Check("shards", "node", doctor_checks.shards, patience_s=300),  # thousands of small files
+    Check("embeddings", "node", doctor_checks.embeddings, patience_s=300),
+    Check("run folder", "main", doctor_checks.run_folder),
+    Check("same folder", "process", doctor_checks.same_folder),
+    Check("network", "process", doctor_checks.network, when_stuck=INTERFACES),  # last: what hangs on a GPU stays there
 )
 
 

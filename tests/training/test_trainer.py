@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import config, train
+from koala import config
 from koala.core.errors import UserError
 from koala.data import color_prior, dali_pipeline, shard_writer
 from koala.data.sampler import Order
 from koala.data.shards import Shards
 from koala.models import checkpoint
+from koala.training import trainer
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
 from tests.runs import same_weights, scalars, weights
@@ -54,7 +55,7 @@ def command(settings: config.Train) -> list[str]:
 
 
 def test_what_a_run_leaves(settings):
-    assert train.train(settings) == 0
+    assert trainer.train(settings) == 0
     run = settings.run
     assert config.load(config.Train, run / "config.toml") == replace(settings, run=None)
     losses = scalars(run, "train/loss")
@@ -81,39 +82,39 @@ def test_colors_are_learnt(settings, tmp_path):
         (tmp_path / "orange" / f"{number}.jpg").write_bytes(jpeg(orange))
     shard_writer.write(config.WriteShards(tmp_path / "orange", tmp_path / "shards"))
     data = replace(settings.data, shards=tmp_path / "shards", geometry="crop")
-    train.train(replace(settings, data=data, epochs=50, batch=8))
+    trainer.train(replace(settings, data=data, epochs=50, batch=8))
     losses = list(scalars(settings.run, "train/loss").values())
     assert losses[-1] < losses[0] / 10
 
 
 def test_a_complete_run_is_left_alone(settings, capsys):
-    train.train(settings)
+    trainer.train(settings)
     before = weights(settings.run, 40)
-    assert train.train(settings) == 0
+    assert trainer.train(settings) == 0
     assert "is complete" in capsys.readouterr().err
     assert same_weights(before, weights(settings.run, 40))
 
 
 def test_two_sittings_equal_one(settings, tmp_path):
     whole = replace(settings, epochs=2, run=tmp_path / "whole")
-    train.train(whole)
-    train.train(settings)
-    train.train(replace(settings, epochs=2))
+    trainer.train(whole)
+    trainer.train(settings)
+    trainer.train(replace(settings, epochs=2))
     assert same_weights(weights(whole.run, 80), weights(settings.run, 80))
     assert scalars(whole.run, "train/loss") == scalars(settings.run, "train/loss")
 
 
 def test_accumulation_changes_nothing_but_memory(settings, tmp_path):
-    train.train(settings)
+    trainer.train(settings)
     pieces = replace(settings, accumulation=2, run=tmp_path / "pieces")
-    train.train(pieces)
+    trainer.train(pieces)
     first, second = scalars(settings.run, "train/loss"), scalars(pieces.run, "train/loss")
     assert first.keys() == second.keys()
     assert all(second[step] == pytest.approx(first[step], abs=1e-5) for step in first)
 
 
 def test_old_checkpoints_go_and_the_best_stays(settings):
-    train.train(replace(settings, epochs=3, checkpoint_every=2, keep=2))
+    trainer.train(replace(settings, epochs=3, checkpoint_every=2, keep=2))
     kept = sorted(path.name for path in (settings.run / "checkpoints").iterdir())
     assert kept[-3:] == ["000000000112", "000000000120", "validation.json"]
     losses = scalars(settings.run, "val/loss")
@@ -124,22 +125,22 @@ def test_old_checkpoints_go_and_the_best_stays(settings):
 def test_a_damaged_newest_checkpoint_is_passed_over(settings, tmp_path, capsys):
     """The run goes on from the one before, and ends as if nothing had happened, however few are kept."""
     whole = replace(settings, epochs=3, run=tmp_path / "whole")
-    train.train(whole)
-    train.train(replace(settings, epochs=2))
+    trainer.train(whole)
+    trainer.train(replace(settings, epochs=2))
     damaged = settings.run / "checkpoints" / "000000000080" / "training.pt"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     capsys.readouterr()
-    train.train(replace(settings, epochs=1.5, keep=1))
+    trainer.train(replace(settings, epochs=1.5, keep=1))
     assert "training.pt is damaged" in capsys.readouterr().err
     assert checkpoint.newest(settings.run / "checkpoints").images_seen == 60
-    train.train(replace(settings, epochs=3, keep=1))
+    trainer.train(replace(settings, epochs=3, keep=1))
     assert same_weights(weights(whole.run, 120), weights(settings.run, 120))
 
 
 def test_a_validation_that_was_interrupted_is_made_up_for(settings):
-    train.train(settings)
+    trainer.train(settings)
     (settings.run / "checkpoints" / "validation.json").unlink()
-    train.train(settings)
+    trainer.train(settings)
     known = checkpoint.read_validation(settings.run / "checkpoints")
     assert (known.images_seen, known.best_images_seen) == (40, 40)
     assert known.best_loss == pytest.approx(scalars(settings.run, "val/loss")[40])
@@ -147,17 +148,17 @@ def test_a_validation_that_was_interrupted_is_made_up_for(settings):
 
 def test_resuming_with_an_extractor(settings, tmp_path):
     with_extractor = replace(settings, extractor=config.Extractor("tf_efficientnet_lite0", weights="random"), batch=8)
-    train.train(replace(with_extractor, run=tmp_path / "whole"))
-    train.train(replace(with_extractor, epochs=0.4))
-    train.train(with_extractor)
+    trainer.train(replace(with_extractor, run=tmp_path / "whole"))
+    trainer.train(replace(with_extractor, epochs=0.4))
+    trainer.train(with_extractor)
     assert same_weights(weights(tmp_path / "whole", 40), weights(settings.run, 40))
 
 
 def test_bf16_trains_weights_of_fp32(settings, tmp_path):
     extractor = config.Extractor("tf_efficientnet_lite0", weights="random")
     half = replace(settings, extractor=extractor, batch=8, mixed_precision="bf16")
-    train.train(half)
-    train.train(replace(half, mixed_precision="no", run=tmp_path / "full"))
+    trainer.train(half)
+    trainer.train(replace(half, mixed_precision="no", run=tmp_path / "full"))
     assert all(value.dtype == torch.float32 for value in weights(half.run, 40).values())
     first, second = scalars(half.run, "train/loss"), scalars(tmp_path / "full", "train/loss")
     assert first != second
@@ -167,11 +168,11 @@ def test_bf16_trains_weights_of_fp32(settings, tmp_path):
 def test_runs_without_a_name_are_new_each_time_and_resume_takes_the_newest(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     unnamed = replace(settings, run=None, epochs=0.2)
-    train.train(unnamed)
+    trainer.train(unnamed)
     (first,) = (tmp_path / "log/koala").iterdir()
-    train.train(unnamed)
+    trainer.train(unnamed)
     (second,) = set((tmp_path / "log/koala").iterdir()) - {first}
-    train.train(replace(unnamed, resume=True, epochs=0.4))
+    trainer.train(replace(unnamed, resume=True, epochs=0.4))
     assert checkpoint.newest(first / "checkpoints").images_seen == 8
     assert checkpoint.newest(second / "checkpoints").images_seen == 16
 
@@ -275,7 +276,7 @@ def test_what_the_first_process_cannot_do_is_said_by_all(settings):
     ],
 )
 def test_a_run_that_would_become_another_is_refused(settings, change, message):
-    train.train(replace(settings, epochs=0.1))
+    trainer.train(replace(settings, epochs=0.1))
     for name, value in change.items():
         section, _, field = name.rpartition(".")
         if section:
@@ -283,14 +284,14 @@ def test_a_run_that_would_become_another_is_refused(settings, change, message):
         else:
             settings = replace(settings, **{field: value})
     with pytest.raises(UserError, match=re.escape(message)):
-        train.train(settings)
+        trainer.train(settings)
 
 
 def test_other_shards_are_refused(settings, photo_folder, tmp_path):
-    train.train(replace(settings, epochs=0.1))
+    trainer.train(replace(settings, epochs=0.1))
     shard_writer.write(config.WriteShards(photo_folder, tmp_path / "other", config.Recipe(seed=9)))
     with pytest.raises(UserError, match="was begun on other shards"):
-        train.train(replace(settings, data=replace(settings.data, shards=tmp_path / "other")))
+        trainer.train(replace(settings, data=replace(settings.data, shards=tmp_path / "other")))
 
 
 @pytest.mark.parametrize(
@@ -305,13 +306,13 @@ def test_other_shards_are_refused(settings, photo_folder, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU refuses")
 def test_what_cannot_be_honoured_is_refused(settings, change, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        train.train(replace(settings, **change))
+        trainer.train(replace(settings, **change))
 
 
 def test_resume_without_a_run_is_refused(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="holds no run to resume"):
-        train.train(replace(settings, run=None, resume=True))
+        trainer.train(replace(settings, run=None, resume=True))
 
 
 # ---------------------------------------------------------------- objectives
@@ -339,9 +340,9 @@ def test_every_objective_is_trained_saved_and_gone_on_with(with_prior, objective
     """Gone on with after an epoch it has the losses of the second in one go; and the network colours."""
     whole = replace(with_prior, objective=objective, epochs=2, run=with_prior.run / "whole")
     half = replace(whole, run=with_prior.run / "half")
-    assert train.train(whole) == 0
+    assert trainer.train(whole) == 0
     shutil.copytree(whole.run / "checkpoints/000000000040", half.run / "checkpoints/000000000040")
-    assert train.train(half) == 0
+    assert trainer.train(half) == 0
     losses, second = (scalars(run, "train/loss") for run in (whole.run, half.run))
     assert second == pytest.approx({seen: loss for seen, loss in losses.items() if seen > 40})
     assert min(list(losses.values())[-5:]) < losses[4], "it learns"
@@ -355,26 +356,26 @@ def test_the_perceptual_term_joins_the_objective(with_prior):
     plain = replace(with_prior, data=data, epochs=0.1, run=with_prior.run / "plain")
     judged = replace(plain, objective=config.Objective(perceptual=1.0, **judge), run=with_prior.run / "judged")
     for settings in (plain, judged):
-        assert train.train(settings) == 0
+        assert trainer.train(settings) == 0
     assert scalars(judged.run, "train/loss")[4] > scalars(plain.run, "train/loss")[4]
 
 
 def test_an_objective_by_the_prior_needs_one(settings):
     with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
-        train.train(replace(settings, objective=config.Objective("classification")))
+        trainer.train(replace(settings, objective=config.Objective("classification")))
 
 
 def test_a_run_stays_with_its_prior_and_its_objective(with_prior):
     settings = replace(with_prior, objective=config.Objective("weighted-mse"), epochs=0.1)
-    train.train(settings)
+    trainer.train(settings)
     with pytest.raises(UserError, match=r"begun with objective.name = weighted-mse, not classification"):
-        train.train(replace(settings, objective=config.Objective("classification")))
+        trainer.train(replace(settings, objective=config.Objective("classification")))
     with pytest.raises(UserError, match=r"begun with objective.rebalancing = 0.5, not 0.2"):
-        train.train(replace(settings, objective=config.Objective("weighted-mse", rebalancing=0.2)))
+        trainer.train(replace(settings, objective=config.Objective("weighted-mse", rebalancing=0.2)))
     path = color_prior.prior_path(settings.data.shards)
     path.write_text(path.read_text().replace(",0.0", ",0.1"))
     with pytest.raises(UserError, match="begun with another prior of colours"):
-        train.train(settings)
+        trainer.train(settings)
 
 
 def test_an_objective_in_a_word_is_one_in_a_table(tmp_path):
@@ -399,7 +400,7 @@ def poisoned(monkeypatch):
     def batches(shards, *arguments, **options):
         return poison(dali_pipeline.batches(shards, *arguments, **options), clean="seed" not in options)
 
-    monkeypatch.setattr(train, "batches", batches)
+    monkeypatch.setattr(trainer, "batches", batches)
 
 
 def place_of(sample: int, settings: config.Train) -> int:
@@ -411,7 +412,7 @@ def place_of(sample: int, settings: config.Train) -> int:
 def test_a_gradient_that_is_not_finite_stops_before_the_step(settings, poisoned):
     place = place_of(7, settings)
     with pytest.raises(UserError, match=rf"the gradient after {place} images is not finite .* --on-nan skip"):
-        train.train(settings)
+        trainer.train(settings)
     found = checkpoint.newest(settings.run / "checkpoints")
     assert found.images_seen == place
     assert all(torch.isfinite(weight).all() for weight in found.network().parameters())
@@ -423,9 +424,9 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(settings, poisoned)
 def test_a_gradient_that_is_not_finite_can_be_left_out(settings, poisoned, capsys):
     """The run stopped by it goes on with --on-nan skip, ends, and its weights are those without that step."""
     with pytest.raises(UserError):
-        train.train(settings)
+        trainer.train(settings)
     stopped = weights(settings.run, place_of(7, settings))
-    assert train.train(replace(settings, on_nan="skip", checkpoint_every=1, keep=20)) == 0
+    assert trainer.train(replace(settings, on_nan="skip", checkpoint_every=1, keep=20)) == 0
     assert "the step is left out" in capsys.readouterr().err
     assert same_weights(stopped, weights(settings.run, place_of(7, settings) + settings.batch))
     assert all(torch.isfinite(weight).all() for weight in weights(settings.run, 40).values())
@@ -437,9 +438,9 @@ def test_a_gradient_that_is_not_finite_can_be_left_out(settings, poisoned, capsy
 def test_a_moving_average_is_what_is_saved_and_resumed(settings, tmp_path):
     """Its half-life: after a batch of it, old and new weights count the same; resuming changes nothing."""
     averaged = replace(settings, ema=4, checkpoint_every=1, keep=20)
-    train.train(replace(averaged, run=tmp_path / "whole"))
-    train.train(replace(averaged, epochs=0.5))
-    train.train(averaged)
+    trainer.train(replace(averaged, run=tmp_path / "whole"))
+    trainer.train(replace(averaged, epochs=0.5))
+    trainer.train(averaged)
     assert same_weights(weights(tmp_path / "whole", 40), weights(settings.run, 40))
     raw = torch.load(settings.run / "checkpoints/000000000008/training.pt", weights_only=True)["network"]
     before, after = weights(settings.run, 4), weights(settings.run, 8)
@@ -449,8 +450,8 @@ def test_a_moving_average_is_what_is_saved_and_resumed(settings, tmp_path):
 
 def test_clipping_bounds_the_gradient_and_says_its_whole_length(settings, tmp_path):
     """Adam's first moment after one step is a tenth of the gradient that it was given."""
-    train.train(replace(settings, epochs=0.1, run=tmp_path / "free"))
-    train.train(replace(settings, epochs=0.1, clip_norm=1e-3))
+    trainer.train(replace(settings, epochs=0.1, run=tmp_path / "free"))
+    trainer.train(replace(settings, epochs=0.1, clip_norm=1e-3))
     free, clipped = (scalars(run, "train/gradient_norm")[4] for run in (tmp_path / "free", settings.run))
     assert free == pytest.approx(clipped)
     moments = torch.load(settings.run / "checkpoints/000000000004/training.pt", weights_only=True)["optimizer"]["state"]
@@ -462,13 +463,13 @@ def test_a_batch_that_does_not_fit_is_said_with_what_fits(settings, monkeypatch)
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nIf reserved but ...")
 
-    monkeypatch.setattr(train, "train_step", full)
+    monkeypatch.setattr(trainer, "train_step", full)
     with pytest.raises(UserError, match=r"^CUDA out of memory.*GiB.*; --accumulation 4 needs about half"):
-        train.train(replace(settings, accumulation=2))
+        trainer.train(replace(settings, accumulation=2))
 
 
 def test_a_dry_run_says_what_it_takes_and_leaves_nothing(settings, capsys):
-    assert train.train(replace(settings, dry_run=True)) == 0
+    assert trainer.train(replace(settings, dry_run=True)) == 0
     printed = capsys.readouterr().err
     assert "batch = 4" in printed
     assert re.search(r"steps +10 of 4 images, 4 at a time in each of 1 processes", printed)
@@ -477,7 +478,7 @@ def test_a_dry_run_says_what_it_takes_and_leaves_nothing(settings, capsys):
 
 
 def test_a_trace_of_some_steps_is_written(settings):
-    train.train(replace(settings, profile=2))
+    trainer.train(replace(settings, profile=2))
     traces = list((settings.run / "profile").glob("*.pt.trace.json"))
     assert len(traces) == 1
     names = {event.get("name", "") for event in json.loads(traces[0].read_text())["traceEvents"]}
@@ -486,9 +487,9 @@ def test_a_trace_of_some_steps_is_written(settings):
 
 
 def test_deterministic_training_repeats_to_the_bit(settings, tmp_path):
-    train.train(replace(settings, deterministic=True))
+    trainer.train(replace(settings, deterministic=True))
     assert torch.are_deterministic_algorithms_enabled()
-    train.train(replace(settings, run=tmp_path / "free"))
+    trainer.train(replace(settings, run=tmp_path / "free"))
     assert not torch.are_deterministic_algorithms_enabled()
     assert same_weights(weights(tmp_path / "free", 40), weights(settings.run, 40))
 
@@ -496,15 +497,15 @@ def test_deterministic_training_repeats_to_the_bit(settings, tmp_path):
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same(settings, tmp_path):
     pytest.importorskip("torch._inductor")
-    train.train(replace(settings, epochs=0.3))
-    train.train(replace(settings, epochs=0.3, compile=True, run=tmp_path / "compiled"))
+    trainer.train(replace(settings, epochs=0.3))
+    trainer.train(replace(settings, epochs=0.3, compile=True, run=tmp_path / "compiled"))
     first, second = scalars(settings.run, "train/loss"), scalars(tmp_path / "compiled", "train/loss")
     assert [*second.values()] == pytest.approx([*first.values()], abs=1e-5)
     assert weights(tmp_path / "compiled", 12).keys() == weights(settings.run, 12).keys()
 
 
 def test_the_log_of_samples_is_the_order(settings):
-    train.train(replace(settings, log_samples=True, accumulation=2))
+    trainer.train(replace(settings, log_samples=True, accumulation=2))
     lines = [json.loads(line) for line in (settings.run / "samples/0.jsonl").read_text().splitlines()]
     assert [line["images_seen"] for line in lines] == [seen for seen in range(0, 40, 4) for _ in range(2)]
     order = Order(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
@@ -513,11 +514,11 @@ def test_the_log_of_samples_is_the_order(settings):
 
 def test_numbers_after_the_checkpoint_are_taken_away(settings):
     """Of a run that was killed between checkpoints, metrics.jsonl keeps what was saved, and no half line."""
-    train.train(replace(settings, epochs=0.5))
+    trainer.train(replace(settings, epochs=0.5))
     path = settings.run / "metrics.jsonl"
     with path.open("a") as file:
         file.write('{"images_seen": 36, "train/loss": 9.0}\n{"images_seen": 38, "tra')
-    train.train(settings)
+    trainer.train(settings)
     entries = [entry for entry in map(json.loads, path.read_text().splitlines()) if "train/loss" in entry]
     assert [entry["images_seen"] for entry in entries] == list(range(4, 44, 4))
     assert 9.0 not in [entry["train/loss"] for entry in entries]

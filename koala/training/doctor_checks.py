@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from koala import config
 from koala.core.errors import UserError, first_line
 from koala.core.version import __version__
-from koala.world import PATIENCE_S, World
+from koala.training.process_store import PATIENCE_S, World
 
 if TYPE_CHECKING:  # imported where they are used, so that a damaged installation is a finding, too
     import torch
@@ -408,7 +408,7 @@ def checkpoint_bytes(settings: config.Train) -> int:
 
 def _place_of(settings: config.Train) -> Path:
     """The run folder, or that folder above it that is there already."""
-    from koala.train import RUNS
+    from koala.training.trainer import RUNS
 
     folder = (settings.run or RUNS).absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())

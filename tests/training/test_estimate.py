@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from koala import config, estimate
+from koala import config
 from koala.models import extractor
 from koala.models.network import Network
+from koala.training import estimate
 
 # (inputs, outputs, kernel, output side as a share of the input's) of each convolution, from the table of the network
 # in the Deep Koalarization paper, with the report's fusion of 256 + 1000 features

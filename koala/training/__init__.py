@@ -1,0 +1,1 @@
+"""Training: the loop, what changes while it runs, what is logged, the doctor, ablations."""
