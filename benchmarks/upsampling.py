@@ -1,4 +1,4 @@
-"""ab brought from a small picture to the photo's size: koala's guided filter against others and plain enlarging, on the CPU.
+"""ab brought from a small picture to the photo's size: koala's guided filter against others, on the CPU.
 
     python benchmarks/upsampling.py PHOTOS [--photos 40] [--megapixels 100]
 

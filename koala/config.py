@@ -562,7 +562,7 @@ class Gallery(_Strict):
 class Export(_Strict):
     """Write a trained network for others: a folder of weights to colour with, or a program that runs without koala.
 
-    A program takes L* and gives a*b*, of pictures of any size; it holds a description; koala/inference/export.py has an example.
+    A program takes L* and gives a*b*, of pictures of any size; koala/inference/export.py has an example.
     """
 
     model: Positional[Path]

@@ -2,7 +2,8 @@
 
 Of each picture there is one number, so that every picture counts the same whatever batch it came in: `mse`, `psnr`,
 `ssim`, `ciede2000`, `chroma`, `koala.imaging.color.colorfulness`. Of all of them there are sums in float64 that
-processes add together, `Moments` and `Histograms`: the empty one is neutral, `of` measures a part, `+` joins parts, `compute` ends.
+processes add together, `Moments` and `Histograms`: the empty one is neutral, `of` measures a part, `+` joins parts,
+`compute` ends.
 
 Shapes: B pictures of C channels and H x W pixels. Where pictures are given a `weight`, `(B, 1, H, W)`, it says how much
 each pixel counts; None lets all count the same.

@@ -36,7 +36,7 @@ from koala.models import extractor, hub
 from koala.models.network import Colorizer, Network
 from koala.models.objectives import head
 
-BOX = Path(__file__).parent / "box"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """The model that koala carries."""
 
 _PART = ".part-"
@@ -427,17 +427,18 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
 
     Args:
         name_or_path: run folder (its best checkpoint), checkpoint folder, or USER/NAME on the Hugging Face hub; a path
-            that exists is taken before a name. By default the model that koala carries (koala/box/README.md).
+            that exists is taken before a name. By default the model that koala carries (koala/pretrained/README.md).
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
         A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab on the network's scale (see
-        `koala.imaging.color`), H and W multiples of 8, on the CPU; move it with `.to(device)`. `koala.colorize` does all around it.
+        `koala.imaging.color`), H and W multiples of 8, on the CPU; move it with `.to(device)`. `koala.colorize` does
+        all around it.
 
     Raises:
         UserError: there is no whole checkpoint, or the extractor's weights are not to be had, or are others.
     """
-    return PretrainedColorizer.from_pretrained(BOX if name_or_path is None else name_or_path, weights=weights)
+    return PretrainedColorizer.from_pretrained(PRETRAINED if name_or_path is None else name_or_path, weights=weights)
 
 
 def _extractor(found: Checkpoint, weights: str) -> extractor.Extractor | None:

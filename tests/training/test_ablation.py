@@ -68,7 +68,7 @@ def test_each_variant_is_trained_once_before_any_is_trained_again(settings):
     assert found[1].evaluations == {name: settings.out / "quick-0" / name for name in ("grey", "color")}
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "launch").glob("ablation-*.toml")), ids=str)
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "launch").glob("ablation-*.toml")), ids=str)
 def test_ready_files_have_settings_that_exist(path, tmp_path):
     found = ablation.runs(config.Ablate(out=tmp_path, ablation=config.load(config.Ablation, path)))
     assert len(found) >= 4

@@ -21,11 +21,11 @@ def model():
 
 
 def test_it_is_small_and_says_what_it_is():
-    assert sum(path.stat().st_size for path in checkpoint.BOX.iterdir()) < 15e6
-    found = checkpoint.find(checkpoint.BOX)
+    assert sum(path.stat().st_size for path in checkpoint.PRETRAINED.iterdir()) < 15e6
+    found = checkpoint.find(checkpoint.PRETRAINED)
     assert found.settings.extractor.name == "tf_efficientnet_lite0"
     assert found.settings.data.lightness == "grey"
-    card = (checkpoint.BOX / "README.md").read_text()
+    card = (checkpoint.PRETRAINED / "README.md").read_text()
     assert f"{found.images_seen:,}" in card, "the card speaks of these weights"
 
 
