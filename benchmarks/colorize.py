@@ -20,7 +20,7 @@ from side_by_side import measure, ratio, report
 from skimage.color import gray2rgb, lab2rgb, rgb2lab
 from skimage.transform import resize
 
-from koala import config
+from koala.config.inference import ColorizeSettings
 from koala.inference import batch
 from koala.models.checkpoint import load_model
 from koala.models.network import STRIDE, Colorizer
@@ -29,7 +29,7 @@ KOALA, LOOP = "koala colorize", "Pillow and scikit-image in a loop"
 
 
 def koalas_way(photos: Path, out: Path, model: Path | None) -> Callable[[], int]:
-    settings = config.Colorize((photos,), out, model, recolor=True, overwrite=True)
+    settings = ColorizeSettings((photos,), out, model, recolor=True, overwrite=True)
 
     def color_all() -> int:
         assert batch.colorize_command(settings) == 0

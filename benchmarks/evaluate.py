@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from side_by_side import measure, ratio, report
 
-from koala import config
+from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
 from koala.data.dali_pipeline import batches
 from koala.data.sampler import every_sample_once
@@ -41,7 +41,7 @@ class Halved:
         return {"checkpoint": "none"}
 
 
-def loading(settings: config.Evaluate) -> int:
+def loading(settings: EvaluateSettings) -> int:
     with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
         evaluation = Evaluation(settings, accelerator)
     shards = evaluation.shards
@@ -51,7 +51,7 @@ def loading(settings: config.Evaluate) -> int:
     )
 
 
-def scoring(settings: config.Evaluate) -> int:
+def scoring(settings: EvaluateSettings) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the network would have them; for halving, starting them costs more than the work
     with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
@@ -64,7 +64,7 @@ def scoring(settings: config.Evaluate) -> int:
     return len(evaluation.shards)
 
 
-def whole(settings: config.Evaluate) -> int:
+def whole(settings: EvaluateSettings) -> int:
     evaluate(settings)
     with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
         return len(Evaluation(settings, accelerator).shards)
@@ -83,13 +83,13 @@ def main() -> None:
         cpu_seconds: dict[str, list[float]] = {}
         outs = (Path(folder) / str(number) for number in count())
 
-        def quietly(work: Callable[[config.Evaluate], int]) -> Callable[[], int]:
+        def quietly(work: Callable[[EvaluateSettings], int]) -> Callable[[], int]:
             settings = {"split": arguments.split, "threads": arguments.threads, "features": "none", "pictures": 0}
 
             def run() -> int:
                 began = time.process_time()
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                    images = work(config.Evaluate(arguments.run, arguments.shards, out=next(outs), **settings))
+                    images = work(EvaluateSettings(arguments.run, arguments.shards, out=next(outs), **settings))
                 cpu_seconds.setdefault(work.__name__, []).append(time.process_time() - began)
                 return images
 

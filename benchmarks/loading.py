@@ -22,7 +22,7 @@ from skimage.color import rgb2lab
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as transforms
 
-from koala import config
+from koala.config.data import DataSettings, WriteShards
 from koala.data import dali_pipeline, shard_writer, shards
 from koala.data.sampler import Order, micro_batches
 
@@ -58,7 +58,7 @@ def reports_way(folder: Path, size: int, threads: int) -> Callable[[], int]:
 
 def koalas_way(folder: Path, size: int, threads: int) -> Callable[[], int]:
     opened = shards.Shards.open(folder, "train")
-    data = config.Data(folder, size=size, threads=threads)
+    data = DataSettings(folder, size=size, threads=threads)
 
     places = micro_batches(Order(opened.shard_sizes, 0), 0, BATCH, rank=0, world_size=1)
     stream = dali_pipeline.batches(
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        shard_writer.write(config.WriteShards(arguments.photos, Path(folder)))
+        shard_writer.write(WriteShards(arguments.photos, Path(folder)))
         ways = {
             REPORT: reports_way(arguments.photos, arguments.size, arguments.threads),
             KOALA: koalas_way(Path(folder), arguments.size, arguments.threads),

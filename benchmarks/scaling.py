@@ -21,7 +21,7 @@ from pathlib import Path
 
 from side_by_side import ratio, report
 
-from koala import config
+from koala.config.models import ExtractorSettings
 from koala.models import extractor
 from koala.models.network import Network
 from koala.training import estimate
@@ -75,7 +75,7 @@ def epochs(arguments: argparse.Namespace) -> float:
 def on_paper(arguments: argparse.Namespace) -> None:
     """Print what trainings of several sizes need."""
     network = Network(1000)
-    frozen = extractor.build(config.Extractor(weights="random"))
+    frozen = extractor.build(ExtractorSettings(weights="random"))
     flops = estimate.flops_per_image(network, frozen, arguments.size)
     cached = estimate.flops_per_image(network, None, arguments.size)
     gradient = 4 * sum(weight.numel() for weight in network.parameters())

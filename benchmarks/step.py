@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from side_by_side import measure, ratio, report
 
-from koala import config
+from koala.config.models import ExtractorSettings
+from koala.config.training import TrainSettings
 from koala.models import extractor
 from koala.models.network import Network
 from koala.models.objectives import mse
@@ -25,7 +26,7 @@ REPORT, KOALA, CACHED = "the report's", "koala", "koala, cached embeddings"
 
 def reports_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor) -> Callable[[], int]:
     """As the report trains."""
-    settings = config.Extractor(weights="random", batch_statistics=True)
+    settings = ExtractorSettings(weights="random", batch_statistics=True)
     frozen = extractor.build(settings).to(device, memory_format=torch.contiguous_format)
     network = ConcatenatingNetwork(1000).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -53,9 +54,9 @@ class ConcatenatingNetwork(Network):
 def koalas_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor, cached: bool) -> Callable[[], int]:
     """As koala trains with --mixed-precision bf16."""
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
-    frozen = extractor.build(config.Extractor(weights="random")).to(device).in_precision(torch.bfloat16)
+    frozen = extractor.build(ExtractorSettings(weights="random")).to(device).in_precision(torch.bfloat16)
     network = Network(1000).to(device, memory_format=torch.channels_last)
-    network, optimizer = accelerator.prepare(network, TrainState.new(network, config.Train()).optimizer)
+    network, optimizer = accelerator.prepare(network, TrainState.new(network, TrainSettings()).optimizer)
     with accelerator.autocast():
         ready = frozen(lightness)
 

@@ -28,7 +28,7 @@ from urllib.parse import urlencode
 import numpy as np
 from PIL import Image
 
-from koala import config
+from koala.config.study import BuildStudy, StudySettings
 from koala.study import build
 from koala.study.folder import Folder
 
@@ -191,11 +191,9 @@ def make_study(folder: Path, shown: int) -> None:
             (folder / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(noisy if name == "originals" else noisy[..., ::-1]).save(folder / name / f"{number}.png")
     pictures = (f"koala={folder / 'koala'}",)
-    study = config.Study(shown=shown - 2, checks=2)
+    study = StudySettings(shown=shown - 2, checks=2)
     for part in ("load", "kill"):
-        build.build_command(
-            config.BuildStudy(folder / part, folder / "originals", pictures, scenes=SCENES, study=study)
-        )
+        build.build_command(BuildStudy(folder / part, folder / "originals", pictures, scenes=SCENES, study=study))
 
 
 def main() -> None:

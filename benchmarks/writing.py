@@ -20,7 +20,7 @@ import webdataset
 from PIL import Image
 from side_by_side import measure, ratio, report
 
-from koala import config
+from koala.config.data import ResizeRule, ShardRecipe, WriteShards
 from koala.data import shard_writer
 from koala.imaging.jpeg_intake import admit
 
@@ -29,12 +29,12 @@ KOALA_COPYING, TAR = "koala, copying", "tar and sha256sum"
 SAMPLES_PER_SHARD = 100
 
 
-def koalas_way(photos: Path, out: Path, workers: int, resize: config.Resize) -> Callable[[], int]:
-    recipe = config.Recipe(samples_per_shard=SAMPLES_PER_SHARD, resize=resize)
+def koalas_way(photos: Path, out: Path, workers: int, resize: ResizeRule) -> Callable[[], int]:
+    recipe = ShardRecipe(samples_per_shard=SAMPLES_PER_SHARD, resize=resize)
 
     def write() -> int:
         shutil.rmtree(out, ignore_errors=True)
-        manifest = shard_writer.write(config.WriteShards(photos, out, recipe, workers=workers))
+        manifest = shard_writer.write(WriteShards(photos, out, recipe, workers=workers))
         assert manifest is not None
         return manifest.written
 
@@ -73,7 +73,7 @@ def copy_as_they_are(files: list[Path], out: Path) -> Path:
     """The photographs that koala does not have to change."""
     out.mkdir()
     for number, path in enumerate(files):
-        if not admit(path.read_bytes(), config.Resize()).changes:
+        if not admit(path.read_bytes(), ResizeRule()).changes:
             shutil.copy(path, out / f"{number:06d}{path.suffix}")
     return out
 
@@ -87,13 +87,13 @@ def main() -> None:
     files = sorted(path for path in arguments.photos.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        short = config.Resize(side="short", pixels=256)
+        short = ResizeRule(side="short", pixels=256)
         plain = copy_as_they_are(files, out / "plain")
         plain_files = sorted(plain.iterdir())
         ways = {
             KOALA_RESIZING: koalas_way(arguments.photos, out / "resized", arguments.workers, short),
             LOOP: plain_loop(files, out / "loop"),
-            KOALA_COPYING: koalas_way(plain, out / "copied", arguments.workers, config.Resize()),
+            KOALA_COPYING: koalas_way(plain, out / "copied", arguments.workers, ResizeRule()),
             TAR: tar_and_sha256sum(plain, plain_files, out / "photos.tar"),
         }
         rates = measure(ways, arguments.rounds)

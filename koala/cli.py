@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,79 +18,48 @@ from typing import Any
 from koala.core.errors import UserError
 from koala.core.version import __version__
 
-# command: (settings class in koala.config, "module:function", the field that a TOML file fills or "", in a word)
-COMMANDS: dict[str, tuple[str, str, str, str]] = {
-    "demo": ("Demo", "koala.demo:demo", "", "the main job on photographs that installed packages carry"),
-    "shards write": ("WriteShards", "koala.data.shard_writer:write_command", "recipe", "images -> tar shards"),
-    "shards finish": (
-        "FinishShards",
-        "koala.data.shard_writer:finish_command",
-        "",
-        "put parts together that were written apart",
+
+@dataclass(frozen=True)
+class Command:
+    """A command of koala.
+
+    Attributes:
+        settings: "module:class" in `koala.config`.
+        function: "module:function" in `koala`, which takes the settings.
+        summary: what it does, in a few words.
+        file: the field of the settings that a TOML file fills, "." for all of them, or "" where it takes no file.
+    """
+
+    settings: str
+    function: str
+    summary: str
+    file: str = ""
+
+
+COMMANDS = {
+    "demo": Command("demo:DemoSettings", "demo:demo", "the main job on photographs that installed packages carry"),
+    "shards write": Command("data:WriteShards", "data.shard_writer:write_command", "images -> tar shards", "recipe"),
+    "shards finish": Command("data:FinishShards", "data.shard_writer:finish_command", "put parts together"),
+    "shards verify": Command("data:VerifyShards", "data.shards:verify_command", "check shards, byte by byte"),
+    "shards repair": Command("data:RepairShards", "data.shard_writer:repair_command", "write bad shards again"),
+    "shards embed": Command("data:EmbedShards", "data.embedding_cache:embed", "keep the extractor's embeddings"),
+    "shards audit": Command("data:AuditShards", "data.audit:audit_command", "what is in a data set"),
+    "shards prior": Command("data:MeasurePrior", "data.color_prior:prior_command", "how often each colour occurs"),
+    "train": Command("training:TrainSettings", "training.trainer:train", "train the fusion network, or resume", "."),
+    "doctor": Command("training:DoctorSettings", "training.doctor:doctor", "check a machine before training", "."),
+    "ablate": Command("training:AblateSettings", "training.ablation:ablate", "variants of a training", "ablation"),
+    "evaluate": Command("evaluation:EvaluateSettings", "evaluation.evaluate:evaluate", "score a checkpoint"),
+    "compare": Command("evaluation:CompareSettings", "evaluation.compare:compare_command", "evaluations side by side"),
+    "colorize": Command("inference:ColorizeSettings", "inference.batch:colorize_command", "colour photos"),
+    "gallery": Command("inference:GallerySettings", "inference.gallery.server:gallery_command", "colour in a browser"),
+    "export": Command("inference:ExportSettings", "inference.export:export_command", "weights, ONNX, the hub"),
+    "study build": Command("study:BuildStudy", "study.build:build_command", "pictures -> the folder of a study"),
+    "study serve": Command("study:ServeStudy", "study.server:serve_command", "ask people which pictures are real"),
+    "study report": Command(
+        "study:ReportStudy", "study.report:report_command", "answers -> tables, tests, plain words"
     ),
-    "shards verify": ("VerifyShards", "koala.data.shards:verify_command", "", "check shards, byte by byte"),
-    "shards repair": (
-        "RepairShards",
-        "koala.data.shard_writer:repair_command",
-        "",
-        "write bad shards again from the source",
-    ),
-    "shards embed": (
-        "Embed",
-        "koala.data.embedding_cache:embed",
-        "",
-        "keep the extractor's embeddings beside the shards",
-    ),
-    "shards audit": (
-        "AuditShards",
-        "koala.data.audit:audit_command",
-        "",
-        "what is in a data set: chroma, greys, sepia",
-    ),
-    "shards prior": (
-        "Prior",
-        "koala.data.color_prior:prior_command",
-        "",
-        "how often each colour occurs, for training by it",
-    ),
-    "train": (
-        "Train",
-        "koala.training.trainer:train",
-        ".",
-        "train the fusion network; with --run the same command resumes",
-    ),
-    "doctor": ("Doctor", "koala.training.doctor:doctor", ".", "look at machine, data and run folder before a training"),
-    "evaluate": (
-        "Evaluate",
-        "koala.evaluation.evaluate:evaluate",
-        "",
-        "score a checkpoint, and colour the validation set",
-    ),
-    "compare": (
-        "Compare",
-        "koala.evaluation.compare:compare_command",
-        "",
-        "lay evaluations side by side, with their differences",
-    ),
-    "ablate": (
-        "Ablate",
-        "koala.training.ablation:ablate",
-        "ablation",
-        "variants of a training at equal budget, side by side",
-    ),
-    "colorize": ("Colorize", "koala.inference.batch:colorize_command", "", "colour photos at their own size"),
-    "gallery": (
-        "Gallery",
-        "koala.inference.gallery.server:gallery_command",
-        "",
-        "colour photos in a browser, on this machine",
-    ),
-    "export": ("Export", "koala.inference.export:export_command", "", "a trained network for others: weights, ONNX"),
-    "study build": ("BuildStudy", "koala.study.build:build_command", "", "pictures -> the folder of a realness study"),
-    "study serve": ("ServeStudy", "koala.study.server:serve_command", "", "ask people which pictures are real"),
-    "study report": ("ReportStudy", "koala.study.report:report_command", "", "answers -> tables, tests, plain words"),
-    "study power": ("PowerStudy", "koala.study.power:power_command", "", "how many participants and scenes it takes"),
-    "kit": ("Kit", "koala.cli:copy_templates", "", "copy launch/, shards/ and slurm/ out, for editing"),
+    "study power": Command("study:PowerStudy", "study.power:power_command", "how many people and scenes it takes"),
+    "kit": Command("demo:KitSettings", "cli:copy_templates", "copy launch/, shards/ and slurm/ out, for editing"),
 }
 
 
@@ -164,10 +134,9 @@ def _split_command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _run(command: str, words: list[str]) -> int:
-    settings_name, target, toml_field, _ = COMMANDS[command]
-    settings = _settings(command, settings_name, toml_field, words)
-    module, function = target.split(":")
-    return getattr(_module(command, module), function)(settings) or 0
+    settings = _settings(command, words)
+    module, function = COMMANDS[command].function.split(":")
+    return getattr(_module(command, f"koala.{module}"), function)(settings) or 0
 
 
 def copy_templates(settings: Any) -> int:
@@ -190,22 +159,27 @@ def _module(command: str, name: str) -> ModuleType:
         raise UserError(f'koala {command} needs {error.name}; pip install "koala[{extra}]"') from None
 
 
-def _settings(command: str, name: str, toml_field: str, words: list[str]) -> Any:
+def _settings(name: str, words: list[str]) -> Any:
     """Defaults, then the TOML file that the command names, then flags."""
+    import dataclasses
+
     import tyro
 
-    config = import_module("koala.config")
-    cls = getattr(config, name)
+    from koala.config.load import load_toml, to_dict, validate
+
+    command = COMMANDS[name]
+    module, class_name = command.settings.split(":")
+    cls: Any = getattr(import_module(f"koala.config.{module}"), class_name)
     default: Any = tyro.MISSING_NONPROP
-    program = f"koala {command}"
-    if toml_field and words and not words[0].startswith("-"):
+    program = f"koala {name}"
+    if command.file and words and not words[0].startswith("-"):
         path, *words = words
         program += f" {path}"
-        if toml_field == ".":
-            default = config.load(cls, Path(path))
+        if command.file == ".":
+            default = load_toml(cls, Path(path))
         else:
-            part = next(f for f in config.fields(cls) if f.name == toml_field)
-            default = _with_missing(cls, toml_field, config.load(part.type, Path(path)))
+            part: Any = next(field.type for field in dataclasses.fields(cls) if field.name == command.file)
+            default = _with_missing(cls, command.file, load_toml(part, Path(path)))
     settings = tyro.cli(
         cls,
         prog=program,
@@ -214,7 +188,7 @@ def _settings(command: str, name: str, toml_field: str, words: list[str]) -> Any
         args=words,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    return config.validate(cls, config.dump(settings), program)
+    return validate(cls, to_dict(settings), program)
 
 
 def _with_missing(cls: Any, field: str, value: Any) -> Any:
@@ -233,7 +207,7 @@ def _with_missing(cls: Any, field: str, value: Any) -> Any:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {text}" for name, (_, _, _, text) in COMMANDS.items()]
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "koala: training of the Deep Koalarization image colourisation network",

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from koala import config
+from koala.config.data import ShardRecipe, WriteShards
+from koala.config.demo import DemoSettings
+from koala.config.evaluation import EvaluateSettings
+from koala.config.inference import ColorizeSettings
+from koala.config.load import load_toml
+from koala.config.training import TrainSettings
 from koala.core.distributed import has_bf16, on_cpu
 from koala.core.errors import UserError
 from koala.core.templates import path as kit_path
@@ -54,7 +59,7 @@ _SHEET_ROWS = 10  # of photographs that were trained on; those held out come bel
 _THUMBNAIL = (240, 180)  # width, height
 
 
-def demo(settings: config.Demo) -> int:
+def demo(settings: DemoSettings) -> int:
     """`koala demo`: do it all, and name what was made.
 
     Returns:
@@ -67,8 +72,8 @@ def demo(settings: config.Demo) -> int:
     folder = settings.dir
     count = gather_photographs(folder / "photos")
     print(f"{count} photographs from {'; '.join(licence for *_, licence in PHOTOGRAPHS)}")
-    recipe = config.load(config.Recipe, kit_path("shards/demo.toml"))
-    shard_writer.write_command(config.WriteShards(folder / "photos", folder / "shards", recipe))
+    recipe = load_toml(ShardRecipe, kit_path("shards/demo.toml"))
+    shard_writer.write_command(WriteShards(folder / "photos", folder / "shards", recipe))
     run = _run(folder)
     if code := trainer.train(run):
         return code
@@ -77,7 +82,7 @@ def demo(settings: config.Demo) -> int:
     for split in shards.SPLITS:
         print(f"\nScores on the photographs {'trained on' if split == 'train' else 'held out'}:")
         evaluate.evaluate(
-            config.Evaluate(
+            EvaluateSettings(
                 newest.path,
                 folder / "shards",
                 out=folder / "evaluation" / split,
@@ -86,7 +91,7 @@ def demo(settings: config.Demo) -> int:
             )
         )
     for name, model in (("colored", newest.path), ("carried", None)):
-        batch.colorize_command(config.Colorize((folder / "photos",), folder / name, model, recolor=True))
+        batch.colorize_command(ColorizeSettings((folder / "photos",), folder / name, model, recolor=True))
     held_out = shards.Shards.open(folder / "shards", "val")
     _write_sheet(folder, held_out.sources())
     print(_farewell(folder, len(held_out), time.monotonic() - began))
@@ -111,9 +116,9 @@ def gather_photographs(folder: Path) -> int:
     return count
 
 
-def _run(folder: Path) -> config.Train:
+def _run(folder: Path) -> TrainSettings:
     """The demo's training; a CPU without bf16 gets half the epochs, to end in time."""
-    run = config.load(config.Train, kit_path("launch/demo.toml"))
+    run = load_toml(TrainSettings, kit_path("launch/demo.toml"))
     run = replace(run, data=replace(run.data, shards=folder / "shards"), run=folder / "run")
     if has_bf16(on_cpu(run.device, run.mixed_precision)):
         return replace(run, mixed_precision="bf16")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from koala import config
+from koala.config.data import DataSettings, ShardRecipe, SplitRule, WriteShards
+from koala.config.models import ExtractorSettings
+from koala.config.training import TrainSettings
 from koala.data import shard_writer
 from tests.photographs import jpeg, make_photo
 
@@ -29,8 +31,8 @@ def photo_folder(tmp_path_factory) -> Path:
 def shard_folder(photo_folder, tmp_path_factory) -> Path:
     """The same as shards: 40 to train on in 4 shards, 8 to validate on."""
     out = tmp_path_factory.mktemp("shards")
-    recipe = config.Recipe(samples_per_shard=10, split=config.Split(val_count=8))
-    shard_writer.write(config.WriteShards(photo_folder, out, recipe))
+    recipe = ShardRecipe(samples_per_shard=10, split=SplitRule(val_count=8))
+    shard_writer.write(WriteShards(photo_folder, out, recipe))
     return out
 
 
@@ -40,8 +42,8 @@ def run(shard_folder, tmp_path_factory) -> Path:
     from koala.training import trainer
 
     folder = tmp_path_factory.mktemp("run")
-    data = config.Data(shard_folder, size=16, threads=2)
-    trainer.train(config.Train(data=data, extractor=config.Extractor("none"), batch=4, epochs=0.2, run=folder))
+    data = DataSettings(shard_folder, size=16, threads=2)
+    trainer.train(TrainSettings(data=data, extractor=ExtractorSettings("none"), batch=4, epochs=0.2, run=folder))
     return folder
 
 

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from koala import cli, config
+from koala import cli
+from koala.config.data import DataSettings, ResizeRule, ShardRecipe, WriteShards
+from koala.config.load import load_toml, save_toml
+from koala.config.models import ExtractorSettings, ObjectiveSettings
+from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -41,10 +45,10 @@ def test_every_command_has_help_without_torch(command):
 def test_every_command_has_its_function(command):
     from importlib import import_module
 
-    settings, target, _, _ = cli.COMMANDS[command]
-    module, function = target.split(":")
-    assert callable(getattr(import_module(module), function))
-    assert hasattr(config, settings)
+    module, function = cli.COMMANDS[command].function.split(":")
+    assert callable(getattr(import_module(f"koala.{module}"), function))
+    module, name = cli.COMMANDS[command].settings.split(":")
+    assert isinstance(getattr(import_module(f"koala.config.{module}"), name), type)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,7 @@ def test_errors_in_files_name_the_place(tmp_path, text, message):
     path = tmp_path / "run.toml"
     path.write_text(text)
     with pytest.raises(UserError) as error:
-        config.load(config.Train, path)
+        load_toml(TrainSettings, path)
     assert str(error.value).startswith(str(path))
     assert message in str(error.value)
 
@@ -98,44 +102,42 @@ def test_flags_come_after_the_file(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('batch = 7\nseed = 3\n[data]\nsize = 64\nlightness = "color"')
     words = [str(path), "--batch", "9", "--data.size", "32"]
-    settings = cli._settings("train", "Train", ".", words)
+    settings = cli._settings("train", words)
     assert (settings.batch, settings.seed) == (9, 3)
-    assert settings.data == config.Data(size=32, lightness="color")
+    assert settings.data == DataSettings(size=32, lightness="color")
 
 
 def test_a_recipe_fills_its_part(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text("seed = 4\n[resize]\nside = 'short'")
     words = [str(path), "--source", "here", "--out", "there", "--recipe.seed", "5"]
-    settings = cli._settings("shards write", "WriteShards", "recipe", words)
-    assert settings == config.WriteShards(
-        Path("here"), Path("there"), config.Recipe(seed=5, resize=config.Resize(side="short"))
-    )
+    settings = cli._settings("shards write", words)
+    assert settings == WriteShards(Path("here"), Path("there"), ShardRecipe(seed=5, resize=ResizeRule(side="short")))
 
 
 def test_settings_survive_their_file(tmp_path):
-    settings = replace(config.Train(), run=tmp_path, data=config.Data(size=64), learning_rate=3e-4)
-    config.save(settings, tmp_path / "config.toml")
-    assert config.load(config.Train, tmp_path / "config.toml") == settings
+    settings = replace(TrainSettings(), run=tmp_path, data=DataSettings(size=64), learning_rate=3e-4)
+    save_toml(settings, tmp_path / "config.toml")
+    assert load_toml(TrainSettings, tmp_path / "config.toml") == settings
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("[!a]*.toml")), ids=lambda path: path.name)
 def test_every_run_file_is_valid(path):
     """Those of ablations are looked at in test_ablate.py."""
-    config.load(config.Train, path)
+    load_toml(TrainSettings, path)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "shards").glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_is_valid(path):
-    config.load(config.Recipe, path)
+    load_toml(ShardRecipe, path)
 
 
 def test_the_replication_is_the_reports():
-    run = config.load(config.Train, ROOT / "launch/replication-45k.toml")
-    assert (run.batch, run.epochs, run.learning_rate, run.objective) == (50, 40, 1e-3, config.Objective("mse"))
+    run = load_toml(TrainSettings, ROOT / "launch/replication-45k.toml")
+    assert (run.batch, run.epochs, run.learning_rate, run.objective) == (50, 40, 1e-3, ObjectiveSettings("mse"))
     assert (run.data.geometry, run.data.size, run.data.lightness) == ("pad", 224, "grey")
-    assert run.extractor == config.Extractor("inception_resnet_v2", "logits", "pretrained", batch_statistics=False)
-    recipe = config.load(config.Recipe, ROOT / "shards/replication-45k.toml")
+    assert run.extractor == ExtractorSettings("inception_resnet_v2", "logits", "pretrained", batch_statistics=False)
+    recipe = load_toml(ShardRecipe, ROOT / "shards/replication-45k.toml")
     assert (recipe.limit, recipe.split.val_count) == (45_000, 5_000)
 
 

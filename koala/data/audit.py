@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala.config import AuditShards
+from koala.config.data import AuditShards
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress

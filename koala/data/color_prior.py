@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from koala import config
+from koala.config.data import MeasurePrior
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.data import audit
@@ -34,7 +34,7 @@ def prior_path(folder: Path) -> Path:
     return folder / "prior.csv"
 
 
-def prior_command(settings: config.Prior) -> int:
+def prior_command(settings: MeasurePrior) -> int:
     """`koala shards prior`: audit the training shards that are not audited yet, and put their colours together.
 
     Returns:

@@ -19,7 +19,8 @@ os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
 import numpy as np
 from numpy.typing import NDArray
 
-from koala.config import Data, Geometry, Resize
+from koala.config.data import DataSettings, ResizeRule
+from koala.config.fields import Geometry
 from koala.core.errors import UserError
 from koala.data import augmentation
 from koala.data.augmentation import Age
@@ -131,7 +132,7 @@ def _along(start: float, end: float, length: int, size: int) -> tuple[int, int, 
 # ---------------------------------------------------------------- the graph
 
 
-def build_graph(source: Iterable[Any], data: Data, batch: int, device: str, with_rgb: bool = False) -> Any:
+def build_graph(source: Iterable[Any], data: DataSettings, batch: int, device: str, with_rgb: bool = False) -> Any:
     """Define the DALI pipeline; it needs no GPU before it is built.
 
     Args:
@@ -222,7 +223,7 @@ class Embeddings(Protocol):
 def batches(
     shards: Shards,
     places: Iterable[Places],
-    data: Data,
+    data: DataSettings,
     device: str,
     *,
     batch: int,
@@ -280,7 +281,7 @@ class _Reader:
     """Reads the bytes of coming batches in threads, in order, a few batches ahead."""
 
     def __init__(
-        self, shards: Shards, places: Iterable[Places], data: Data, seed: int, embeddings: Embeddings | None
+        self, shards: Shards, places: Iterable[Places], data: DataSettings, seed: int, embeddings: Embeddings | None
     ) -> None:
         self._shards, self._places, self._data, self._seed = shards, iter(places), data, seed
         self._embeddings = embeddings
@@ -324,7 +325,7 @@ class _Reader:
         return augmentation.draw(np.random.default_rng([self._seed, int(epoch), int(sample), _AGE]), self._data.aging)
 
 
-def _fed(requests: Iterable[_Request], under_way: deque[_Request], data: Data) -> Iterator[tuple[Any, ...]]:
+def _fed(requests: Iterable[_Request], under_way: deque[_Request], data: DataSettings) -> Iterator[tuple[Any, ...]]:
     """What DALI is given for each request, noting that it is under way."""
     for request in requests:
         under_way.append(request)
@@ -365,7 +366,7 @@ def _undecodable(shards: Shards, under_way: Iterable[_Request], error: RuntimeEr
     for request in requests:
         for sample, jpeg in zip(request.samples, request.jpegs, strict=True):
             try:
-                admit(jpeg.tobytes(), Resize())
+                admit(jpeg.tobytes(), ResizeRule())
             except UnusableError as reason:
                 found = shards.describe(int(sample))
                 return UserError(

@@ -26,8 +26,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from koala import config
-from koala.config import Geometry, LightnessSource, MixedPrecision, SplitName
+from koala.config.data import DataSettings, EmbedShards
+from koala.config.fields import Geometry, LightnessSource, MixedPrecision, SplitName
+from koala.config.load import load_toml
+from koala.config.models import ExtractorSettings
+from koala.config.training import TrainSettings
 from koala.core import atomic_io
 from koala.core.distributed import accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError
@@ -72,7 +75,7 @@ class Key:
     mixed_precision: MixedPrecision
 
     @classmethod
-    def of(cls, settings: config.Embed, built: Extractor) -> Self:
+    def of(cls, settings: EmbedShards, built: Extractor) -> Self:
         """What `koala shards embed` is to make."""
         return cls(
             format=FORMAT,
@@ -220,7 +223,7 @@ class _OpenFile:
 # ---------------------------------------------------------------- finding those that a training wants
 
 
-def find(settings: config.Train) -> Cache:
+def find(settings: TrainSettings) -> Cache:
     """The embeddings that a training would compute itself.
 
     The extractor is built only where its weights are at hand; else the key's word is taken for them.
@@ -271,7 +274,7 @@ def _read_key(path: Path) -> Key:
     return key
 
 
-def _differences(key: Key, settings: config.Train) -> list[str]:
+def _differences(key: Key, settings: TrainSettings) -> list[str]:
     """In what the embeddings that a training wants are others, in words."""
     wanted, data = settings.extractor, settings.data
     parts = (
@@ -285,7 +288,7 @@ def _differences(key: Key, settings: config.Train) -> list[str]:
     return named or _other_weights(key, settings)
 
 
-def _other_weights(key: Key, settings: config.Train) -> list[str]:
+def _other_weights(key: Key, settings: TrainSettings) -> list[str]:
     """Whether the extractor's weights are others: by their hash where they are at hand, else by their name."""
     now = settings.extractor.weights
     if {key.weights, now} == {"pretrained", "random"}:
@@ -299,9 +302,9 @@ def _other_weights(key: Key, settings: config.Train) -> list[str]:
     return [f"other weights of {key.extractor} (sha256 {key.extractor_sha256[:8]}, not {sha256[:8]})"]
 
 
-def _command(settings: config.Train) -> str:
+def _command(settings: TrainSettings) -> str:
     """The command that makes the embeddings a training wants, with the flags that are not as by default."""
-    wanted, data, usual = settings.extractor, settings.data, config.Embed(settings.data.shards)
+    wanted, data, usual = settings.extractor, settings.data, EmbedShards(settings.data.shards)
     flags = (
         ("--extractor.name", wanted.name, usual.extractor.name),
         ("--extractor.features", wanted.features, usual.extractor.features),
@@ -315,7 +318,7 @@ def _command(settings: config.Train) -> str:
     return shlex.join(["koala", "shards", "embed", str(data.shards), *words])
 
 
-def _check_fixed(settings: config.Extractor, geometry: Geometry) -> None:
+def _check_fixed(settings: ExtractorSettings, geometry: Geometry) -> None:
     """Refuse embeddings that are another each time."""
     if settings.name == "none":
         raise UserError("without extractor there are no embeddings to keep; name one with --extractor.name")
@@ -331,7 +334,7 @@ def _check_fixed(settings: config.Extractor, geometry: Geometry) -> None:
         )
 
 
-def _check_unaged(data: config.Data) -> None:
+def _check_unaged(data: DataSettings) -> None:
     if data.aging:
         raise UserError(
             "with --data.aging a photo looks otherwise each time, so that its embeddings cannot be kept; leave it out"
@@ -341,7 +344,7 @@ def _check_unaged(data: config.Data) -> None:
 # ---------------------------------------------------------------- making
 
 
-def embed(settings: config.Embed) -> int:
+def embed(settings: EmbedShards) -> int:
     """`koala shards embed`: make the embeddings that are not there yet, on any number of processes.
 
     Returns:
@@ -357,24 +360,24 @@ def embed(settings: config.Embed) -> int:
     return 0
 
 
-def _for_training(settings: config.Embed) -> config.Embed:
+def _for_training(settings: EmbedShards) -> EmbedShards:
     """What the training's file says, where one is named; flags that say the same things are refused."""
     if settings.training is None:
         return settings
-    usual = config.Embed(settings.shards)
+    usual = EmbedShards(settings.shards)
     view = replace(settings.data, threads=usual.data.threads)
     if replace(settings, training=None, data=view, batch=usual.batch, device=usual.device) != usual:
         raise UserError(
             f"{settings.training} says which extractor, view, precision and seed; leave out the flags for these"
         )
-    return for_training(config.load(config.Train, settings.training), settings)
+    return for_training(load_toml(TrainSettings, settings.training), settings)
 
 
-def for_training(training: config.Train, settings: config.Embed | None = None) -> config.Embed:
+def for_training(training: TrainSettings, settings: EmbedShards | None = None) -> EmbedShards:
     """What must be embedded for a training; `settings` say where and how, by default as the training."""
     data = training.data
     _check_unaged(data)
-    settings = settings or config.Embed(data.shards, device=training.device)
+    settings = settings or EmbedShards(data.shards, device=training.device)
     return replace(
         settings,
         extractor=replace(training.extractor, cache=False),
@@ -392,7 +395,7 @@ class Embedding:
         accelerator: processes and device.
     """
 
-    def __init__(self, settings: config.Embed, accelerator: Accelerator) -> None:
+    def __init__(self, settings: EmbedShards, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
         self.manifest = read_manifest(settings.shards)
         # the first process fetches the extractor's weights, the others find them
@@ -417,7 +420,7 @@ class Embedding:
     def _make(self, split: SplitName, numbers: Sequence[int], progress: Progress) -> None:
         """Make the embeddings of some shards of a split, in one stream."""
         settings, view = self.settings, self.settings.data
-        data = config.Data(
+        data = DataSettings(
             settings.shards, geometry=view.geometry, size=view.size, lightness=view.lightness, threads=view.threads
         )
         shards = Shards.open(settings.shards, split)

@@ -19,7 +19,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from koala.config import FinishShards, Recipe, RepairShards, Split, WriteShards, dump, part_numbers
+from koala.config.data import FinishShards, RepairShards, ShardRecipe, SplitRule, WriteShards
+from koala.config.fields import part_numbers
+from koala.config.load import to_dict
 from koala.core.atomic_io import put, sync
 from koala.core.errors import UserError
 from koala.core.progress import Progress
@@ -52,9 +54,9 @@ class PlannedShard:
     numbers: tuple[int, ...]
     items: tuple[Item, ...]
 
-    def digest(self, recipe: Recipe) -> str:
+    def digest(self, recipe: ShardRecipe) -> str:
         """sha256 of all that decides the shard's content, but the images' own bytes."""
-        plan = [FORMAT, dump(recipe), self.split, self.numbers, [item.name for item in self.items]]
+        plan = [FORMAT, to_dict(recipe), self.split, self.numbers, [item.name for item in self.items]]
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
 
@@ -65,13 +67,13 @@ class Job:
     out: Path
     source: Source
     labels: Labels
-    recipe: Recipe
+    recipe: ShardRecipe
 
 
 # ---------------------------------------------------------------- which images go where
 
 
-def plan_shards(items: Sequence[Item], recipe: Recipe) -> list[PlannedShard]:
+def plan_shards(items: Sequence[Item], recipe: ShardRecipe) -> list[PlannedShard]:
     """Shuffle the images over the whole set, split them and cut them into shards: pure."""
     drawn = [items[i] for i in shuffled(len(items), recipe.seed)]
     numbered = list(enumerate(drawn[: recipe.limit or None]))
@@ -86,7 +88,7 @@ def plan_shards(items: Sequence[Item], recipe: Recipe) -> list[PlannedShard]:
 _Numbered = list[tuple[int, Item]]
 
 
-def _divide(numbered: _Numbered, split: Split) -> tuple[_Numbered, _Numbered]:
+def _divide(numbered: _Numbered, split: SplitRule) -> tuple[_Numbered, _Numbered]:
     """Training and validation images."""
     if split.train_folder or split.val_folder:
         train, val = (_below(numbered, folder) for folder in (split.train_folder, split.val_folder))
@@ -129,12 +131,12 @@ def write(settings: WriteShards) -> Manifest | None:
     return finish(settings.out) if parts == 1 else None
 
 
-def _prepare(path: Path, out: Path, recipe: Recipe) -> tuple[Job, list[PlannedShard]]:
+def _prepare(path: Path, out: Path, recipe: ShardRecipe) -> tuple[Job, list[PlannedShard]]:
     """List the source and plan; the plan is left in `out` for `finish`, and must be the one that is there."""
     source = open_source(path)
     items = list_items(source)
     plan = plan_shards(items, recipe)
-    written = Plan(FORMAT, dump(recipe), {shard.name: (shard.digest(recipe), len(shard.items)) for shard in plan})
+    written = Plan(FORMAT, to_dict(recipe), {shard.name: (shard.digest(recipe), len(shard.items)) for shard in plan})
     out.mkdir(parents=True, exist_ok=True)
     if (out / "plan.json").exists():
         if read_plan(out) != written:

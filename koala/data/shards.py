@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import SkipValidation, TypeAdapter, ValidationError
 
-from koala.config import Recipe, Resize, SplitName, VerifyShards, validate
+from koala.config.data import ResizeRule, ShardRecipe, VerifyShards
+from koala.config.fields import SplitName
+from koala.config.load import validate
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.imaging.jpeg_intake import UnusableError, admit
@@ -279,9 +281,9 @@ class Plan:
     recipe: dict[str, Any]
     shards: dict[str, tuple[str, int]]
 
-    def as_recipe(self) -> Recipe:
+    def as_recipe(self) -> ShardRecipe:
         """The recipe as settings."""
-        return validate(Recipe, self.recipe, "plan.json")
+        return validate(ShardRecipe, self.recipe, "plan.json")
 
 
 def read_plan(folder: Path) -> Plan:
@@ -382,7 +384,7 @@ def _faulty_samples(folder: Path, record: Record) -> Iterator[str]:
     shards = Shards(folder, [record])
     for sample in range(record.samples):
         try:
-            image = admit(shards.read(sample).tobytes(), Resize())
+            image = admit(shards.read(sample).tobytes(), ResizeRule())
         except UserError as error:
             yield str(error)
             return

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import config
-from koala.config import Protocol
+from koala.config.evaluation import CompareSettings, EvaluateSettings, EvaluationProtocol
+from koala.config.load import validate
 from koala.core import html
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
@@ -110,10 +110,10 @@ def _difference(name: str, column: Result, first: Result, spreads: Mapping[str, 
     return Difference(value, confidence_intervals.interval(spreads[column.name][name] - spreads[first.name][name]))
 
 
-def _protocol(column: Result) -> Protocol:
-    known = {field.name for field in fields(Protocol)}
+def _protocol(column: Result) -> EvaluationProtocol:
+    known = {field.name for field in fields(EvaluationProtocol)}
     values = {key: value for key, value in column.report["protocol"].items() if key in known}
-    return config.validate(Protocol, values, f"{column.folder / 'scores.json'}")
+    return validate(EvaluationProtocol, values, f"{column.folder / 'scores.json'}")
 
 
 def _check_alike(first: Result, other: Result) -> None:
@@ -307,7 +307,7 @@ def write(comparison: Comparison, out: Path) -> None:
         put(out / name, content.encode("utf-8", "surrogateescape"))
 
 
-def compare_command(settings: config.Compare) -> int:
+def compare_command(settings: CompareSettings) -> int:
     """`koala compare`: judge what is not judged yet, compare, and write the table.
 
     Raises:
@@ -342,7 +342,7 @@ def _named(words: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _judging(settings: config.Compare, columns: Sequence[Result], name: str, folder: Path) -> config.Evaluate:
+def _judging(settings: CompareSettings, columns: Sequence[Result], name: str, folder: Path) -> EvaluateSettings:
     """How a folder of pictures is judged: as the first run was, where nothing else is said."""
     first = columns[0] if columns else None
     if first is None and not (settings.shards and settings.protocol):
@@ -350,7 +350,7 @@ def _judging(settings: config.Compare, columns: Sequence[Result], name: str, fol
     report = first.report if first is not None else {}
     protocol = settings.protocol or (str(first.folder / "protocol.toml") if first is not None else "")
     judged_by_networks = first is None or report["judges"]
-    return config.Evaluate(
+    return EvaluateSettings(
         folder,
         settings.shards or Path(report["shards"]),
         out=settings.out / name,

@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from koala import config
-from koala.config import Protocol
+from koala.config.data import DataSettings, for_evaluation
+from koala.config.evaluation import EvaluateSettings, EvaluationProtocol, ImageIds
+from koala.config.load import save_toml
 from koala.core.atomic_io import put
 from koala.core.distributed import accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError
@@ -79,7 +80,7 @@ class Evaluation:
         accelerator: processes and device.
     """
 
-    def __init__(self, settings: config.Evaluate, accelerator: Accelerator) -> None:
+    def __init__(self, settings: EvaluateSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
         found = _checkpoint(settings.model)
         self.protocol = _protocol(settings, found)
@@ -87,7 +88,7 @@ class Evaluation:
         self.shards = self._open(self.protocol.ids, settings.where)
         # the true images whose features are compared with, where they are others
         reference = self.protocol.reference
-        self.reference = self._open(reference, "") if reference != config.Ids() else None
+        self.reference = self._open(reference, "") if reference != ImageIds() else None
         self.data = _seen(settings, self.protocol)
         self.cache = self._cache(found)
         self.colorist = self._colorist(found)
@@ -100,7 +101,7 @@ class Evaluation:
 
     # ------------------------------------------------------------ what there is
 
-    def _open(self, ids: config.Ids, where: str) -> Shards:
+    def _open(self, ids: ImageIds, where: str) -> Shards:
         """The samples that the protocol names."""
         folder, split, what = self.settings.shards, self.settings.split, self.protocol.name
         wanted = protocol.names(ids, what)
@@ -431,7 +432,7 @@ class Evaluation:
             if ids.file:
                 self._write(f"{key}.txt", "".join(f"{name}\n" for name in protocol.names(ids, written.name) or ()))
                 written = replace(written, **{key: replace(ids, file=f"{key}.txt")})
-        config.save(written, self.out / "protocol.toml")
+        save_toml(written, self.out / "protocol.toml")
 
     # ------------------------------------------------------------ showing
 
@@ -456,7 +457,7 @@ class Evaluation:
         return html_report.Example(group, name, measures | {"chroma ratio": ratio}, squares)
 
 
-def evaluate(settings: config.Evaluate) -> int:
+def evaluate(settings: EvaluateSettings) -> int:
     """`koala evaluate`: score every image once, on any number of processes, and write what is seen of it.
 
     Returns:
@@ -513,7 +514,7 @@ def _default_out(model: Path, found: Checkpoint | None) -> Path:
     return model / "evaluation" if found is not None else model.with_name(f"{model.resolve().name}-evaluation")
 
 
-def _protocol(settings: config.Evaluate, found: Checkpoint | None) -> Protocol:
+def _protocol(settings: EvaluateSettings, found: Checkpoint | None) -> EvaluationProtocol:
     """The protocol that the settings name, or what the network saw in training."""
     if settings.protocol:
         named = protocol.find(settings.protocol)
@@ -523,8 +524,8 @@ def _protocol(settings: config.Evaluate, found: Checkpoint | None) -> Protocol:
             f"{settings.model} holds pictures, no checkpoint; say with --protocol how to judge them ({known})"
         )
     else:
-        data = config.for_evaluation(found.settings.data)
-        named = Protocol("as in training", geometry=data.geometry, size=data.size, lightness=data.lightness)
+        data = for_evaluation(found.settings.data)
+        named = EvaluationProtocol("as in training", geometry=data.geometry, size=data.size, lightness=data.lightness)
     ids = replace(named.ids, file=str(settings.ids)) if settings.ids is not None else None
     changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly")}
     changed = protocol.changed(named, **changes)
@@ -533,7 +534,7 @@ def _protocol(settings: config.Evaluate, found: Checkpoint | None) -> Protocol:
     return replace(changed, ids=ids) if ids is not None else changed
 
 
-def seen(settings: config.Evaluate) -> config.Data:
+def seen(settings: EvaluateSettings) -> DataSettings:
     """How an evaluation sees its photos.
 
     Raises:
@@ -542,8 +543,8 @@ def seen(settings: config.Evaluate) -> config.Data:
     return _seen(settings, _protocol(settings, _checkpoint(settings.model)))
 
 
-def _seen(settings: config.Evaluate, named: Protocol) -> config.Data:
-    return config.Data(settings.shards, named.geometry, named.size, named.lightness, settings.threads)
+def _seen(settings: EvaluateSettings, named: EvaluationProtocol) -> DataSettings:
+    return DataSettings(settings.shards, named.geometry, named.size, named.lightness, settings.threads)
 
 
 def _shards_sha256(folder: Path, split: str, shards: Shards) -> str:

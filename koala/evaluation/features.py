@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from koala import config
+from koala.config.models import ExtractorSettings
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
 from koala.models import extractor
@@ -132,7 +132,7 @@ def _inception_torchvision(normalization: str, weights: Path | None, device: tor
     path = weights or _in_cache("inception_torchvision", "--inception")
     names = extractor.read_weights(path, "--inception").keys()
     try:
-        network = _built(config.Extractor("inception_v3", "pooled", str(path)), device)
+        network = _built(ExtractorSettings("inception_v3", "pooled", str(path)), device)
         missing = [name for name in network.model.state_dict().keys() - names if "num_batches" not in name]
         if missing:  # which timm does not mind, for this network
             raise UserError(missing[0])
@@ -152,13 +152,13 @@ def _inception_torchvision(normalization: str, weights: Path | None, device: tor
 def _efficientnet_lite0(device: torch.device) -> Features:
     """EfficientNet-Lite0's pooled features, at 224 pixels."""
     try:
-        network = _built(config.Extractor("tf_efficientnet_lite0", "pooled"), device)
+        network = _built(ExtractorSettings("tf_efficientnet_lite0", "pooled"), device)
     except UserError as error:
         raise LeftOut(str(error)) from None
     return Features(*NAMES["tf_efficientnet_lite0"], extractor.fingerprint(network), True, _seeing(network))
 
 
-def _built(settings: config.Extractor, device: torch.device) -> extractor.Extractor:
+def _built(settings: ExtractorSettings, device: torch.device) -> extractor.Extractor:
     network = extractor.build(settings)
     assert network is not None
     return network.to(device)

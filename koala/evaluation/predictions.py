@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala.config import Data, LightnessSource
+from koala.config.data import DataSettings
+from koala.config.fields import LightnessSource
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
 from koala.data.dali_pipeline import Batch, Window, window
@@ -206,7 +207,7 @@ class Folder:
         UserError: an image has no picture.
     """
 
-    def __init__(self, folder: Path, shards: Shards, data: Data) -> None:
+    def __init__(self, folder: Path, shards: Shards, data: DataSettings) -> None:
         self._folder, self._shards, self._data = folder, shards, data
         self._files = {path.relative_to(folder).as_posix(): path for path in picture_files(folder)}
         self._paths = {key: path for name, path in self._files.items() for key in (name, _without_suffix(name))}
@@ -277,7 +278,7 @@ def _without_suffix(name: str) -> str:
     return str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
 
 
-def seen_window(shards: Shards, sample: int, data: Data) -> Window:
+def seen_window(shards: Shards, sample: int, data: DataSettings) -> Window:
     """Where a photo lies in its square; for geometries that draw nothing at random."""
     height, width = int(shards.height[sample]), int(shards.width[sample])
     return window(data.geometry, height, width, data.size, np.random.default_rng(0))

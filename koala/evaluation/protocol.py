@@ -1,6 +1,6 @@
 """Evaluation protocols: finding them by name, the images they name, and the hash of all that scores depend on.
 
-Each is a TOML file in koala/evaluation/protocols/ (or a user's own) with the settings of `koala.config.Protocol`.
+Each is a TOML file in koala/evaluation/protocols/ (or a user's own) with the settings of `EvaluationProtocol`.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from koala import config
-from koala.config import Ids, Protocol
+from koala.config.evaluation import EvaluationProtocol, ImageIds
+from koala.config.load import load_toml
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.data.shards import Shards
@@ -28,7 +28,7 @@ def known() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
-def find(name: str) -> Protocol:
+def find(name: str) -> EvaluationProtocol:
     """The protocol of that name, or in that TOML file.
 
     Raises:
@@ -39,7 +39,7 @@ def find(name: str) -> Protocol:
         path = _FOLDER / f"{name}.toml"
         if not path.exists():
             raise UserError(f"there is no protocol {name}; known: {', '.join(known())}, or name a TOML file")
-    found = config.load(Protocol, path)
+    found = load_toml(EvaluationProtocol, path)
     ids, reference = (
         replace(part, file=str(path.parent / part.file)) if part.file else part for part in (found.ids, found.reference)
     )
@@ -49,7 +49,7 @@ def find(name: str) -> Protocol:
     )
 
 
-def changed(protocol: Protocol, **changes: Any) -> Protocol:
+def changed(protocol: EvaluationProtocol, **changes: Any) -> EvaluationProtocol:
     """A protocol with other settings, where they are not None; its name tells of those that differ."""
     others = {key: value for key, value in changes.items() if value not in (None, getattr(protocol, key))}
     name = ", ".join([protocol.name, *(f"{key} {value}" for key, value in others.items())])
@@ -59,7 +59,7 @@ def changed(protocol: Protocol, **changes: Any) -> Protocol:
 # ---------------------------------------------------------------- images
 
 
-def names(ids: Ids, what: str) -> list[str] | None:
+def names(ids: ImageIds, what: str) -> list[str] | None:
     """The images' names, sorted; None for all of the split.
 
     Args:
@@ -171,7 +171,7 @@ class Hashes:
     ids_sha256: str
 
 
-def hashes(protocol: Protocol) -> Hashes:
+def hashes(protocol: EvaluationProtocol) -> Hashes:
     """The hashes of a protocol.
 
     Raises:

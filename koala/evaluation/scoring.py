@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala.config import Protocol
+from koala.config.evaluation import EvaluationProtocol
 from koala.evaluation import confidence_intervals, metrics
 from koala.evaluation.predictions import Prediction
 from koala.imaging import color
@@ -105,7 +105,7 @@ def score(
     return scores
 
 
-def summary(means: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
+def summary(means: Mapping[str, Any], protocol: EvaluationProtocol) -> dict[str, Any]:
     """Scores of all pictures from the means of their measures.
 
     Args:
@@ -125,7 +125,7 @@ def summary(means: Mapping[str, Any], protocol: Protocol) -> dict[str, Any]:
     return {name: scores[name] for name in MEANINGS if name in scores}
 
 
-def summarize(table: Table, protocol: Protocol) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+def summarize(table: Table, protocol: EvaluationProtocol) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Scores of all pictures, and their intervals (95 %, over pictures).
 
     Args:

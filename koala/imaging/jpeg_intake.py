@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
-from koala.config import Resize
+from koala.config.data import ResizeRule
 from koala.imaging.metadata import ORIENTATION, exif_of
 
 _JPEG_COLORS = {"RGB": "RGB", "L": "GRAY"}  # Pillow's names and libjpeg's
@@ -50,7 +50,7 @@ class Admitted:
     changes: tuple[str, ...]
 
 
-def admit(data: bytes, resize: Resize) -> Admitted:
+def admit(data: bytes, resize: ResizeRule) -> Admitted:
     """Make of a file's bytes what a shard may hold.
 
     Raises:
@@ -187,7 +187,7 @@ def transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform |
         return None
 
 
-def _target_size(size: tuple[int, int], resize: Resize) -> tuple[int, int]:
+def _target_size(size: tuple[int, int], resize: ResizeRule) -> tuple[int, int]:
     """Width and height after resizing; never larger than they were."""
     if resize.side == "none":
         return size

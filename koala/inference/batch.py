@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import config
+from koala.config.inference import ColorizeSettings
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
@@ -114,7 +114,7 @@ def _shape(asked: tuple[Tensor, Future[Tensor]]) -> tuple[int, ...]:
     return tuple(asked[0].shape)
 
 
-def colorize_command(settings: config.Colorize) -> int:
+def colorize_command(settings: ColorizeSettings) -> int:
     """`koala colorize`: colour files and folders of files; what is there already is left alone.
 
     Returns:
@@ -134,7 +134,7 @@ def colorize_command(settings: config.Colorize) -> int:
     return 1 if counts["failed"] else 0
 
 
-def _work(todo: Sequence[Job], model: Colorizer, settings: config.Colorize) -> Counter[Outcome]:
+def _work(todo: Sequence[Job], model: Colorizer, settings: ColorizeSettings) -> Counter[Outcome]:
     cores = len(os.sched_getaffinity(0))
     workers = min(settings.jobs or cores, len(todo))
     counts: Counter[Outcome] = Counter()
@@ -165,7 +165,7 @@ def _work(todo: Sequence[Job], model: Colorizer, settings: config.Colorize) -> C
 class _Artist:
     """What a thread does with a photo."""
 
-    def __init__(self, predict: _Predict, size: int, settings: config.Colorize) -> None:
+    def __init__(self, predict: _Predict, size: int, settings: ColorizeSettings) -> None:
         self._predict, self._settings = predict, settings
         self._size = settings.dials.size or size
         self._large = Lock()
@@ -202,7 +202,7 @@ class _Artist:
             openraster.write_layer(path, photo_io.in_depth(photo.pixels, np.uint8), color)
 
 
-def _jobs(settings: config.Colorize) -> Iterator[Job]:
+def _jobs(settings: ColorizeSettings) -> Iterator[Job]:
     for source, name in _photos(settings.photos):
         copy = settings.out / name
         target = copy.with_suffix(photo_io.suffix_for(name))

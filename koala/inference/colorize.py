@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala import config
+from koala.config.fields import Device
+from koala.config.inference import ColorizeOptions
+from koala.config.load import validate
 from koala.imaging import color, guided_filter, photo_io, toning
 from koala.models.network import STRIDE, Colorizer
 
@@ -70,7 +72,7 @@ def colorize(
         ValueError: the array is not of that shape and type.
     """
     given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
-    dials = config.validate(config.Dials, given, "colorize")
+    dials = validate(ColorizeOptions, given, "colorize")
     pixels = photo_io.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
@@ -96,7 +98,7 @@ def look(pixels: NDArray[Any], short_side: int) -> View:
     return View(kind, reduction, lightness)
 
 
-def predict(model: Colorizer, lightness: Tensor, dials: config.Dials) -> Tensor:
+def predict(model: Colorizer, lightness: Tensor, dials: ColorizeOptions) -> Tensor:
     """Let the network colour photos of one size.
 
     Args:
@@ -115,7 +117,7 @@ def predict(model: Colorizer, lightness: Tensor, dials: config.Dials) -> Tensor:
 
 
 def paint(
-    pixels: NDArray[Any], view: View, ab: Tensor, dials: config.Dials, out: NDArray[Any] | None = None
+    pixels: NDArray[Any], view: View, ab: Tensor, dials: ColorizeOptions, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """Bring ab to a photo's size and join it with the photo's own lightness.
 
@@ -145,7 +147,7 @@ def paint(
 
 def grey(pixels: NDArray[Any], view: View) -> NDArray[Any]:
     """A photo's own lightness as `(H, W)` greys of the same dtype: what is coloured, before it is."""
-    return paint(pixels, view, view.lightness.new_zeros(1, 2, *view.lightness.shape[-2:]), config.Dials())[..., 0]
+    return paint(pixels, view, view.lightness.new_zeros(1, 2, *view.lightness.shape[-2:]), ColorizeOptions())[..., 0]
 
 
 def _own_lightness(strip: Tensor, view: View) -> Tensor:
@@ -198,7 +200,7 @@ def device_of(model: Colorizer) -> torch.device:
     return next(model.parameters()).device
 
 
-def device_for(name: config.Device) -> str:
+def device_for(name: Device) -> str:
     """Where a network runs that is not trained."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

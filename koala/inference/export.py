@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from koala import config
+from koala.config.inference import ExportSettings
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.imaging import color
@@ -131,7 +131,7 @@ def largest_difference(run: Callable[[Tensor], Tensor], program: Program) -> flo
     return float(torch.stack(differences).max())  # not a number, where one is none
 
 
-def export_command(settings: config.Export) -> int:
+def export_command(settings: ExportSettings) -> int:
     """`koala export`: write a checkpoint for others.
 
     Returns:
@@ -154,7 +154,7 @@ def export_command(settings: config.Export) -> int:
     return 0
 
 
-def _check(settings: config.Export) -> None:
+def _check(settings: ExportSettings) -> None:
     """Refuse what cannot be done, before anything is."""
     out = settings.out
     if not (out or settings.onnx or settings.program):
@@ -173,7 +173,7 @@ def _check(settings: config.Export) -> None:
         raise UserError(f'--onnx needs {" and ".join(missing)}; pip install "koala[onnx]"')
 
 
-def _write_programs(settings: config.Export, found: checkpoint.Checkpoint) -> None:
+def _write_programs(settings: ExportSettings, found: checkpoint.Checkpoint) -> None:
     """Write the files that were asked for, each once it has been seen to compute what PyTorch does."""
     model = checkpoint.PretrainedColorizer.of(found, settings.extractor.weights)
     model.temperature = settings.temperature or model.temperature

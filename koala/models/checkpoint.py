@@ -28,7 +28,8 @@ from safetensors import torch as safetensors
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from koala import config
+from koala.config.load import to_dict, validate
+from koala.config.training import TrainSettings
 from koala.core.atomic_io import put, sha256
 from koala.core.errors import UserError
 from koala.core.version import __version__
@@ -57,7 +58,7 @@ class Checkpoint:
 
     path: Path
     images_seen: int
-    settings: config.Train
+    settings: TrainSettings
     embedding_size: int
     extractor_sha256: str
     state: dict[str, Any]
@@ -112,7 +113,7 @@ class Snapshot:
     """
 
     images_seen: int
-    settings: config.Train
+    settings: TrainSettings
     weights: dict[str, Tensor]
     embedding_size: int
     extractor_sha256: str
@@ -223,7 +224,7 @@ def _files(snapshot: Snapshot, more: Mapping[str, bytes]) -> dict[str, bytes]:
     files = {"model.safetensors": weights, **more}
     description = _Description(
         images_seen=snapshot.images_seen,
-        settings=config.dump(snapshot.settings),
+        settings=to_dict(snapshot.settings),
         embedding_size=snapshot.embedding_size,
         extractor_sha256=snapshot.extractor_sha256,
         state=snapshot.state,
@@ -337,7 +338,7 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(
         path=path,
         images_seen=description.images_seen,
-        settings=config.validate(config.Train, description.settings, f"{path}/checkpoint.json"),
+        settings=validate(TrainSettings, description.settings, f"{path}/checkpoint.json"),
         embedding_size=description.embedding_size,
         extractor_sha256=description.extractor_sha256,
         state=description.state,

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from koala.config import Extractor as Settings
-from koala.config import MixedPrecision
+from koala.config.fields import MixedPrecision
+from koala.config.models import ExtractorSettings as Settings
 from koala.core.errors import UserError, first_line
 from koala.models import hub
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from koala import config
+from koala.config.models import ObjectiveSettings
 from koala.imaging import ab_bins, color
 from koala.models.network import Head, Network
 
@@ -97,12 +97,12 @@ def _colorfulness(lightness: Tensor, ab: Tensor) -> Tensor:
 # ---------------------------------------------------------------- as the settings name it
 
 
-def head(settings: config.Objective) -> Head:
+def head(settings: ObjectiveSettings) -> Head:
     """What a network must predict for an objective."""
     return "bins" if settings.name == "classification" else "ab"
 
 
-def needs_prior(settings: config.Objective) -> bool:
+def needs_prior(settings: ObjectiveSettings) -> bool:
     """Whether an objective counts rare colours more."""
     return settings.name in ("weighted-mse", "classification")
 
@@ -118,7 +118,7 @@ class Objective:
 
     def __init__(
         self,
-        settings: config.Objective,
+        settings: ObjectiveSettings,
         weights: Tensor | None = None,
         distance: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from koala import config
+from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.core.errors import UserError, first_line
 from koala.imaging import color
 from koala.models import extractor
@@ -15,9 +15,9 @@ FLAG = "--objective.perceptual-weights"
 _WEIGHTS = (0.0625, 0.125, 0.25, 0.5, 1.0)  # of the network's stages; where there are fewer, of the last ones
 
 
-def judge(settings: config.Objective) -> config.Extractor:
+def judge(settings: ObjectiveSettings) -> ExtractorSettings:
     """The network that the settings name, as an extractor's settings."""
-    return config.Extractor(settings.perceptual_network, weights=settings.perceptual_weights)
+    return ExtractorSettings(settings.perceptual_network, weights=settings.perceptual_weights)
 
 
 class Perceptual(nn.Module):
@@ -39,7 +39,7 @@ class Perceptual(nn.Module):
         al., DDColor, arXiv:2212.11613, over VGG16-BN.
     """
 
-    def __init__(self, settings: config.Objective, size: int) -> None:
+    def __init__(self, settings: ObjectiveSettings, size: int) -> None:
         super().__init__()
         name = settings.perceptual_network
         if name == "none":

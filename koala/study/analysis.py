@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from koala import config
+from koala.config.study import ReportStudy
 from koala.study import statistics
 from koala.study.answers import Collected
 
@@ -29,7 +29,7 @@ class Analysis:
     collected: Collected
     everything: Collected
     left_out: list[str]
-    settings: config.ReportStudy
+    settings: ReportStudy
 
     @property
     def models(self) -> tuple[str, ...]:

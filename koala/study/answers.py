@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from koala import config
+from koala.config.study import ReportStudy
 from koala.core.errors import UserError
 from koala.study.folder import Folder
 from koala.study.statistics import Answers
@@ -127,7 +127,7 @@ def from_form(path: Path, originals: str) -> Collected:
     return Collected(("original", "recoloured"), answers.drop(columns="value"), people)
 
 
-def leave_out(collected: Collected, settings: config.ReportStudy) -> tuple[Collected, list[str]]:
+def leave_out(collected: Collected, settings: ReportStudy) -> tuple[Collected, list[str]]:
     """Leave out those whose answers do not count.
 
     Returns:

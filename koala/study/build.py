@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from koala import config
+from koala.config.load import save_toml
+from koala.config.study import BuildStudy
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.core.progress import Progress
@@ -88,7 +89,7 @@ class Encoded:
     difference: float
 
 
-def build_command(settings: config.BuildStudy) -> int:
+def build_command(settings: BuildStudy) -> int:
     """`koala study build`: make the folder of a study.
 
     Returns:
@@ -112,7 +113,7 @@ def build_command(settings: config.BuildStudy) -> int:
     return 0
 
 
-def open_versions(settings: config.BuildStudy) -> list[Version]:
+def open_versions(settings: BuildStudy) -> list[Version]:
     """The originals and each model's pictures.
 
     Raises:
@@ -131,7 +132,7 @@ def open_versions(settings: config.BuildStudy) -> list[Version]:
     return versions
 
 
-def make(settings: config.BuildStudy, versions: Sequence[Version]) -> list[Encoded]:
+def make(settings: BuildStudy, versions: Sequence[Version]) -> list[Encoded]:
     """Choose scenes and encode their pictures; last comes the one to practise with, the original of one more scene.
 
     Raises:
@@ -162,7 +163,7 @@ def make(settings: config.BuildStudy, versions: Sequence[Version]) -> list[Encod
     return [*(each for scene in shown for each in scene), *(scene[0] for scene in practice)]
 
 
-def encode_scene(settings: config.BuildStudy, versions: Sequence[Version], scene: str, label: str) -> list[Encoded]:
+def encode_scene(settings: BuildStudy, versions: Sequence[Version], scene: str, label: str) -> list[Encoded]:
     """Every version of a scene, brought to one size.
 
     Raises:
@@ -182,7 +183,7 @@ def encode_scene(settings: config.BuildStudy, versions: Sequence[Version], scene
     return encoded
 
 
-def describe(settings: config.BuildStudy, versions: Sequence[Version], encoded: Sequence[Encoded]) -> Manifest:
+def describe(settings: BuildStudy, versions: Sequence[Version], encoded: Sequence[Encoded]) -> Manifest:
     """Which picture is which, and how they were made."""
     models = [version.name for version in versions[1:]]
     made = {
@@ -223,7 +224,7 @@ def fill_up(jpeg: bytes, length: int) -> bytes:
     return jpeg[:2] + b"".join(comments) + jpeg[2:]
 
 
-def write(settings: config.BuildStudy, manifest: Manifest, files: dict[str, bytes]) -> None:
+def write(settings: BuildStudy, manifest: Manifest, files: dict[str, bytes]) -> None:
     """Write the folder; the manifest comes last and says that it is whole."""
     pictures = settings.dir / "pictures"
     shutil.rmtree(pictures, ignore_errors=True)  # of a build that was interrupted
@@ -236,7 +237,7 @@ def write(settings: config.BuildStudy, manifest: Manifest, files: dict[str, byte
         shutil.copyfile(path, settings.dir / "languages" / path.name)
     for path in PAGE.glob("consent.*.md"):
         shutil.copyfile(path, settings.dir / path.name)
-    config.save(settings.study, settings.dir / "study.toml")
+    save_toml(settings.study, settings.dir / "study.toml")
     languages.load(settings.dir, settings.study.questions)
     manifest.save(settings.dir / "manifest.json")
 
@@ -258,7 +259,7 @@ def _labels(original: Version) -> dict[str, str]:
     return {scene: label.wnid if (label := known.of(item.name)) else "" for scene, item in original.items.items()}
 
 
-def _candidates(settings: config.BuildStudy, versions: Sequence[Version], labels: Mapping[str, str]) -> list[str]:
+def _candidates(settings: BuildStudy, versions: Sequence[Version], labels: Mapping[str, str]) -> list[str]:
     """The scenes that all versions have, in the order in which they are taken."""
     common = sorted(set.intersection(*(set(version.items) for version in versions)))
     if settings.select == "random":
@@ -319,7 +320,7 @@ def _joined(lightness: NDArray, ab: NDArray) -> Image.Image:
 # ---------------------------------------------------------------- words
 
 
-def _say(settings: config.BuildStudy, manifest: Manifest, sizes: Sequence[int]) -> None:
+def _say(settings: BuildStudy, manifest: Manifest, sizes: Sequence[int]) -> None:
     """What was made, and what is to be done next."""
     labels = {picture.label for picture in manifest.pictures} - {""}
     print(

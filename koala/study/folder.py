@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from koala import config
+from koala.config.load import load_toml
+from koala.config.study import StudySettings
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
 from koala.study.trials import ORIGINAL
@@ -150,14 +151,14 @@ class Folder:
             raise UserError(f"{path} is damaged ({error}); copy it again from where the study was built") from None
 
     @cached_property
-    def settings(self) -> config.Study:
+    def settings(self) -> StudySettings:
         """What participants meet.
 
         Raises:
             UserError: it cannot be shown.
         """
         path, scenes = self.path / "study.toml", len(self.manifest.scenes)
-        study = config.load(config.Study, path)
+        study = load_toml(StudySettings, path)
         if study.shown > scenes:
             raise UserError(
                 f"{path}: shown = {study.shown}, but there are {scenes} scenes and nobody sees one twice; "

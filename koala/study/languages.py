@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 
-from koala.config import Question
+from koala.config.study import Question
 from koala.core.errors import UserError
 
 PAGE = Path(__file__).parent / "page"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from koala import config
+from koala.config.study import PowerStudy
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.study import statistics, trials
@@ -14,7 +14,7 @@ from koala.study import statistics, trials
 _ALPHA = 0.05
 
 
-def power_command(settings: config.PowerStudy) -> int:
+def power_command(settings: PowerStudy) -> int:
     """`koala study power`: print a table.
 
     Returns:
@@ -39,7 +39,7 @@ def power_command(settings: config.PowerStudy) -> int:
     return 0
 
 
-def simulate(settings: config.PowerStudy) -> pd.DataFrame:
+def simulate(settings: PowerStudy) -> pd.DataFrame:
     """How often studies of each size find a difference, and how often they show that there is none.
 
     They are tested by `statistics.crossed` and Student's t, which keeps the same level as the report's bootstrap in a
@@ -59,7 +59,7 @@ def simulate(settings: config.PowerStudy) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["participants", "scenes", "answers a model", "find", "equate"])
 
 
-def _row(settings: config.PowerStudy, participants: int, scenes: int, progress: Progress) -> tuple:
+def _row(settings: PowerStudy, participants: int, scenes: int, progress: Progress) -> tuple:
     """Studies of one size."""
     rng = np.random.default_rng([settings.seed, participants, scenes])
     quota = trials.Quota(settings.shown, settings.original_share)
@@ -76,7 +76,7 @@ def _row(settings: config.PowerStudy, participants: int, scenes: int, progress: 
 
 
 def estimate(
-    versions: NDArray[np.int64], settings: config.PowerStudy, difference: float, rng: np.random.Generator
+    versions: NDArray[np.int64], settings: PowerStudy, difference: float, rng: np.random.Generator
 ) -> statistics.Estimate:
     """What one simulated study says of the first model: less the second, where there is one."""
     spread = statistics.Spread(settings.participants_sd, settings.scenes_sd, settings.pictures_sd, settings.tastes_sd)

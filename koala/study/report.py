@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from koala import config
+from koala.config.study import ReportStudy
 from koala.core import http
 from koala.core.atomic_io import put
 from koala.core.errors import UserError
@@ -18,7 +18,7 @@ from koala.study.languages import PAGE
 _MOST_THUMBNAILS = 60  # of a version; of more, those at both ends and in the middle
 
 
-def report_command(settings: config.ReportStudy) -> int:
+def report_command(settings: ReportStudy) -> int:
     """`koala study report`: analyse a study, and write what is found.
 
     Returns:
@@ -90,13 +90,13 @@ def _gallery(pictures: pd.DataFrame, study: Folder) -> list[dict[str, Any]]:
     ]
 
 
-def _folder(settings: config.ReportStudy) -> Path:
+def _folder(settings: ReportStudy) -> Path:
     if settings.dir is None:
         raise UserError("koala study report needs the folder of a study, or --csv FILE with a Google form's answers")
     return settings.dir
 
 
-def _csv(settings: config.ReportStudy) -> Path:
+def _csv(settings: ReportStudy) -> Path:
     if settings.dir is not None:
         raise UserError(f"--csv is read instead of {settings.dir}; name one of them")
     assert settings.csv is not None

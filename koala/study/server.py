@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from koala import config
+from koala.config.study import Question, ServeStudy
 from koala.core import http
 from koala.core.errors import UserError
 from koala.study import admin
@@ -253,7 +253,7 @@ class Pages:
         )
 
 
-def read_replies(form: Mapping[str, str], questions: tuple[config.Question, ...]) -> dict[str, str]:
+def read_replies(form: Mapping[str, str], questions: tuple[Question, ...]) -> dict[str, str]:
     """What somebody says about themselves, without what is optional and left open.
 
     Raises:
@@ -296,7 +296,7 @@ def create_app(site: Site) -> ASGIApp:
     return Guard(app, site.keys, site.url)
 
 
-def serve_command(settings: config.ServeStudy) -> int:
+def serve_command(settings: ServeStudy) -> int:
     """`koala study serve`: serve a study until it is stopped.
 
     Returns:

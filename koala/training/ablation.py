@@ -19,7 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from koala import config
+from koala.config.evaluation import EvaluateSettings
+from koala.config.fields import part_numbers
+from koala.config.load import to_dict, validate
+from koala.config.training import AblateSettings, AblationSettings, TrainSettings
 from koala.core.atomic_io import put
 from koala.core.distributed import is_first
 from koala.core.errors import UserError
@@ -43,7 +46,7 @@ class Run:
     """
 
     variant: str
-    settings: config.Train
+    settings: TrainSettings
     evaluations: Mapping[str, Path]
 
 
@@ -68,7 +71,7 @@ class Row:
 # ---------------------------------------------------------------- what is to be done
 
 
-def runs(settings: config.Ablate) -> list[Run]:
+def runs(settings: AblateSettings) -> list[Run]:
     """All trainings, seed by seed, so that each variant is there once before any is trained again.
 
     Raises:
@@ -86,11 +89,11 @@ def runs(settings: config.Ablate) -> list[Run]:
     return found
 
 
-def _variant(ablation: config.Ablation, name: str) -> config.Train:
+def _variant(ablation: AblationSettings, name: str) -> TrainSettings:
     changes = ablation.variants[name]
     if shared := [key for key in _SHARED if key in changes]:
         raise UserError(f"variants.{name}.{shared[0]}: it is the same for all variants; set it in [train]")
-    return config.validate(config.Train, _merged(config.dump(ablation.train), changes), f"variants.{name}")
+    return validate(TrainSettings, _merged(to_dict(ablation.train), changes), f"variants.{name}")
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
 # ---------------------------------------------------------------- doing it
 
 
-def ablate(settings: config.Ablate) -> int:
+def ablate(settings: AblateSettings) -> int:
     """Train and evaluate what is not there yet, and lay all side by side.
 
     Returns:
@@ -115,7 +118,7 @@ def ablate(settings: config.Ablate) -> int:
         UserError: the settings cannot be honoured.
     """
     everything = runs(settings)
-    part, parts = config.part_numbers(settings.part)
+    part, parts = part_numbers(settings.part)
     for shards in {run.settings.data.shards for run in everything if objectives.needs_prior(run.settings.objective)}:
         color_prior.read(shards)  # before the variants that come earlier take their hours
     for run in everything[part - 1 :: parts]:
@@ -143,7 +146,7 @@ def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
         common: dict[str, Any] = {"model": training.run, "shards": shards, "out": folder}
         common |= {"where": training.data.where, "threads": training.data.threads, "device": training.device}
         flags = {**common, **evaluations.get(name, {})}
-        settings = config.validate(config.Evaluate, flags, f"evaluations.{name}")
+        settings = validate(EvaluateSettings, flags, f"evaluations.{name}")
         if settings.extractor.cache and training.extractor.name != "none":
             embedding_cache.embed(embedding_cache.for_training(replace(training, data=evaluate.seen(settings))))
         evaluate.evaluate(settings)

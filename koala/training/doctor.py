@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from threading import Thread
 from typing import Any, Literal
 
-from koala import config
+from koala.config.training import DoctorSettings, TrainSettings
 from koala.core.errors import UserError, first_line
 from koala.training import doctor_checks
 from koala.training.doctor_checks import INTERFACES, Finding, Status, count
@@ -44,7 +44,7 @@ class Check:
 
     name: str
     by: Literal["process", "node", "main"]
-    look: Callable[[config.Train, World], Finding]
+    look: Callable[[TrainSettings, World], Finding]
     patience_s: float = PATIENCE_S
     when_stuck: str = _STUCK
 
@@ -71,7 +71,7 @@ CHECKS = (
 )
 
 
-def doctor(settings: config.Doctor) -> int:
+def doctor(settings: DoctorSettings) -> int:
     """Look at everything, and print a line for each.
 
     Returns:
@@ -83,7 +83,7 @@ def doctor(settings: config.Doctor) -> int:
     return examine(settings, World.meet())
 
 
-def examine(settings: config.Train, world: World) -> int:
+def examine(settings: TrainSettings, world: World) -> int:
     """Go through the checks, all processes at the same time; see `doctor`."""
     page = Page(world)
     for check in CHECKS:
@@ -99,7 +99,7 @@ def _has_turn(check: Check, world: World) -> bool:
     return {"process": True, "node": world.local_rank == 0, "main": world.is_main}[check.by]
 
 
-def finding(check: Check, settings: config.Train, world: World) -> Finding:
+def finding(check: Check, settings: TrainSettings, world: World) -> Finding:
     """What this process finds; an error is a finding, too, and so is a check that does not end."""
     found: list[Finding] = []
 

@@ -21,7 +21,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from koala import config
+from koala.config.data import DataSettings, ResizeRule, for_evaluation
+from koala.config.training import TrainSettings
 from koala.core.errors import UserError, first_line
 from koala.core.version import __version__
 from koala.training.process_store import PATIENCE_S, World
@@ -74,7 +75,7 @@ class Finding:
 # ---------------------------------------------------------------- the machine
 
 
-def imports(settings: config.Train, world: World) -> Finding:
+def imports(settings: TrainSettings, world: World) -> Finding:
     """Whether what koala stands on can be imported, and how long that takes."""
     began = time.monotonic()
     for name, module in _MODULES.items():
@@ -89,7 +90,7 @@ def imports(settings: config.Train, world: World) -> Finding:
     return Finding("warning", text, "install koala on a disk of the node, or in a container", measure=-seconds)
 
 
-def versions(settings: config.Train, world: World) -> Finding:
+def versions(settings: TrainSettings, world: World) -> Finding:
     """Whether all processes have the same versions."""
     mine = {"koala": __version__, "Python": platform.python_version()}
     mine |= {name: importlib.import_module(module).__version__ for name, module in _MODULES.items()}
@@ -101,7 +102,7 @@ def versions(settings: config.Train, world: World) -> Finding:
     return Finding("ok", ", ".join(f"{name} {version}" for name, version in mine.items()))
 
 
-def driver(settings: config.Train, world: World) -> Finding:
+def driver(settings: TrainSettings, world: World) -> Finding:
     """Whether the NVIDIA driver is new enough for the CUDA that torch and DALI are built for."""
     import torch
     from nvidia import dali
@@ -136,7 +137,7 @@ def driver_cuda() -> tuple[int, int] | None:
     return None if failed else (version.value // 1000, version.value % 1000 // 10)
 
 
-def gpus(settings: config.Train, world: World) -> Finding:
+def gpus(settings: TrainSettings, world: World) -> Finding:
     """Whether each process of the node has a GPU, and each GPU its memory free."""
     import torch
 
@@ -162,7 +163,7 @@ def gpus(settings: config.Train, world: World) -> Finding:
     return Finding("ok", text)
 
 
-def precision(settings: config.Train, world: World) -> Finding:
+def precision(settings: TrainSettings, world: World) -> Finding:
     """Whether the device computes in the precision that is asked for."""
     from koala.core.distributed import has_bf16, on_cpu
 
@@ -174,12 +175,12 @@ def precision(settings: config.Train, world: World) -> Finding:
     return Finding("ok", text)
 
 
-def _device_there(settings: config.Train) -> str:
+def _device_there(settings: TrainSettings) -> str:
     """The CPU where a GPU is asked for and absent; that was said."""
     return "cpu" if settings.device == "cpu" else "auto"
 
 
-def processors(settings: config.Train, world: World) -> Finding:
+def processors(settings: TrainSettings, world: World) -> Finding:
     """Whether there is a CPU for each thread that decodes."""
     cpus, threads = len(os.sched_getaffinity(0)), settings.data.threads
     text = f"{cpus} CPUs, and {threads * world.local_size} threads that decode"
@@ -189,7 +190,7 @@ def processors(settings: config.Train, world: World) -> Finding:
     return Finding("warning", text, remedy, measure=cpus)
 
 
-def open_files(settings: config.Train, world: World) -> Finding:
+def open_files(settings: TrainSettings, world: World) -> Finding:
     """Whether a process may open enough files and sockets."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _FEW_FILES + _FILES_PER_PROCESS * world.size
@@ -198,7 +199,7 @@ def open_files(settings: config.Train, world: World) -> Finding:
     return Finding("warning", f"{limit} in each process, of about {needed}", f"run ulimit -n {needed} before, or more")
 
 
-def shared_memory(settings: config.Train, world: World) -> Finding:
+def shared_memory(settings: TrainSettings, world: World) -> Finding:
     """Whether there is room in /dev/shm, through which NCCL moves data between the processes of a node."""
     remedy = "give the container more: docker run --shm-size 8g, or mount -o remount,size=8g /dev/shm"
     try:
@@ -210,7 +211,7 @@ def shared_memory(settings: config.Train, world: World) -> Finding:
     return Finding("ok", text, measure=room.free) if enough else Finding("warning", text, remedy, measure=room.free)
 
 
-def clock(settings: config.Train, world: World) -> Finding:
+def clock(settings: TrainSettings, world: World) -> Finding:
     """Whether the nodes' clocks agree; they look at them when the first process says so."""
     behind = world.from_main("clock", time.time) - time.time()
     if world.nodes == 1:
@@ -225,7 +226,7 @@ def clock(settings: config.Train, world: World) -> Finding:
 # ---------------------------------------------------------------- the training
 
 
-def batch(settings: config.Train, world: World) -> Finding:
+def batch(settings: TrainSettings, world: World) -> Finding:
     """Whether the global batch can be shared out."""
     from koala.data.sampler import Order, micro_batches
 
@@ -236,7 +237,7 @@ def batch(settings: config.Train, world: World) -> Finding:
     return Finding("ok", text)
 
 
-def decoding(settings: config.Train, world: World) -> Finding:
+def decoding(settings: TrainSettings, world: World) -> Finding:
     """Whether DALI decodes a picture on the device, and its colours are right."""
     import numpy as np
     import torch
@@ -255,7 +256,7 @@ def decoding(settings: config.Train, world: World) -> Finding:
     jpeg, square = np.frombuffer(buffer.getvalue(), np.uint8), settings.data.size
     whole = ([0, 0], [64, 96], [square, square], [0, 0])  # start, end, shape and position of the window
     source = [([jpeg], *(np.array([part], np.float32) for part in whole), np.zeros(1, np.int32))]
-    pipeline = build_graph(iter(source), config.for_evaluation(settings.data), 1, device)
+    pipeline = build_graph(iter(source), for_evaluation(settings.data), 1, device)
     pipeline.build()
     decoded = torch.cat([torch.from_dlpack(output.as_tensor()) for output in pipeline.run()], dim=1).cpu()
     rgb = torch.tensor(_ORANGE, dtype=torch.uint8).view(1, 3, 1, 1)
@@ -267,7 +268,7 @@ def decoding(settings: config.Train, world: World) -> Finding:
     return Finding("failed", f"{text} has wrong colours, by {distance:.2f} of 1", "install another nvidia-dali")
 
 
-def extractor(settings: config.Train, world: World) -> Finding:
+def extractor(settings: TrainSettings, world: World) -> Finding:
     """Whether the extractor can be built, or where its weights would have to be fetched, whether they can."""
     from koala.models.extractor import build, fingerprint, to_fetch
 
@@ -290,7 +291,7 @@ def extractor(settings: config.Train, world: World) -> Finding:
     return Finding("ok", f"{wanted.name} with {built.embedding_size} features, weights {fingerprint(built)[:8]}")
 
 
-def objective(settings: config.Train, world: World) -> Finding:
+def objective(settings: TrainSettings, world: World) -> Finding:
     """Whether what the objective needs is at hand: the prior of colours, the network that judges."""
     from koala.data import color_prior
     from koala.models.extractor import to_fetch
@@ -309,12 +310,12 @@ def objective(settings: config.Train, world: World) -> Finding:
     return Finding("ok", ", ".join([wanted.name, *at_hand]))
 
 
-def _nothing_to_train_on(settings: config.Train) -> bool:
+def _nothing_to_train_on(settings: TrainSettings) -> bool:
     """Whether no shards were named, nor lie where they do by default: then it is the machine that is looked at."""
-    return settings.data.shards == config.Data().shards and not settings.data.shards.exists()
+    return settings.data.shards == DataSettings().shards and not settings.data.shards.exists()
 
 
-def shards(settings: config.Train, world: World) -> Finding:
+def shards(settings: TrainSettings, world: World) -> Finding:
     """Whether the shards are there and whole, can be read, and are the same everywhere."""
     from koala.data.audit import open_selected
     from koala.data.shards import SPLITS, read_manifest, verify
@@ -356,7 +357,7 @@ def _read_some(folder: Path, split: str, shards: "Shards") -> None:
 
     for sample in map(int, np.random.default_rng().integers(len(shards), size=_SAMPLES)):
         try:
-            admit(shards.read(sample).tobytes(), config.Resize())
+            admit(shards.read(sample).tobytes(), ResizeRule())
         except UnusableError as reason:
             raise UserError(
                 f"{folder}: sample {sample} of {split} does not decode: {reason}; koala shards verify {folder} tells "
@@ -364,7 +365,7 @@ def _read_some(folder: Path, split: str, shards: "Shards") -> None:
             ) from None
 
 
-def embeddings(settings: config.Train, world: World) -> Finding:
+def embeddings(settings: TrainSettings, world: World) -> Finding:
     """Whether the embeddings that the training wants are there and whole, and can be read."""
     if not settings.extractor.cache:
         return Finding("ok", "none are asked for")
@@ -381,7 +382,7 @@ def embeddings(settings: config.Train, world: World) -> Finding:
     return Finding("ok", f"{cache.folder}: complete; some were read at random")
 
 
-def run_folder(settings: config.Train, world: World) -> Finding:
+def run_folder(settings: TrainSettings, world: World) -> Finding:
     """Whether the checkpoints find room where the run is to be, and how fast they are written."""
     folder, number = _place_of(settings), settings.keep + 2  # and the best, and the one that is being written
     checkpoint = checkpoint_bytes(settings)
@@ -401,12 +402,12 @@ def run_folder(settings: config.Train, world: World) -> Finding:
     )
 
 
-def checkpoint_bytes(settings: config.Train) -> int:
+def checkpoint_bytes(settings: TrainSettings) -> int:
     """How large a checkpoint is, near enough: weights, Adam's two moments, and the weights' moving average."""
     return (4 if settings.ema else 3) * weights_bytes()
 
 
-def _place_of(settings: config.Train) -> Path:
+def _place_of(settings: TrainSettings) -> Path:
     """The run folder, or that folder above it that is there already."""
     from koala.training.trainer import RUNS
 
@@ -445,7 +446,7 @@ def _temporary(folder: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def same_folder(settings: config.Train, world: World) -> Finding:
+def same_folder(settings: TrainSettings, world: World) -> Finding:
     """Whether what the first process writes into the run folder is seen by the others."""
     folder = _place_of(settings)
     with ExitStack() as stack:
@@ -471,7 +472,7 @@ def _comes(path: Path) -> bool:
 # ---------------------------------------------------------------- the network
 
 
-def network(settings: config.Train, world: World) -> Finding:
+def network(settings: TrainSettings, world: World) -> Finding:
     """Whether the processes find each other as the training's will, and how fast they sum gradients."""
     from koala.core.distributed import accelerated
 

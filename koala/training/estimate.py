@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from koala import config
+from koala.config.load import to_dict
+from koala.config.training import TrainSettings
 from koala.models.network import Network
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -60,7 +61,7 @@ def shapes(network: Network, size: int) -> Mapping[str, tuple[int, ...]]:
 
 
 def in_words(
-    settings: config.Train, network: Network, extractor: nn.Module | None, processes: int, images: Mapping[str, int]
+    settings: TrainSettings, network: Network, extractor: nn.Module | None, processes: int, images: Mapping[str, int]
 ) -> str:
     """All settings, and what training takes with them, for people.
 
@@ -90,7 +91,7 @@ def in_words(
         "memory": f"about {(state + activations) / 2**30:.2f} GiB a device, of which {activations / 2**30:.2f} are "
         "activations; decoding and the workspace of convolutions come on top",
     }
-    lines = [f"{name} = {json.dumps(value)}" for name, value in _flat(config.dump(settings))]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in _flat(to_dict(settings))]
     return "\n".join([*lines, "", *(f"{name:10}  {fact}" for name, fact in facts.items())])
 
 

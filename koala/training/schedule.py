@@ -2,12 +2,12 @@
 
 import math
 
-from koala import config
+from koala.config.training import TrainSettings
 
 REFERENCE_BATCH = 50  # the report's, to which the learning rate belongs where it is scaled
 
 
-def peak(settings: config.Train) -> float:
+def peak(settings: TrainSettings) -> float:
     """The learning rate after the warm-up, scaled with the global batch as asked.
 
     References:
@@ -17,7 +17,7 @@ def peak(settings: config.Train) -> float:
     return settings.learning_rate * {"none": 1.0, "linear": times, "sqrt": math.sqrt(times)}[settings.scaling]
 
 
-def learning_rate(images_seen: int, total: int, settings: config.Train) -> float:
+def learning_rate(images_seen: int, total: int, settings: TrainSettings) -> float:
     """The learning rate after so many images.
 
     A linear warm-up from zero, and then: constant; half a cosine that ends at zero after `total` images; or steps,

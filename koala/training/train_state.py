@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from koala import config
+from koala.config.training import TrainSettings
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import Network
 
@@ -28,7 +28,7 @@ class TrainState:
     images_seen: int = 0
 
     @classmethod
-    def new(cls, network: Network, settings: config.Train) -> "TrainState":
+    def new(cls, network: Network, settings: TrainSettings) -> "TrainState":
         """The state before the first step of a network that is on its device."""
         # the report's optimizer, all its arithmetic in one pass over the weights
         optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
@@ -65,6 +65,6 @@ class TrainState:
             self.average.update_parameters(self.network)
 
 
-def _average(network: Network, settings: config.Train) -> AveragedModel:
+def _average(network: Network, settings: TrainSettings) -> AveragedModel:
     """An average of the weights in which those of `ema` images ago count half as much as today's."""
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.5 ** (settings.batch / settings.ema)))

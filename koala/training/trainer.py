@@ -20,7 +20,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from koala import config
+from koala.config.data import for_evaluation
+from koala.config.fields import SplitName
+from koala.config.load import save_toml
+from koala.config.training import TrainSettings
 from koala.core.atomic_io import put
 from koala.core.distributed import Stop, accelerated, dali_device, main_first, on_main
 from koala.core.errors import UserError, first_line
@@ -101,7 +104,7 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
     return Step(loss_now, norm, batch, output.detach())
 
 
-def train(settings: config.Train) -> int:
+def train(settings: TrainSettings) -> int:
     """Train until the epochs are done, or until a signal asks to stop.
 
     Returns:
@@ -125,7 +128,7 @@ def train(settings: config.Train) -> int:
                 raise UserError(f"{first_line(error)}; {pieces} needs about half of it for activations") from None
 
 
-def _choose_arithmetic(settings: config.Train) -> None:
+def _choose_arithmetic(settings: TrainSettings) -> None:
     """Set what torch keeps for the whole process, before it touches a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
     if settings.deterministic:
@@ -138,7 +141,7 @@ def _choose_arithmetic(settings: config.Train) -> None:
 class Trainer:
     """A run: what is trained, on what, and where it is written."""
 
-    def __init__(self, settings: config.Train, accelerator: Accelerator) -> None:
+    def __init__(self, settings: TrainSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
         if settings.data.aging and settings.data.lightness == "color":
             raise UserError("an old photograph has no L* of colours; leave out --data.aging or --data.lightness color")
@@ -200,7 +203,7 @@ class Trainer:
             self.judge_sha256 = distance.sha256
         return Objective(settings, weights, distance)
 
-    def _cached(self, shards: Shards, split: config.SplitName) -> embedding_cache.Embeddings | None:
+    def _cached(self, shards: Shards, split: SplitName) -> embedding_cache.Embeddings | None:
         """Where the batches of a split find their embeddings."""
         if self.cache is None:
             return None
@@ -251,7 +254,7 @@ class Trainer:
         """The first process writes down the settings, numbers and checkpoints, for as long as the run goes."""
         first = self.accelerator.is_main_process
         if first:
-            config.save(_lasting(self.settings), self.run / "config.toml")
+            save_toml(_lasting(self.settings), self.run / "config.toml")
         self.samples = _SampleLog(self.run, self.accelerator) if self.settings.log_samples else None
         self.watch = failure_signs.Watch()
         self.saver = checkpoint.Saver(self.checkpoints, self.settings.keep)
@@ -460,7 +463,7 @@ class Trainer:
     @torch.no_grad()
     def _validation_loss(self, shards: Shards) -> float:
         """Mean of the objective over all validation images, each once, on any number of processes."""
-        data, device = config.for_evaluation(self.settings.data), dali_device(self.accelerator)
+        data, device = for_evaluation(self.settings.data), dali_device(self.accelerator)
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         size = min(self.settings.batch, _VALIDATION_BATCH)
         places = every_sample_once(len(shards), size, rank=rank, world_size=world_size)
@@ -538,12 +541,12 @@ class _SampleLog:
         self._file.close()
 
 
-def _lasting(settings: config.Train) -> config.Train:
+def _lasting(settings: TrainSettings) -> TrainSettings:
     """The settings that belong to the run, without those of one start of it."""
     return replace(settings, run=None, resume=False, dry_run=False, profile=0)
 
 
-def _choose_folder(settings: config.Train) -> Path:
+def _choose_folder(settings: TrainSettings) -> Path:
     """The run's folder: named, the newest with --resume, or a new one by date.
 
     Raises:

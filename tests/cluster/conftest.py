@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from koala import cli, config
+from koala import cli
+from koala.config.data import DataSettings
+from koala.config.load import save_toml
+from koala.config.models import ExtractorSettings
+from koala.config.training import TrainSettings
 from tests.cluster.slurm import Slurm, missing
 from tests.processes import finish, start
 
@@ -49,11 +53,11 @@ def edit(home: Path, *lines: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def settings(shard_folder) -> config.Train:
+def settings(shard_folder) -> TrainSettings:
     """A training of 20 steps, with a checkpoint at every fifth."""
-    return config.Train(
-        data=config.Data(shard_folder, geometry="random_crop", size=16, threads=1),
-        extractor=config.Extractor("none"),
+    return TrainSettings(
+        data=DataSettings(shard_folder, geometry="random_crop", size=16, threads=1),
+        extractor=ExtractorSettings("none"),
         batch=4,
         epochs=2,
         log_every=1,
@@ -68,7 +72,7 @@ def settings(shard_folder) -> config.Train:
 def run_file(settings, tmp_path_factory) -> Path:
     """The same as a file."""
     path = tmp_path_factory.mktemp("settings") / "run.toml"
-    config.save(settings, path)
+    save_toml(settings, path)
     return path
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from koala import config
+from koala.config.data import ShardRecipe, SplitRule, WriteShards
+from koala.config.load import save_toml
+from koala.config.models import ExtractorSettings
+from koala.config.training import TrainSettings
 from koala.data import shard_writer
 from tests.cluster.slurm import ENDED, CommandError, Slurm, until
 from tests.cluster.test_training import assert_same_losses
 from tests.processes import finish, start
 
-RECIPE = config.Recipe(samples_per_shard=10, split=config.Split(val_count=8))
+RECIPE = ShardRecipe(samples_per_shard=10, split=SplitRule(val_count=8))
 STAGES = ("all-write", "all-finish", "all-verify", "all-embed", "all", "all-evaluate")
 
 
@@ -21,10 +24,10 @@ def tars(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
 
 
-def submit(slurm: Slurm, home: Path, source: Path, training: config.Train) -> dict[str, str]:
+def submit(slurm: Slurm, home: Path, source: Path, training: TrainSettings) -> dict[str, str]:
     """Submit the pipeline; jobs by their names."""
-    config.save(RECIPE, home / "shards/small.toml")
-    config.save(training, home / "launch/small.toml")
+    save_toml(RECIPE, home / "shards/small.toml")
+    save_toml(training, home / "launch/small.toml")
     flags = ("--name", "all", "--nodes", "2", "--parts", "3", "--embed")
     words = ("shards/small.toml", source, home / "shards/data", "launch/small.toml", "--batch", "4")
     printed = slurm.run("slurm/pipeline.sh", *flags, *words, cwd=home)
@@ -32,9 +35,9 @@ def submit(slurm: Slurm, home: Path, source: Path, training: config.Train) -> di
 
 
 @pytest.fixture
-def training(settings) -> config.Train:
+def training(settings) -> TrainSettings:
     """A training with an extractor, whose embeddings can be kept."""
-    small = config.Extractor("tf_efficientnet_lite0", weights="random")
+    small = ExtractorSettings("tf_efficientnet_lite0", weights="random")
     view = replace(settings.data, shards=Path("elsewhere"), geometry="crop", size=32)
     return replace(settings, data=view, extractor=small, batch=40)
 
@@ -49,7 +52,7 @@ def test_from_images_to_scores(slurm, home, photo_folder, training, tmp_path):
     assert entry["JobState"] == "COMPLETED", printed
 
     shards, run = home / "shards/data", home / "runs/all"
-    shard_writer.write(config.WriteShards(photo_folder, tmp_path / "one", RECIPE))
+    shard_writer.write(WriteShards(photo_folder, tmp_path / "one", RECIPE))
     assert tars(shards) == tars(tmp_path / "one")
     assert len(list(home.glob("all-write-*_*.out"))) == 3
     assert f"{shards}: all is well" in printed

@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
-from koala import cli, config
+from koala import cli
+from koala.config.data import DataSettings, ShardRecipe, WriteShards
+from koala.config.evaluation import EvaluateSettings
+from koala.config.models import ExtractorSettings
+from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import audit, shard_writer
 from koala.data.sampler import Order
@@ -40,7 +44,7 @@ def write(folder, photos: dict[str, bytes], out, **recipe):
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in photos.items():
         (folder / name).write_bytes(data)
-    return shard_writer.write(config.WriteShards(folder, out, config.Recipe(**recipe)))
+    return shard_writer.write(WriteShards(folder, out, ShardRecipe(**recipe)))
 
 
 def rows(folder, shard="train-000000") -> list[dict[str, str]]:
@@ -142,7 +146,7 @@ def test_photographs_in_colour_have_no_flag(seed):
 @pytest.mark.slow
 def test_real_photographs(real_photos, tmp_path):
     """Counted by eye: 11 files of one channel, 2 more without colours, 4 toned; and a brick wall that seems to be."""
-    shard_writer.write(config.WriteShards(real_photos, tmp_path, config.Recipe(samples_per_shard=300)))
+    shard_writer.write(WriteShards(real_photos, tmp_path, ShardRecipe(samples_per_shard=300)))
     audit.audit(tmp_path, workers=2)
     found = rows(tmp_path) + rows(tmp_path, "train-000001")
     count = {name: sum(row[name] == "True" for row in found) for name in audit.FLAGS}
@@ -365,7 +369,7 @@ def test_no_audit_or_an_old_one_is_said(audited, shard_folder):
 
 
 def test_a_split_without_samples_is_said(photo_folder, tmp_path):
-    shard_writer.write(config.WriteShards(photo_folder, tmp_path))
+    shard_writer.write(WriteShards(photo_folder, tmp_path))
     audit.audit(tmp_path)
     with pytest.raises(UserError, match='holds no "val" samples'):
         audit.open_selected(tmp_path, "val", "chroma > 5")
@@ -375,16 +379,16 @@ def test_training_and_evaluation_with_a_condition(audited, tmp_path):
     """A training of an epoch sees as many images as are kept, and does not go on with others."""
     where = 'color_model == "rgb" and width > 50'
     kept = {split: len(audit.open_selected(audited, split, where)) for split in ("train", "val")}
-    settings = config.Train(
-        data=config.Data(audited, size=16, threads=2, where=where),
-        extractor=config.Extractor("none"),
+    settings = TrainSettings(
+        data=DataSettings(audited, size=16, threads=2, where=where),
+        extractor=ExtractorSettings("none"),
         batch=4,
         epochs=1,
         run=tmp_path / "run",
     )
     assert trainer.train(settings) == 0
     assert checkpoint.find(tmp_path / "run").images_seen == -(-kept["train"] // 4) * 4 < 40
-    scored = config.Evaluate(tmp_path / "run", audited, where=where, threads=2, out=tmp_path / "scores")
+    scored = EvaluateSettings(tmp_path / "run", audited, where=where, threads=2, out=tmp_path / "scores")
     assert evaluate.evaluate(scored) == 0
     report = json.loads((tmp_path / "scores/scores.json").read_text())
     assert report["pictures"] == kept["val"] < 8

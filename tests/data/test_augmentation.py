@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from koala.config import Data
+from koala.config.data import DataSettings
 from koala.data import augmentation, dali_pipeline
 from koala.data.sampler import Places
 from koala.data.shards import Shards
@@ -20,7 +20,7 @@ def train(shard_folder):
 
 def batch_of(shards, samples, epoch=0, **data) -> dali_pipeline.Batch:
     places = [Places(np.array(samples), np.full(len(samples), epoch))]
-    (batch,) = dali_pipeline.batches(shards, places, Data(**DATA | data), "cpu", batch=len(samples))
+    (batch,) = dali_pipeline.batches(shards, places, DataSettings(**DATA | data), "cpu", batch=len(samples))
     return batch
 
 

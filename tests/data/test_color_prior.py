@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import config
+from koala.config.data import MeasurePrior, ShardRecipe, SplitRule, WriteShards
 from koala.core.errors import UserError
 from koala.data import audit, color_prior, shard_writer
 from koala.imaging import ab_bins, color
@@ -21,8 +21,8 @@ def test_the_prior_is_that_of_the_training_pictures(tmp_path):
     for number in range(8):
         picture = Image.fromarray(red) if number < 6 else Image.new("L", (40, 40), 90)
         (photos / f"{number}.jpg").write_bytes(jpeg(picture, quality=100, subsampling="4:4:4"))
-    shard_writer.write(config.WriteShards(photos, shards, config.Recipe(samples_per_shard=3)))
-    assert color_prior.prior_command(config.Prior(shards)) == 0
+    shard_writer.write(WriteShards(photos, shards, ShardRecipe(samples_per_shard=3)))
+    assert color_prior.prior_command(MeasurePrior(shards)) == 0
     found = np.genfromtxt(color_prior.prior_path(shards), delimiter=",", names=True, skip_header=1)
     middle = np.floor(color.rgb_to_lab(red[:1, :1])[0, 0, 1:] / 10 + 0.5) * 10
     hit = {(row["a"], row["b"]): row["pictures"] for row in found if row["pictures"]}
@@ -34,7 +34,7 @@ def test_the_prior_is_that_of_the_training_pictures(tmp_path):
 
 def test_pictures_count_the_same_whatever_their_size(shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
-    color_prior.prior_command(config.Prior(folder))
+    color_prior.prior_command(MeasurePrior(folder))
     found = np.genfromtxt(color_prior.prior_path(folder), delimiter=",", names=True, skip_header=1)
     assert found["pictures"].sum() == pytest.approx(40, abs=1e-3), "the 40 photographs to train on"
     assert len(list(folder.glob("train-*.bins.csv"))) == 4
@@ -45,7 +45,7 @@ def test_what_is_audited_is_not_looked_at_again(shard_folder, tmp_path, monkeypa
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
     audit.audit(folder)
     monkeypatch.setattr(audit, "measure", lambda _: pytest.fail("looked at again"))
-    assert color_prior.prior_command(config.Prior(folder)) == 0
+    assert color_prior.prior_command(MeasurePrior(folder)) == 0
 
 
 def test_a_prior_that_is_not_there_or_damaged_is_named(tmp_path):
@@ -59,8 +59,8 @@ def test_a_prior_that_is_not_there_or_damaged_is_named(tmp_path):
 
 def test_a_prior_of_other_shards_is_not_taken(photo_folder, shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
-    color_prior.prior_command(config.Prior(folder))
-    shard_writer.write(config.WriteShards(photo_folder, tmp_path / "others", config.Recipe(seed=1)))
+    color_prior.prior_command(MeasurePrior(folder))
+    shard_writer.write(WriteShards(photo_folder, tmp_path / "others", ShardRecipe(seed=1)))
     shutil.copy(color_prior.prior_path(folder), tmp_path / "others")
     with pytest.raises(UserError, match=r"prior.csv was measured on other shards; measure it again"):
         color_prior.read(tmp_path / "others")
@@ -72,7 +72,7 @@ def test_an_audit_that_kept_no_colors_is_made_again_for_the_prior_alone(shard_fo
     for path in folder.glob("*.bins.csv"):
         path.unlink()
     assert audit.select(folder, "train", "chroma >= 0").all(), "what was measured of each sample still counts"
-    assert color_prior.prior_command(config.Prior(folder)) == 0
+    assert color_prior.prior_command(MeasurePrior(folder)) == 0
 
 
 def test_an_audit_without_its_colors_is_named(shard_folder, tmp_path):
@@ -81,18 +81,18 @@ def test_an_audit_without_its_colors_is_named(shard_folder, tmp_path):
     path = audit.bins_path(folder, "train-000000.tar")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
     with pytest.raises(UserError, match=r"train-000000.bins.csv is damaged; delete it and run koala shards prior"):
-        color_prior.prior_command(config.Prior(folder))
+        color_prior.prior_command(MeasurePrior(folder))
 
 
 def test_all_bins_have_a_row(shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
-    color_prior.prior_command(config.Prior(folder))
+    color_prior.prior_command(MeasurePrior(folder))
     found = np.genfromtxt(color_prior.prior_path(folder), delimiter=",", names=True, skip_header=1)
     assert np.array_equal(np.stack([found["a"], found["b"]], 1), ab_bins.centers().numpy())
 
 
 def test_shards_without_training_pictures_have_no_prior(photo_folder, tmp_path):
-    recipe = config.Recipe(split=config.Split(val_share=1.0))
-    shard_writer.write(config.WriteShards(photo_folder, tmp_path / "shards", recipe))
+    recipe = ShardRecipe(split=SplitRule(val_share=1.0))
+    shard_writer.write(WriteShards(photo_folder, tmp_path / "shards", recipe))
     with pytest.raises(UserError, match='holds no whole "train" shard'):
-        color_prior.prior_command(config.Prior(tmp_path / "shards"))
+        color_prior.prior_command(MeasurePrior(tmp_path / "shards"))

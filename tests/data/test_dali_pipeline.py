@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from skimage.color import rgb2lab
 
-from koala.config import Data
+from koala.config.data import DataSettings
 from koala.core.errors import UserError
 from koala.data import dali_pipeline
 from koala.data.sampler import Order, every_sample_once, micro_batches
@@ -45,7 +45,7 @@ def with_pillow(photo: Image.Image, geometry: str, size: int, rng: np.random.Gen
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_geometry_is_pillows(train, geometry):
     """All but the two lines at each border of the cut, beyond which koala looks at the photo and never at black."""
-    for batch in all_batches(train, Data(geometry=geometry, size=32, threads=2), with_rgb=True, seed=3):
+    for batch in all_batches(train, DataSettings(geometry=geometry, size=32, threads=2), with_rgb=True, seed=3):
         for sample, rgb in zip(batch.samples, batch.rgb, strict=True):
             expected = with_pillow(decode(train, sample), geometry, 32, np.random.default_rng([3, 0, sample]))
             difference = np.abs(rgb.permute(1, 2, 0).numpy().astype(int) - expected).max(axis=-1)
@@ -93,7 +93,7 @@ def test_absurd_sizes_have_a_window(geometry, height, width):
 
 
 def test_colors_are_exact_in_the_graph(train):
-    for batch in all_batches(train, Data(geometry="crop", size=32, threads=2), with_rgb=True):
+    for batch in all_batches(train, DataSettings(geometry="crop", size=32, threads=2), with_rgb=True):
         rgb = batch.rgb.permute(0, 2, 3, 1).numpy()
         expected = rgb2lab(rgb / 255)
         assert np.abs(batch.ab.permute(0, 2, 3, 1).numpy() * 127 - expected[..., 1:]).max() < 2e-4
@@ -103,14 +103,14 @@ def test_colors_are_exact_in_the_graph(train):
 
 
 def test_lightness_of_the_colors_where_asked_for(train):
-    data = Data(geometry="crop", size=32, threads=2, lightness="color")
+    data = DataSettings(geometry="crop", size=32, threads=2, lightness="color")
     for batch in all_batches(train, data, with_rgb=True):
         expected = rgb2lab(batch.rgb.permute(0, 2, 3, 1).numpy() / 255)[..., 0]
         assert np.abs((batch.lightness[:, 0].numpy() + 1) * 50 - expected).max() < 2e-4
 
 
 def test_padding_is_black_without_color(train):
-    batch = all_batches(train, Data(size=32, threads=2))[0]
+    batch = all_batches(train, DataSettings(size=32, threads=2))[0]
     for sample, lightness, ab in zip(batch.samples, batch.lightness, batch.ab, strict=True):
         window = dali_pipeline.window("pad", int(train.height[sample]), int(train.width[sample]), 32, None)
         outside = torch.ones(32, 32, dtype=torch.bool)
@@ -120,13 +120,13 @@ def test_padding_is_black_without_color(train):
 
 
 def test_a_last_batch_that_is_shorter(train):
-    assert [len(batch.samples) for batch in all_batches(train, Data(size=16, threads=2))] == [16, 16, 8]
+    assert [len(batch.samples) for batch in all_batches(train, DataSettings(size=16, threads=2))] == [16, 16, 8]
 
 
 def test_crops_depend_on_seed_epoch_and_sample_alone(train):
     """The same places in another grouping, as another world size would have it, give the same pictures."""
     order = Order(train.shard_sizes, seed=1)
-    data = Data(geometry="random_crop", size=16, threads=2)
+    data = DataSettings(geometry="random_crop", size=16, threads=2)
 
     def pictures(world_size, rank):
         places = micro_batches(order, 32, 16, rank=rank, world_size=world_size)
@@ -140,7 +140,7 @@ def test_crops_depend_on_seed_epoch_and_sample_alone(train):
 
 def test_batches_are_kept_while_others_come(train):
     """DALI uses memory again; what was handed over must not change."""
-    data = Data(size=16, threads=2)
+    data = DataSettings(size=16, threads=2)
     kept = all_batches(train, data)
     for batch, again in zip(kept, all_batches(train, data), strict=True):
         assert torch.equal(batch.ab, again.ab)
@@ -159,7 +159,7 @@ def test_a_sample_that_does_not_decode_is_named(train, shard_folder, tmp_path):
     tar.write_bytes(data)
     description = train.describe(sample)
     with pytest.raises(UserError) as error:
-        all_batches(Shards.open(copied, "train"), Data(size=16, threads=2))
+        all_batches(Shards.open(copied, "train"), DataSettings(size=16, threads=2))
     for part in ("train-000001.tar", description.key, description.source, "does not decode"):
         assert part in str(error.value)
 
@@ -187,7 +187,7 @@ def pipeline_message():
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("subset.Pipeline"))
 
 
-def operators(message, device: str, data: Data) -> list[tuple[str, str]]:
+def operators(message, device: str, data: DataSettings) -> list[tuple[str, str]]:
     """Name and device of each operator of the production graph, from its serialised form."""
     graph = dali_pipeline.build_graph(iter([]), data, batch=4, device=device, with_rgb=True)
     found = []
@@ -197,7 +197,9 @@ def operators(message, device: str, data: Data) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("data", [Data(), Data(lightness="color"), Data(aging=0.5)], ids=["grey", "color", "aging"])
+@pytest.mark.parametrize(
+    "data", [DataSettings(), DataSettings(lightness="color"), DataSettings(aging=0.5)], ids=["grey", "color", "aging"]
+)
 def test_every_operator_of_the_gpu_graph_is_registered(pipeline_message, data):
     from nvidia.dali import backend
 
@@ -214,7 +216,7 @@ def test_every_operator_of_the_gpu_graph_is_registered(pipeline_message, data):
 
 def test_the_gpu_graph_is_the_cpu_graph_on_the_gpu(pipeline_message):
     """The same operators; decoding is "mixed", all that touches pixels is on the GPU."""
-    on_cpu, on_gpu = (operators(pipeline_message, device, Data()) for device in ("cpu", "gpu"))
+    on_cpu, on_gpu = (operators(pipeline_message, device, DataSettings()) for device in ("cpu", "gpu"))
     assert sorted(name for name, _ in on_cpu) == sorted(name for name, _ in on_gpu if name != "MakeContiguous")
     devices = dict(on_gpu)
     assert devices["decoders__Image"] == "mixed"
@@ -227,7 +229,7 @@ def test_the_gpu_graph_is_the_cpu_graph_on_the_gpu(pipeline_message):
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_gpu_gives_what_the_cpu_gives(train, geometry, share):
-    data = Data(geometry=geometry, size=32, threads=2, aging=share)
+    data = DataSettings(geometry=geometry, size=32, threads=2, aging=share)
     for cpu, gpu in zip(all_batches(train, data), all_batches(train, data, "gpu"), strict=True):
         assert gpu.ab.is_cuda and gpu.lightness.is_cuda
         assert (gpu.lightness.cpu() - cpu.lightness).abs().mean() * 50 < 0.5

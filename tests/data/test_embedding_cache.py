@@ -11,7 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import config
+from koala.config.data import DataSettings, EmbedShards, ViewSettings, WriteShards
+from koala.config.evaluation import EvaluateSettings
+from koala.config.load import save_toml
+from koala.config.models import ExtractorSettings, ExtractorWeightsOrCache
+from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import dali_pipeline, embedding_cache, shard_writer
 from koala.data.sampler import every_sample_once
@@ -23,12 +27,12 @@ from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
 from tests.runs import same_weights, scalars, weights
 
-EXTRACTOR = config.Extractor("tf_efficientnet_lite0", weights="random")
+EXTRACTOR = ExtractorSettings("tf_efficientnet_lite0", weights="random")
 SIZE = 32
 
 
-def embed_settings(folder: Path) -> config.Embed:
-    return config.Embed(folder, EXTRACTOR, config.View(size=SIZE, threads=2), batch=8)
+def embed_settings(folder: Path) -> EmbedShards:
+    return EmbedShards(folder, EXTRACTOR, ViewSettings(size=SIZE, threads=2), batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +51,10 @@ def own(embedded, tmp_path) -> Path:
 
 
 @pytest.fixture
-def settings(embedded, tmp_path) -> config.Train:
+def settings(embedded, tmp_path) -> TrainSettings:
     """A training of 10 steps with cached embeddings."""
-    return config.Train(
-        data=config.Data(embedded, size=SIZE, threads=2, mirror=True),
+    return TrainSettings(
+        data=DataSettings(embedded, size=SIZE, threads=2, mirror=True),
         extractor=replace(EXTRACTOR, cache=True),
         batch=4,
         epochs=1,
@@ -69,7 +73,7 @@ def cache_folder(folder: Path) -> Path:
     return path
 
 
-def live(settings: config.Train) -> config.Train:
+def live(settings: TrainSettings) -> TrainSettings:
     return replace(settings, extractor=EXTRACTOR)
 
 
@@ -92,9 +96,9 @@ def test_what_is_mirrored_in_the_graph_is_the_mirror_image(tmp_path, geometry):
     for number in range(24):
         photo = make_photo(number, width=31 + number, height=60 if number < 12 else 35)
         (tmp_path / "photos" / f"{number}.jpg").write_bytes(jpeg(photo))
-    shard_writer.write(config.WriteShards(tmp_path / "photos", tmp_path / "shards"))
+    shard_writer.write(WriteShards(tmp_path / "photos", tmp_path / "shards"))
     shards = Shards.open(tmp_path / "shards", "train")
-    data = config.Data(tmp_path / "shards", geometry=geometry, size=40, threads=2)
+    data = DataSettings(tmp_path / "shards", geometry=geometry, size=40, threads=2)
 
     def lightness(mirror: bool) -> torch.Tensor:
         places = every_sample_once(len(shards), 8, rank=0, world_size=1)
@@ -120,10 +124,10 @@ def test_rows_are_the_embeddings_of_what_is_seen(embedded):
     """In training's own batches, mirrored ones among them: what is read is what the extractor says of the lightness."""
     built = extractor.build(EXTRACTOR)
     shards = Shards.open(embedded, "train")
-    cache = embedding_cache.find(config.Train(config.Data(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
+    cache = embedding_cache.find(TrainSettings(DataSettings(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
     entries = embedding_cache.read_manifest(embedded).splits["train"]
     kept = embedding_cache.Embeddings(cache, entries, shards)
-    data = config.Data(embedded, size=SIZE, threads=2, mirror=True)
+    data = DataSettings(embedded, size=SIZE, threads=2, mirror=True)
     for batch in dali_pipeline.batches(
         shards, every_sample_once(40, 8, rank=0, world_size=1), data, "cpu", batch=8, embeddings=kept
     ):
@@ -135,7 +139,7 @@ def test_rows_are_the_embeddings_of_what_is_seen(embedded):
 
 
 def test_where_samples_are_left_out_the_others_keep_their_rows(embedded):
-    cache = embedding_cache.find(config.Train(config.Data(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
+    cache = embedding_cache.find(TrainSettings(DataSettings(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
     keep = np.arange(40) % 7 == 3
     chosen = Shards.open(embedded, "train", keep)
     kept = embedding_cache.Embeddings(cache, embedding_cache.read_manifest(embedded).splits["train"], chosen)
@@ -199,19 +203,19 @@ def test_two_processes_make_the_files_of_one(own):
 def test_a_trainings_file_says_what_is_to_be_made(own, settings, tmp_path):
     """The same files are made as by flags; flags beside the training's file would be forgotten, and are refused."""
     training = tmp_path / "run.toml"
-    config.save(replace(settings, run=None), training)
+    save_toml(replace(settings, run=None), training)
     before = side_files(own)
     shutil.rmtree(own / "embeddings")
-    embedding_cache.embed(config.Embed(own, batch=8, training=training))
+    embedding_cache.embed(EmbedShards(own, batch=8, training=training))
     assert side_files(own) == before
-    for flag in ({"data": config.View(size=64)}, {"mixed_precision": "bf16"}):
+    for flag in ({"data": ViewSettings(size=64)}, {"mixed_precision": "bf16"}):
         with pytest.raises(UserError, match=r"run\.toml says which extractor, view, precision and seed; leave out"):
-            embedding_cache.embed(config.Embed(own, training=training, **flag))
+            embedding_cache.embed(EmbedShards(own, training=training, **flag))
 
 
 def test_embeddings_for_a_training_have_its_precision(settings):
     assert embedding_cache.for_training(replace(settings, mixed_precision="bf16")).mixed_precision == "bf16"
-    asked = config.Embed(settings.data.shards)
+    asked = EmbedShards(settings.data.shards)
     assert embedding_cache.for_training(replace(settings, mixed_precision="bf16"), asked).mixed_precision == "bf16"
 
 
@@ -355,13 +359,13 @@ def test_what_is_another_each_time_is_not_kept(settings, change, message):
     named = replace(settings.extractor, **change)
     with pytest.raises(UserError, match=message):
         trainer.train(replace(settings, extractor=named, data=replace(settings.data, geometry=geometry)))
-    view = config.View(geometry=geometry, size=SIZE)
+    view = ViewSettings(geometry=geometry, size=SIZE)
     with pytest.raises(UserError, match=message):
-        embedding_cache.embed(config.Embed(settings.data.shards, named, view))
+        embedding_cache.embed(EmbedShards(settings.data.shards, named, view))
 
 
 def test_a_file_that_grows_shorter_while_it_is_read_is_said(own):
-    cache = embedding_cache.find(config.Train(config.Data(own, size=SIZE), replace(EXTRACTOR, cache=True)))
+    cache = embedding_cache.find(TrainSettings(DataSettings(own, size=SIZE), replace(EXTRACTOR, cache=True)))
     kept = embedding_cache.Embeddings(cache, embedding_cache.read_manifest(own).splits["val"], Shards.open(own, "val"))
     kept.read(0, False)
     path = cache.folder / "val-000000.npy"
@@ -378,10 +382,10 @@ def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypat
     trainer.train(settings)
     common = {"size": SIZE, "features": "none", "threads": 2, "batch": 3}
     shards = settings.data.shards
-    evaluate.evaluate(config.Evaluate(settings.run, shards, out=tmp_path / "live", **common))
+    evaluate.evaluate(EvaluateSettings(settings.run, shards, out=tmp_path / "live", **common))
     monkeypatch.setattr(checkpoint.PretrainedColorizer, "of", lambda *_: pytest.fail("the extractor was asked for"))
-    cached = config.WeightsOrCache(cache=True)
-    evaluate.evaluate(config.Evaluate(settings.run, shards, out=tmp_path / "cached", extractor=cached, **common))
+    cached = ExtractorWeightsOrCache(cache=True)
+    evaluate.evaluate(EvaluateSettings(settings.run, shards, out=tmp_path / "cached", extractor=cached, **common))
     live, kept = (results.read_scores(tmp_path / name) for name in ("live", "cached"))
     assert kept["scores"] == pytest.approx(live["scores"], rel=0.02)
     assert (live["embeddings"], kept["embeddings"]["size"]) == (None, SIZE)
@@ -396,6 +400,6 @@ def test_photos_that_age_are_not_kept(settings):
 
 def test_embeddings_of_another_view_are_not_taken(settings):
     trainer.train(settings)
-    cached = config.WeightsOrCache(cache=True)
+    cached = ExtractorWeightsOrCache(cache=True)
     with pytest.raises(UserError, match=r"were made with data.lightness = grey, not color; run koala shards embed"):
-        evaluate.evaluate(config.Evaluate(settings.run, settings.data.shards, lightness="color", extractor=cached))
+        evaluate.evaluate(EvaluateSettings(settings.run, settings.data.shards, lightness="color", extractor=cached))

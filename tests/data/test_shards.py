@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import config
+from koala.config.data import ShardRecipe, SplitRule, VerifyShards, WriteShards
 from koala.core.errors import UserError
 from koala.data import shard_writer, shards
 from tests.photographs import jpeg, make_photo
 
 
 def write(source, out, **recipe):
-    return shard_writer.write(config.WriteShards(source, out, config.Recipe(**recipe)))
+    return shard_writer.write(WriteShards(source, out, ShardRecipe(**recipe)))
 
 
 def contents(folder):
@@ -50,7 +50,7 @@ def test_training_and_validation_are_disjoint_and_shuffled(shard_folder):
 
 
 def test_the_same_input_gives_the_same_bytes(photo_folder, shard_folder, tmp_path):
-    write(photo_folder, tmp_path / "again", samples_per_shard=10, split=config.Split(val_count=8))
+    write(photo_folder, tmp_path / "again", samples_per_shard=10, split=SplitRule(val_count=8))
     assert contents(tmp_path / "again") == contents(shard_folder)
 
 
@@ -113,7 +113,7 @@ def test_bad_images_are_set_aside_counted_and_named(photo_folder, tmp_path, caps
     (source / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (source / "empty.jpg").write_bytes(b"")
     (source / "text.jpg").write_text("not a picture at all")
-    assert shard_writer.write_command(config.WriteShards(source, tmp_path / "out")) == 0
+    assert shard_writer.write_command(WriteShards(source, tmp_path / "out")) == 0
     captured = capsys.readouterr()
     assert "4 read = 1 written + 3 set aside" in captured.out
     for name, reason in (("truncated", "Premature end"), ("empty", "empty file"), ("text", "not an image")):
@@ -123,16 +123,16 @@ def test_bad_images_are_set_aside_counted_and_named(photo_folder, tmp_path, caps
 
 
 def test_splits_by_sub_folder(photo_folder, tmp_path):
-    split = config.Split(train_folder="first", val_folder="second")
+    split = SplitRule(train_folder="first", val_folder="second")
     write(photo_folder, tmp_path, split=split)
     for name, folder in (("train", "first"), ("val", "second")):
         opened = shards.Shards.open(tmp_path, name)
         assert {opened.describe(i).source.split("/")[0] for i in range(len(opened))} == {folder}
         assert len(opened) == 24
-    write(photo_folder, tmp_path / "rest", split=config.Split(val_folder="second"))
+    write(photo_folder, tmp_path / "rest", split=SplitRule(val_folder="second"))
     assert len(shards.Shards.open(tmp_path / "rest", "train")) == 24, "all others are the other set"
     with pytest.raises(UserError, match='no image lies below "third"'):
-        write(photo_folder, tmp_path / "no", split=config.Split(train_folder="third"))
+        write(photo_folder, tmp_path / "no", split=SplitRule(train_folder="third"))
 
 
 def test_a_list_of_images_and_a_limit(photo_folder, tmp_path):
@@ -140,7 +140,7 @@ def test_a_list_of_images_and_a_limit(photo_folder, tmp_path):
     listing = photo_folder / "list.txt"
     listing.write_text("\n".join(names[:20]))
     try:
-        manifest = write(listing, tmp_path, limit=9, split=config.Split(val_share=1 / 3))
+        manifest = write(listing, tmp_path, limit=9, split=SplitRule(val_share=1 / 3))
     finally:
         listing.unlink()
     assert [len(shards.Shards.open(tmp_path, split)) for split in ("train", "val")] == [6, 3]
@@ -153,14 +153,14 @@ def test_an_interrupted_write_goes_on_and_ends_the_same(photo_folder, shard_fold
         (tmp_path / "out" / name).unlink()
     (tmp_path / "out/train-000003.tar.99.part").write_bytes(b"half a shard")
     kept = (tmp_path / "out/train-000001.tar").stat().st_mtime_ns
-    write(photo_folder, tmp_path / "out", samples_per_shard=10, split=config.Split(val_count=8))
+    write(photo_folder, tmp_path / "out", samples_per_shard=10, split=SplitRule(val_count=8))
     assert contents(tmp_path / "out") == contents(shard_folder)
     assert (tmp_path / "out/train-000001.tar").stat().st_mtime_ns == kept
 
 
 def test_another_recipe_is_not_written_over(photo_folder, shard_folder):
     with pytest.raises(UserError, match="another recipe or source; choose another --out"):
-        write(photo_folder, shard_folder, samples_per_shard=10, seed=1, split=config.Split(val_count=8))
+        write(photo_folder, shard_folder, samples_per_shard=10, seed=1, split=SplitRule(val_count=8))
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def copied(shard_folder, tmp_path):
 
 
 def test_verify_finds_whole_shards_well(shard_folder, capsys):
-    assert shards.verify_command(config.VerifyShards(shard_folder)) == 0
+    assert shards.verify_command(VerifyShards(shard_folder)) == 0
     assert "all is well" in capsys.readouterr().out
 
 
@@ -203,7 +203,7 @@ def test_verify_names_what_is_missing_or_short(copied, capsys):
     (copied / "train-000001.json").unlink()
     tar = copied / "val-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-10240])
-    assert shards.verify_command(config.VerifyShards(copied)) == 1
+    assert shards.verify_command(VerifyShards(copied)) == 1
     printed = capsys.readouterr().out
     assert "train-000000.tar" in printed and "train-000001.json is missing" in printed
     assert "val-000000.tar: sha256" in printed and "bytes long, its record says" in printed
@@ -244,7 +244,7 @@ def test_names_that_are_no_text_are_kept(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / name).write_bytes(jpeg(make_photo(1)))
     (tmp_path / "source" / os.fsdecode(b"\xff.jpg")).write_text("no picture")
-    assert shard_writer.write_command(config.WriteShards(tmp_path / "source", tmp_path / "out")) == 0
+    assert shard_writer.write_command(WriteShards(tmp_path / "source", tmp_path / "out")) == 0
     assert shards.Shards.open(tmp_path / "out", "train").describe(0).source == name
     assert shards.verify(tmp_path / "out") == []
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 
-from koala import config
+from koala.config.data import ShardRecipe, SplitRule, WriteShards
 from koala.core.errors import UserError
 from koala.data import shard_writer, shards, sources
 from koala.data.sources import Folder, Label, Listing, Tars, Zip
@@ -68,13 +68,13 @@ def test_every_kind_of_source_gives_the_same_images(folder, tmp_path, kind, make
 
 def test_the_same_images_make_the_same_shards_from_a_folder_and_from_a_tar(folder, tmp_path):
     for number, path in enumerate((folder, pack_tar(folder, tmp_path / "images.tar"))):
-        shard_writer.write(config.WriteShards(path, tmp_path / f"out{number}"))
+        shard_writer.write(WriteShards(path, tmp_path / f"out{number}"))
     first, second = ({p.name: p.read_bytes() for p in (tmp_path / f"out{n}").iterdir()} for n in (0, 1))
     assert first == second
 
 
 def test_a_webdataset_is_a_source(shard_folder, tmp_path):
-    shard_writer.write(config.WriteShards(shard_folder, tmp_path))
+    shard_writer.write(WriteShards(shard_folder, tmp_path))
     again = shards.Shards.open(tmp_path, "train")
     assert len(again) == 48
     before = {
@@ -98,7 +98,7 @@ def test_a_name_that_comes_twice_is_set_aside(folder, tmp_path):
             info = tarfile.TarInfo("same.jpg")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    manifest = shard_writer.write(config.WriteShards(tmp_path / "twice.tar", tmp_path / "out"))
+    manifest = shard_writer.write(WriteShards(tmp_path / "twice.tar", tmp_path / "out"))
     assert (manifest.read, manifest.written, manifest.quarantined) == (2, 1, 1)
     (line,) = (tmp_path / "out/quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["reason"] == "another image has this name"
@@ -107,7 +107,7 @@ def test_a_name_that_comes_twice_is_set_aside(folder, tmp_path):
 def test_a_file_that_a_list_names_in_vain_is_set_aside(folder, tmp_path):
     listing = list_names(folder, "list.txt")
     listing.write_text(listing.read_text() + "gone.jpg\n")
-    manifest = shard_writer.write(config.WriteShards(listing, tmp_path / "out"))
+    manifest = shard_writer.write(WriteShards(listing, tmp_path / "out"))
     assert (manifest.written, manifest.quarantined) == (4, 1)
     assert "No such file" in (tmp_path / "out/quarantine.jsonl").read_text()
 
@@ -169,8 +169,8 @@ def test_classes_without_a_list_are_numbered_in_order(imagenet):
 
 
 def test_labels_are_kept_in_the_samples_json(imagenet, tmp_path):
-    split = config.Split(train_folder="ILSVRC/Data/CLS-LOC/train", val_folder="ILSVRC/Data/CLS-LOC/val")
-    shard_writer.write(config.WriteShards(imagenet, tmp_path / "out", config.Recipe(split=split)))
+    split = SplitRule(train_folder="ILSVRC/Data/CLS-LOC/train", val_folder="ILSVRC/Data/CLS-LOC/val")
+    shard_writer.write(WriteShards(imagenet, tmp_path / "out", ShardRecipe(split=split)))
     with tarfile.open(tmp_path / "out/val-000000.tar") as tar:
         members = [json.loads(tar.extractfile(member).read()) for member in tar if member.name.endswith(".json")]
     expected = {
@@ -192,7 +192,7 @@ def test_classes_of_a_webdataset_are_kept(tmp_path):
         tar.write({"__key__": "first", "jpg": jpeg(make_photo(1)), "cls": 7})
         tar.write({"__key__": "second", "jpg": jpeg(make_photo(2)), "json": {"wnid": "n01440764", "class_index": 0}})
         tar.write({"__key__": "third", "jpg": jpeg(make_photo(3))})
-    shard_writer.write(config.WriteShards(tmp_path / "source", tmp_path / "out"))
+    shard_writer.write(WriteShards(tmp_path / "source", tmp_path / "out"))
     with tarfile.open(tmp_path / "out/train-000000.tar") as tar:
         found = [json.loads(tar.extractfile(member).read()) for member in tar if member.name.endswith(".json")]
     classes = {sample["source"]: (sample.get("wnid"), sample.get("class_index")) for sample in found}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from koala import cli, config
+from koala import cli
+from koala.config.evaluation import CompareSettings, EvaluateSettings
 from koala.core.errors import UserError
 from koala.evaluation import compare, confidence_intervals, evaluate, results
 from koala.imaging import contact_sheet
@@ -21,7 +22,7 @@ def two(run, shard_folder, tmp_path_factory) -> tuple[Path, Path]:
     """Evaluations of one network, with L* joined that it was not trained with in the second."""
     folders = tuple(tmp_path_factory.mktemp(name) for name in ("grey", "color"))
     for folder, lightness in zip(folders, ("grey", "color"), strict=True):
-        evaluate.evaluate(config.Evaluate(run, shard_folder, out=folder, lightness=lightness, threads=2))
+        evaluate.evaluate(EvaluateSettings(run, shard_folder, out=folder, lightness=lightness, threads=2))
     return folders
 
 
@@ -70,11 +71,11 @@ def test_networks_that_see_other_lightness_can_be_compared(two, tmp_path, capsys
 
 def test_what_was_not_judged_alike_is_refused_in_words(two, run, shard_folder, tmp_path):
     first = results.read(two[0], "one")
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "size", size=24, threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "size", size=24, threads=2))
     other = results.read(tmp_path / "size", "other")
     with pytest.raises(UserError, match=r"one and other were judged by different protocols \(size 16 and 24\);"):
         compare.compare([first, other])
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "split", split="train", threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "split", split="train", threads=2))
     other = results.read(tmp_path / "split", "other")
     with pytest.raises(UserError, match=r"were judged on different images: .*\(split val, .*\(split train"):
         compare.compare([first, other])
@@ -125,7 +126,7 @@ def compared(two, tmp_path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as picture:
             picture.convert("L").save(target)
-    settings = config.Compare(
+    settings = CompareSettings(
         (f"a_1={two[0]}", f"b={two[1]}"), (f"plain={tmp_path / 'grey pictures'}",), tmp_path / "out", threads=2
     )
     assert compare.compare_command(settings) == 0

@@ -12,7 +12,8 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
-from koala import config
+from koala.config.data import DataSettings
+from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
 from koala.core.errors import UserError
 from koala.data import dali_pipeline
@@ -24,7 +25,7 @@ from tests.processes import finish, start_several
 
 @pytest.fixture
 def evaluated(run, shard_folder, tmp_path):
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path, batch=3, threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, batch=3, threads=2))
     return tmp_path
 
 
@@ -47,7 +48,7 @@ def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_
 
 def predict(run, shards, **options):
     """The predictions of the validation set in one batch, with what made them."""
-    settings = config.Evaluate(run, shards, threads=2, **options)
+    settings = EvaluateSettings(run, shards, threads=2, **options)
     with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
         evaluation = evaluate.Evaluation(settings, accelerator)
         (prediction,) = evaluation.predictions([np.arange(8)])
@@ -83,11 +84,11 @@ def test_scores_against_scikit_image(run, shard_folder, assembly):
 
 def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_path):
     """Recomputed from the PNGs by scikit-image."""
-    settings = config.Evaluate(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
+    settings = EvaluateSettings(run, shard_folder, out=tmp_path, geometry="squash", threads=2)
     evaluate.evaluate(settings)
     reported = scores_of(tmp_path)["psnr"]
     shards = Shards.open(shard_folder, "val")
-    data = config.Data(shard_folder, geometry="squash", size=16, threads=2)
+    data = DataSettings(shard_folder, geometry="squash", size=16, threads=2)
     places = [Places(np.arange(8), np.zeros(8, int))]
     (batch,) = dali_pipeline.batches(shards, places, data, "cpu", batch=8, with_rgb=True)
     ratios = []
@@ -108,7 +109,7 @@ def test_scores_are_computed_in_full_precision(run, shard_folder, precision):
 
 
 def test_scores_do_not_depend_on_the_batch(evaluated, run, shard_folder, tmp_path):
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "other", batch=8, threads=2, pictures=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "other", batch=8, threads=2, pictures=2))
     assert scores_of(evaluated) == pytest.approx(scores_of(tmp_path / "other"), rel=1e-6)
     assert len(list((tmp_path / "other/pictures").rglob("*.png"))) == 2
     assert len(list((evaluated / "pictures").rglob("*.png"))) == 8
@@ -126,7 +127,7 @@ def test_the_sheet_shows_grey_koala_original(evaluated):
 @pytest.mark.parametrize(("processes", "batch"), [(2, 3), (3, 3), (3, 7)])
 def test_several_processes_score_as_one(run, shard_folder, tmp_path, processes, batch):
     """8 pictures: batches of 3, 3 and 2; or of 7 and 1, which leaves nothing to the third process."""
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "one", batch=batch, threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "one", batch=batch, threads=2))
     words = ("evaluate", str(run), "--shards", str(shard_folder), "--out", str(tmp_path / "several"))
     finish(start_several(processes, *words, "--threads", "2", "--batch", str(batch)))
     one, several = (results.read(tmp_path / name) for name in ("one", "several"))
@@ -234,7 +235,7 @@ def test_the_ranking_is_near_colorful_and_as_strong_as_the_photo():
 
 
 def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypatch):
-    settings = config.Evaluate(run, shard_folder, out=tmp_path, batch=3, threads=1)
+    settings = EvaluateSettings(run, shard_folder, out=tmp_path, batch=3, threads=1)
     predict = predictions.Network.predict
     seen = []
 
@@ -260,17 +261,17 @@ def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypa
     evaluate.evaluate(settings)
     assert len(written) == 3 - kept, "what was done is not done again"
     whole = tmp_path / "whole"
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=whole, batch=3, threads=1))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=whole, batch=3, threads=1))
     assert (tmp_path / "per_image.csv").read_bytes() == (whole / "per_image.csv").read_bytes()
     assert not (tmp_path / "parts").exists()
 
 
 def test_what_is_done_is_not_done_again_unless_something_changed(evaluated, run, shard_folder, monkeypatch, capsys):
     before = (evaluated / "scores.json").stat().st_mtime_ns
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=evaluated, batch=3, threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=evaluated, batch=3, threads=2))
     assert "holds this evaluation already" in capsys.readouterr().out
     assert (evaluated / "scores.json").stat().st_mtime_ns == before
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=evaluated, batch=3, threads=2, assembly="grey"))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=evaluated, batch=3, threads=2, assembly="grey"))
     assert results.read(evaluated).report["protocol"]["assembly"] == "grey"
 
 
@@ -290,7 +291,7 @@ def test_memory_holds_no_pictures(run, shard_folder, tmp_path, monkeypatch):
         return prediction
 
     monkeypatch.setattr(predictions.Network, "predict", watched)
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path, batch=1, threads=1, sheet_rows=0))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, batch=1, threads=1, sheet_rows=0))
     assert len(alive) >= 8
 
 
@@ -306,7 +307,7 @@ def protocol_file(tmp_path) -> Path:
 
 def test_a_protocol_decides(run, shard_folder, protocol_file, tmp_path):
     """Also on pictures of another size than the network was trained at."""
-    evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path / "out", protocol=str(protocol_file), threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "out", protocol=str(protocol_file), threads=2))
     found = results.read(tmp_path / "out")
     assert found.report["input_lightness"] == "color"
     assert (found.report["geometry"], found.report["size"]) == ("crop", 32)
@@ -322,7 +323,7 @@ def test_padding_counts_where_the_protocol_says_so(run, shard_folder, tmp_path):
     for padding in ("counted", "left out"):
         (tmp_path / "mine.toml").write_text(f'size = 32\npadding = "{padding}"')
         out = tmp_path / padding
-        evaluate.evaluate(config.Evaluate(run, shard_folder, out=out, protocol=str(tmp_path / "mine.toml"), threads=2))
+        evaluate.evaluate(EvaluateSettings(run, shard_folder, out=out, protocol=str(tmp_path / "mine.toml"), threads=2))
         found[padding] = results.read(out)
     counted, left_out = (found[padding].scores for padding in ("counted", "left out"))
     assert counted["chroma_true"] < 0.95 * left_out["chroma_true"], "black has no chroma"
@@ -336,7 +337,7 @@ def test_images_are_chosen_by_a_list(run, shard_folder, tmp_path):
     shards = Shards.open(shard_folder, "val")
     chosen = sorted(shards.describe(sample).source for sample in (1, 4, 6))
     (tmp_path / "list.txt").write_text("\n".join(chosen))
-    settings = config.Evaluate(run, shard_folder, out=tmp_path / "out", ids=tmp_path / "list.txt", threads=2)
+    settings = EvaluateSettings(run, shard_folder, out=tmp_path / "out", ids=tmp_path / "list.txt", threads=2)
     evaluate.evaluate(settings)
     found = results.read(tmp_path / "out")
     assert sorted(found.images) == chosen
@@ -359,7 +360,7 @@ def test_images_are_chosen_by_a_list(run, shard_folder, tmp_path):
 )
 def test_what_cannot_be_judged_so_is_said(run, shard_folder, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        evaluate.evaluate(config.Evaluate(run, shard_folder, out=tmp_path, threads=2, **options))
+        evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, threads=2, **options))
     assert not (tmp_path / "scores.json").exists()
 
 
@@ -378,13 +379,13 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
         (tmp_path / f"{name}.txt").write_text("\n".join(some))
     (tmp_path / "other.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n[reference]\nfile = "reference.txt"\n')
     (tmp_path / "same.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n')
-    data = config.Data(shard_folder, size=32, threads=2)
+    data = DataSettings(shard_folder, size=32, threads=2)
     (batch,) = dali_pipeline.batches(
         shards, [Places(np.arange(8), np.zeros(8, int))], data, "cpu", batch=8, with_rgb=True
     )
     true = batch.rgb.float().mean(dim=(2, 3)).numpy()
     for name, reference in (("same", true[:4]), ("other", true[4:])):
-        settings = config.Evaluate(
+        settings = EvaluateSettings(
             run, shard_folder, out=tmp_path / name, protocol=str(tmp_path / f"{name}.toml"), batch=1, threads=2
         )
         with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
@@ -407,7 +408,7 @@ def test_lpips_is_measured_where_its_weights_are_at_hand(run, shard_folder, tmp_
         torch.manual_seed(0)
         network = torchvision.models.alexnet(weights=None)
     torch.save({f"features.{name}": value for name, value in network.features.state_dict().items()}, tmp_path / "a.pth")
-    settings = config.Evaluate(run, shard_folder, out=tmp_path / "out", size=32, lpips=tmp_path / "a.pth", threads=2)
+    settings = EvaluateSettings(run, shard_folder, out=tmp_path / "out", size=32, lpips=tmp_path / "a.pth", threads=2)
     evaluate.evaluate(settings)
     found = results.read(tmp_path / "out")
     judge = features.lpips(tmp_path / "a.pth", torch.device("cpu"))
@@ -440,7 +441,7 @@ def others_pictures(evaluated: Path, folder: Path, rename=lambda name: name) -> 
 def test_pictures_of_others_are_judged_by_the_same_rules(evaluated, shard_folder, tmp_path, rename):
     """koala's own pictures, taken for another's, get koala's scores."""
     folder = others_pictures(evaluated, tmp_path / "others", rename)
-    settings = config.Evaluate(folder, shard_folder, protocol=str(evaluated / "protocol.toml"), threads=2)
+    settings = EvaluateSettings(folder, shard_folder, protocol=str(evaluated / "protocol.toml"), threads=2)
     evaluate.evaluate(settings)
     mine, theirs = results.read(evaluated), results.read(tmp_path / "others-evaluation")
     for name in ("psnr", "ssim", "ciede2000", "cf_signed"):
@@ -452,9 +453,9 @@ def test_pictures_of_others_are_judged_by_the_same_rules(evaluated, shard_folder
 
 def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
     folder = others_pictures(evaluated, tmp_path / "others")
-    settings = config.Evaluate(folder, shard_folder, protocol=str(evaluated / "protocol.toml"), threads=2)
+    settings = EvaluateSettings(folder, shard_folder, protocol=str(evaluated / "protocol.toml"), threads=2)
     with pytest.raises(UserError, match=r"holds pictures, no checkpoint; say with --protocol how to judge them"):
-        evaluate.evaluate(config.Evaluate(folder, shard_folder))
+        evaluate.evaluate(EvaluateSettings(folder, shard_folder))
     one, other, *_ = sorted(folder.rglob("*.png"))
     Image.new("RGB", (20, 20)).save(one)
     with pytest.raises(UserError, match=r"is 20 x 20 pixels, but .* is judged at .*16 x .*; colour the images as"):
@@ -477,4 +478,4 @@ def test_what_is_no_checkpoint_is_said(tmp_path, shard_folder, content):
     if content is not None:
         (tmp_path / "checkpoint.json").write_text(content)
     with pytest.raises(UserError, match=r"holds no checkpoint|checkpoint.json is damaged"):
-        evaluate.evaluate(config.Evaluate(tmp_path, shard_folder))
+        evaluate.evaluate(EvaluateSettings(tmp_path, shard_folder))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from koala import config
+from koala.config.models import ExtractorSettings
 from koala.core.errors import UserError
 from koala.evaluation import features
 from koala.evaluation.features import LeftOut
@@ -95,7 +95,7 @@ def test_efficientnets_features_are_never_called_fid(pictures):
     assert (judge.frechet, judge.kernel) == ("fd_efficientnet_lite0", "kd_efficientnet_lite0")
     assert judge.extract(pictures).shape == (3, judge.size) == (3, 1280)
     grey = pictures[:, :1]
-    pooled = extractor.build(config.Extractor("tf_efficientnet_lite0", "pooled"))
+    pooled = extractor.build(ExtractorSettings("tf_efficientnet_lite0", "pooled"))
     expected = pooled(grey / 127.5 - 1)
     assert torch.allclose(judge.extract(grey.expand(-1, 3, -1, -1)), expected, atol=1e-5)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from koala import config
-from koala.config import Ids, Protocol
+from koala.config.data import ShardRecipe, SplitRule, WriteShards
+from koala.config.evaluation import EvaluationProtocol, ImageIds
 from koala.core.errors import UserError
 from koala.data import shard_writer
 from koala.evaluation import protocol
@@ -20,8 +20,8 @@ def shards(tmp_path_factory) -> Path:
     for number in range(3, 15):
         (folder / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(jpeg(make_photo(number, 24, 24)))
     out = tmp_path_factory.mktemp("shards")
-    recipe = config.Recipe(samples_per_shard=5, split=config.Split(val_count=12))
-    shard_writer.write(config.WriteShards(folder, out, recipe))
+    recipe = ShardRecipe(samples_per_shard=5, split=SplitRule(val_count=12))
+    shard_writer.write(WriteShards(folder, out, recipe))
     return out
 
 
@@ -88,8 +88,8 @@ def test_an_unknown_protocol_is_told_the_known_ones():
 # ---------------------------------------------------------------- images
 
 
-def ids(**values) -> Ids:
-    return Ids(pattern="ILSVRC2012_val_{:08d}", **values)
+def ids(**values) -> ImageIds:
+    return ImageIds(pattern="ILSVRC2012_val_{:08d}", **values)
 
 
 def test_images_are_selected_by_name(shards):
@@ -113,8 +113,8 @@ def test_a_name_that_stands_for_two_images_is_refused(tmp_path):
         (tmp_path / "photos" / folder).mkdir(parents=True)
         (tmp_path / "photos" / folder / "cat.jpg").write_bytes(jpeg(make_photo(len(folder), 24, 24)))
     (tmp_path / "photos/two/cat.jpg").write_bytes(jpeg(make_photo(9, 24, 24)))
-    recipe = config.Recipe(split=config.Split(val_count=2))
-    shard_writer.write(config.WriteShards(tmp_path / "photos", tmp_path / "shards", recipe))
+    recipe = ShardRecipe(split=SplitRule(val_count=2))
+    shard_writer.write(WriteShards(tmp_path / "photos", tmp_path / "shards", recipe))
     with pytest.raises(
         UserError, match=r"(one|two)/cat.jpg and (one|two)/cat.jpg in .* are both called cat; mine needs"
     ):
@@ -142,9 +142,9 @@ def test_a_list_must_be_of_the_right_length_range_and_hash(tmp_path):
         protocol.names(replace(whole, file=str(path)), "ctest")
     path.write_text("a.jpg\nb/a.png\n")
     with pytest.raises(UserError, match=r"list.txt names a more than once"):
-        protocol.names(Ids(file=str(path)), "mine")
+        protocol.names(ImageIds(file=str(path)), "mine")
     with pytest.raises(UserError, match=r"nowhere.txt cannot be read .*; --ids names a text file"):
-        protocol.names(Ids(file=str(tmp_path / "nowhere.txt")), "mine")
+        protocol.names(ImageIds(file=str(tmp_path / "nowhere.txt")), "mine")
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def test_names_without_folder_and_suffix(name, stem):
 
 
 def test_hashes_follow_what_scores_depend_on(tmp_path):
-    plain = Protocol("one")
+    plain = EvaluationProtocol("one")
     path = tmp_path / "list.txt"
     path.write_text("ILSVRC2012_val_00000002\nILSVRC2012_val_00000001.JPEG\n")
     assert protocol.hashes(plain) == protocol.hashes(replace(plain, name="two", about="another text"))
-    listed, counted = Ids(file=str(path)), ids(first=1, last=2, count=2)
+    listed, counted = ImageIds(file=str(path)), ids(first=1, last=2, count=2)
     assert protocol.hashes(replace(plain, ids=listed)) == protocol.hashes(replace(plain, ids=counted))
     assert protocol.hashes(replace(plain, ids=listed)) != protocol.hashes(plain)
     for change in ({"size": 64}, {"assembly": "grey"}, {"padding": "counted"}, {"dcf": "of_pictures"}):
@@ -170,7 +170,7 @@ def test_hashes_follow_what_scores_depend_on(tmp_path):
 
 
 def test_what_the_network_sees_does_not_change_how_it_is_judged():
-    grey, colored = (protocol.hashes(Protocol("x", lightness=lightness)) for lightness in ("grey", "color"))
+    grey, colored = (protocol.hashes(EvaluationProtocol("x", lightness=lightness)) for lightness in ("grey", "color"))
     assert grey.sha256 != colored.sha256
     assert grey.judging_sha256 == colored.judging_sha256
 

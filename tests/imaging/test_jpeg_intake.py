@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from koala.config import Resize
+from koala.config.data import ResizeRule
 from koala.imaging.jpeg_intake import UnusableError, admit
 from tests.photographs import encoded, jpeg, make_photo, swapped_profile
 
-AS_IS = Resize()
+AS_IS = ResizeRule()
 
 
 def decoded(data: bytes) -> Image.Image:
@@ -85,7 +85,7 @@ def test_turned_photos_become_upright(kind):
     ("side", "pixels", "size"), [("short", 20, (30, 20)), ("long", 30, (30, 20)), ("short", 400, (60, 40))]
 )
 def test_resizing_never_enlarges(side, pixels, size):
-    admitted = admit(jpeg(make_photo(0)), Resize(side=side, pixels=pixels))
+    admitted = admit(jpeg(make_photo(0)), ResizeRule(side=side, pixels=pixels))
     assert decoded(admitted.jpeg).size == size == (admitted.width, admitted.height)
     assert (admitted.source_width, admitted.source_height) == (60, 40)
 

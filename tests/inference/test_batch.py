@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import config
 from koala.cli import main
+from koala.config.inference import ColorizeSettings
 from koala.core.errors import UserError
 from koala.imaging import photo_io
 from koala.inference import batch
@@ -54,8 +54,8 @@ def make_file(kind: str, seed: int) -> bytes:
     return encoded(grey, {"png": "PNG", "tif": "TIFF", "webp": "WEBP"}[kind.rpartition(".")[2]])
 
 
-def settings(run, source, out, **more) -> config.Colorize:
-    return config.Colorize((source,), out, run, **more)
+def settings(run, source, out, **more) -> ColorizeSettings:
+    return ColorizeSettings((source,), out, run, **more)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -136,7 +136,7 @@ def test_bad_files_are_named_and_the_others_coloured(run, tmp_path, capsys):
     (place / "bad.jpg").write_text("no picture")
     (place / "empty.png").write_bytes(b"")
     (place / ".DS_Store").write_bytes(b"hidden")
-    given = config.Colorize((place, tmp_path / "missing.jpg"), tmp_path / "out", run)
+    given = ColorizeSettings((place, tmp_path / "missing.jpg"), tmp_path / "out", run)
     assert batch.colorize_command(given) == 1
     assert files_in(tmp_path / "out") == ["inner/two.png", "one.jpg"]
     captured = capsys.readouterr()

@@ -6,7 +6,7 @@ import torch
 from skimage.color import rgb2lab
 
 import koala
-from koala import config
+from koala.config.inference import ColorizeOptions
 from koala.core.errors import UserError
 from koala.imaging.color import rgb_to_lab
 from koala.inference import colorize
@@ -192,7 +192,8 @@ def test_arrays_that_must_not_be_written_to(model):
 
 def test_dials_have_one_meaning_everywhere():
     """The keywords of colorize are those of the settings."""
+    import dataclasses
     import inspect
 
     keywords = inspect.signature(koala.colorize).parameters
-    assert {field.name for field in config.fields(config.Dials)} == keywords.keys() - {"photo", "model"}
+    assert {field.name for field in dataclasses.fields(ColorizeOptions)} == keywords.keys() - {"photo", "model"}

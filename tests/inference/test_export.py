@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import koala
-from koala import config
+from koala.config.inference import ExportSettings
+from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.core.errors import UserError
 from koala.imaging import color
 from koala.inference import export
@@ -22,7 +23,7 @@ from tests.photographs import make_photo
 
 
 def test_what_is_exported_colors_as_the_run_does(run, tmp_path):
-    assert export.export_command(config.Export(run, tmp_path / "model")) == 0
+    assert export.export_command(ExportSettings(run, tmp_path / "model")) == 0
     assert {path.name for path in (tmp_path / "model").iterdir()} == set(hub.FILES)
     assert {value.dtype for value in load_file(tmp_path / "model/model.safetensors").values()} == {torch.float16}
     lightness = torch.rand(1, 1, 24, 32, generator=torch.manual_seed(0))
@@ -31,7 +32,7 @@ def test_what_is_exported_colors_as_the_run_does(run, tmp_path):
 
 
 def test_no_place_of_a_file_is_told(run, shard_folder, tmp_path):
-    export.export_command(config.Export(run, tmp_path / "model"))
+    export.export_command(ExportSettings(run, tmp_path / "model"))
     told = (tmp_path / "model/checkpoint.json").read_text()
     assert str(shard_folder.parent) not in told
     assert json.loads(told)["settings"]["data"]["shards"] == shard_folder.name
@@ -39,8 +40,8 @@ def test_no_place_of_a_file_is_told(run, shard_folder, tmp_path):
 
 def test_weights_that_were_brought_along_are_not_named_by_their_place(run, tmp_path):
     found = checkpoint.find(run)
-    objective = config.Objective("huber", perceptual=1.0, perceptual_weights="/home/me/vgg.pth")
-    extractor = config.Extractor(weights="/home/me/inception.pth", cache=True)
+    objective = ObjectiveSettings("huber", perceptual=1.0, perceptual_weights="/home/me/vgg.pth")
+    extractor = ExtractorSettings(weights="/home/me/inception.pth", cache=True)
     settings = replace(found.settings, objective=objective, extractor=extractor)
     checkpoint.publish(replace(found, settings=settings), tmp_path / "model")
     told = checkpoint.read(tmp_path / "model").settings
@@ -49,17 +50,17 @@ def test_weights_that_were_brought_along_are_not_named_by_their_place(run, tmp_p
 
 def test_a_model_is_written_again_and_nothing_else_written_over(run, tmp_path):
     for _ in range(2):
-        export.export_command(config.Export(run, tmp_path / "model"))
+        export.export_command(ExportSettings(run, tmp_path / "model"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="exists and is no exported model; name a new folder"):
-        export.export_command(config.Export(run, tmp_path / "other"))
+        export.export_command(ExportSettings(run, tmp_path / "other"))
 
 
 def test_a_card_that_was_gone_on_with_stays(run, tmp_path):
-    export.export_command(config.Export(run, tmp_path / "model"))
+    export.export_command(ExportSettings(run, tmp_path / "model"))
     (tmp_path / "model/README.md").write_text("my own words")
-    export.export_command(config.Export(run, tmp_path / "model"))
+    export.export_command(ExportSettings(run, tmp_path / "model"))
     assert (tmp_path / "model/README.md").read_text() == "my own words"
 
 
@@ -67,12 +68,12 @@ def test_a_checkpoint_of_a_training_is_not_written_over(run, tmp_path):
     own = shutil.copytree(run, tmp_path / "run")
     found = checkpoint.find(own)
     with pytest.raises(UserError, match="is no exported model"):
-        export.export_command(config.Export(own, found.path))
+        export.export_command(ExportSettings(own, found.path))
     assert checkpoint.find(own).training()
 
 
 def test_a_damaged_model_is_named(run, tmp_path):
-    export.export_command(config.Export(run, tmp_path / "model"))
+    export.export_command(ExportSettings(run, tmp_path / "model"))
     with (tmp_path / "model/model.safetensors").open("r+b") as file:
         file.seek(1000)
         file.write(b"koala")
@@ -86,7 +87,7 @@ def test_a_damaged_model_is_named(run, tmp_path):
 def random_colorizer(name: str, head: str) -> Colorizer:
     """Of random weights, large enough that colours differ from place to place."""
     torch.manual_seed(0)
-    frozen = extractor.build(config.Extractor(name, weights="random"))
+    frozen = extractor.build(ExtractorSettings(name, weights="random"))
     network = Network(frozen.embedding_size if frozen else 0, head)
     for weight in network.parameters():
         if weight.dim() > 1:
@@ -123,7 +124,7 @@ def test_the_model_that_koala_carries_as_a_program():
 def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
     """That of koala.inference.export's docstring, which runs without koala, at a size that koala chooses alike."""
     monkeypatch.chdir(tmp_path)
-    files = config.Export(run, onnx=tmp_path / "new/../koala.onnx", program=tmp_path / "koala.pt2")
+    files = ExportSettings(run, onnx=tmp_path / "new/../koala.onnx", program=tmp_path / "koala.pt2")
     assert export.export_command(files) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines] == [str(files.program), str(files.onnx)]
@@ -139,7 +140,7 @@ def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
 def test_files_tell_what_they_are(run, tmp_path):
     from onnxruntime import InferenceSession
 
-    export.export_command(config.Export(run, onnx=tmp_path / "koala.onnx", program=tmp_path / "koala.pt2"))
+    export.export_command(ExportSettings(run, onnx=tmp_path / "koala.onnx", program=tmp_path / "koala.pt2"))
     session = InferenceSession(tmp_path / "koala.onnx")
     told = session.get_modelmeta().custom_metadata_map
     assert (told["trained_at"], told["extractor"], told["koala"]) == ("16", "none", koala.__version__)
@@ -157,7 +158,7 @@ def test_files_tell_what_they_are(run, tmp_path):
 def test_a_program_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "run_torch", lambda _: lambda lightness: torch.full((1,), torch.nan))
     with pytest.raises(UserError, match="is not written: it would differ from PyTorch by nan"):
-        export.export_command(config.Export(run, program=tmp_path / "koala.pt2"))
+        export.export_command(ExportSettings(run, program=tmp_path / "koala.pt2"))
     assert not list(tmp_path.iterdir())
 
 
@@ -186,5 +187,5 @@ def test_what_cannot_be_exported_is_said_first(settings, message, run, tmp_path,
 def test_the_extra_that_is_missing_is_named(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r'needs onnx and onnxscript; pip install "koala\[onnx\]"'):
-        export.export_command(config.Export(run, tmp_path / "model", onnx=tmp_path / "koala.onnx"))
+        export.export_command(ExportSettings(run, tmp_path / "model", onnx=tmp_path / "koala.onnx"))
     assert not list(tmp_path.iterdir())

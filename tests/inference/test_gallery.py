@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from koala import cli, config
+from koala import cli
+from koala.config.inference import GallerySettings
 from koala.core import http
 from koala.inference.colorize import colorize
 from koala.inference.gallery import server
@@ -40,7 +41,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 def visit(paint=lambda data, dials: data, dials=DIALS, **limits) -> TestClient:
     """Somebody in front of a gallery."""
-    app = server.create_app(config.Gallery(**limits), dials, paint)
+    app = server.create_app(GallerySettings(**limits), dials, paint)
     return TestClient(app, HERE, raise_server_exceptions=False)
 
 
@@ -289,7 +290,7 @@ def test_nothing_is_coloured_for_who_went_away(whole):
         "query_string": b"",
         "headers": list(headers.items()),
     }
-    asyncio.run(server.create_app(config.Gallery(), DIALS, never)(scope, receive, send))
+    asyncio.run(server.create_app(GallerySettings(), DIALS, never)(scope, receive, send))
     assert sent[0]["status"] == 408
     assert messages == []
 

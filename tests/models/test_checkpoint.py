@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from koala import config
 from koala.cli import main
+from koala.config.data import DataSettings
+from koala.config.models import ExtractorSettings
+from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models import checkpoint, extractor
 from koala.models.network import Network
@@ -22,7 +24,7 @@ def snapshot(images_seen: int) -> checkpoint.Snapshot:
     network = Network(0)
     return checkpoint.Snapshot(
         images_seen,
-        config.Train(extractor=config.Extractor("none")),
+        TrainSettings(extractor=ExtractorSettings("none")),
         network.state_dict(),
         embedding_size=0,
         extractor_sha256="",
@@ -32,10 +34,10 @@ def snapshot(images_seen: int) -> checkpoint.Snapshot:
 
 
 @pytest.fixture
-def settings(shard_folder, tmp_path) -> config.Train:
-    return config.Train(
-        data=config.Data(shard_folder, size=16, threads=2),
-        extractor=config.Extractor("none"),
+def settings(shard_folder, tmp_path) -> TrainSettings:
+    return TrainSettings(
+        data=DataSettings(shard_folder, size=16, threads=2),
+        extractor=ExtractorSettings("none"),
         **{"batch": 4, "epochs": 1, "log_every": 1, "checkpoint_every": 1, "pictures": 0},
         run=tmp_path / "run",
     )
@@ -139,14 +141,14 @@ def test_checkpoints_that_cannot_be_written_stop_the_training(settings, small_di
 def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
     """Trained with a file that has moved since; another file is refused."""
     for seed, name in ((1, "first"), (2, "other")):
-        model = extractor.build(config.Extractor("tf_efficientnet_lite0", weights="random"), seed).model
+        model = extractor.build(ExtractorSettings("tf_efficientnet_lite0", weights="random"), seed).model
         save_file(
             {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors"
         )
     trainer.train(
-        config.Train(
-            data=config.Data(shard_folder, size=16, threads=2),
-            extractor=config.Extractor("tf_efficientnet_lite0", weights=str(tmp_path / "first.safetensors")),
+        TrainSettings(
+            data=DataSettings(shard_folder, size=16, threads=2),
+            extractor=ExtractorSettings("tf_efficientnet_lite0", weights=str(tmp_path / "first.safetensors")),
             batch=8,
             epochs=0.2,
             run=tmp_path / "run",

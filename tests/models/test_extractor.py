@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from koala.config import Extractor as Settings
+from koala.config.models import ExtractorSettings as Settings
 from koala.core.errors import UserError
 from koala.models import extractor
 

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 import koala
-from koala import config
+from koala.config.inference import ExportSettings
 from koala.core.errors import UserError
 from koala.inference import export
 from koala.models import checkpoint, hub
@@ -23,7 +23,7 @@ from koala.models.network import Colorizer
 def model_folder(run, tmp_path_factory) -> Path:
     """A model as `koala export` writes it."""
     out = tmp_path_factory.mktemp("exported") / "model"
-    export.export_command(config.Export(run, out))
+    export.export_command(ExportSettings(run, out))
     return out
 
 
@@ -152,7 +152,7 @@ def test_what_lies_in_the_folder_stays(run, tmp_path):
 
 
 def test_an_exported_folder_is_pushed_as_it_is(run, tmp_path, uploads, capsys):
-    export.export_command(config.Export(run, tmp_path / "model", push="me/koala"))
+    export.export_command(ExportSettings(run, tmp_path / "model", push="me/koala"))
     assert uploads == {"me/koala": {name: (tmp_path / "model" / name).read_bytes() for name in hub.FILES}}
     assert capsys.readouterr().out.splitlines()[-1] == "https://huggingface.co/me/koala/commit/1"
 
@@ -182,7 +182,7 @@ def test_a_model_is_pushed_with_its_weights_and_card(run, tmp_path, uploads):
 def test_why_a_model_is_not_pushed(error, message, run, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", raising(error))
     for push in (
-        lambda: export.export_command(config.Export(run, tmp_path / "model", push="me/koala")),
+        lambda: export.export_command(ExportSettings(run, tmp_path / "model", push="me/koala")),
         lambda: koala.load_model(run).push_to_hub("me/koala"),
     ):
         with pytest.raises(UserError) as raised:

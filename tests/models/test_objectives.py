@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from koala import config
+from koala.config.models import ObjectiveSettings
 from koala.imaging import ab_bins, color
 from koala.models import objectives
 from koala.models.network import Network
@@ -88,10 +88,10 @@ def test_the_term_for_colorfulness_counts_by_its_weight_and_by_how_far_it_has_jo
     network = Network(0)
     generator = torch.manual_seed(0)
     lightness, predicted, true = (torch.rand(2, channels, 8, 8, generator=generator) / 4 for channels in (1, 2, 2))
-    plain = objectives.Objective(config.Objective())(network, predicted, lightness, true)
+    plain = objectives.Objective(ObjectiveSettings())(network, predicted, lightness, true)
     term = objectives.colorfulness_error(lightness, predicted, true)
     assert term > 0
-    colorful = objectives.Objective(config.Objective(colorfulness=3.0))
+    colorful = objectives.Objective(ObjectiveSettings(colorfulness=3.0))
     for joined in (0.0, 0.5, 1.0):
         found = colorful(network, predicted, lightness, true, joined)
         assert float(found) == pytest.approx(float(plain + 3 * joined * term))

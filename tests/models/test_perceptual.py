@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from koala import config
+from koala.config.models import ObjectiveSettings
 from koala.core.errors import UserError
 from koala.models import perceptual
 
-SETTINGS = config.Objective(perceptual=1.0, perceptual_network="resnet10t", perceptual_weights="random")
+SETTINGS = ObjectiveSettings(perceptual=1.0, perceptual_network="resnet10t", perceptual_weights="random")
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def test_it_stays_as_it_was_trained(distance):
 )
 def test_networks_that_cannot_judge_are_named(network, message):
     with pytest.raises(UserError, match=message):
-        perceptual.Perceptual(config.Objective(perceptual=1.0, perceptual_network=network), 64)
+        perceptual.Perceptual(ObjectiveSettings(perceptual=1.0, perceptual_network=network), 64)
 
 
 def test_pictures_of_a_size_that_a_network_cannot_see_are_refused():
-    settings = config.Objective(perceptual=1.0, perceptual_network="vit_tiny_patch16_224", perceptual_weights="random")
+    settings = ObjectiveSettings(perceptual=1.0, perceptual_network="vit_tiny_patch16_224", perceptual_weights="random")
     with pytest.raises(UserError, match="vit_tiny_patch16_224 cannot judge pictures of 64 pixels"):
         perceptual.Perceptual(settings, 64)
 
@@ -68,7 +68,7 @@ def test_weights_that_are_not_there_are_named_by_their_own_flag(tmp_path):
 
 def test_the_last_stage_of_vgg_counts_most():
     """Five stages of 64, 128, 256, 512 and 512 channels; what timm gives besides is the last one pooled."""
-    settings = config.Objective(perceptual=1.0, perceptual_network="vgg11", perceptual_weights="random")
+    settings = ObjectiveSettings(perceptual=1.0, perceptual_network="vgg11", perceptual_weights="random")
     judge = perceptual.Perceptual(settings, 32)
     features = judge._features(torch.zeros(1, 1, 32, 32), torch.zeros(1, 2, 32, 32))
     assert [tuple(feature.shape[1:]) for feature in features] == [

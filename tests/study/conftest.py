@@ -9,7 +9,7 @@ import pytest
 from PIL import ImageEnhance
 from starlette.testclient import TestClient
 
-from koala import config
+from koala.config.study import BuildStudy, StudySettings
 from koala.study import build, server
 from koala.study.folder import Folder
 from koala.study.site import Site
@@ -35,11 +35,11 @@ def hands(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def settings(hands) -> config.BuildStudy:
+def settings(hands) -> BuildStudy:
     """Of a study of 12 scenes, of which everybody sees 8."""
     pictures = (f"koala={hands['koala']}", f"other={hands['other']}")
-    study = config.Study(shown=8, checks=1)
-    return config.BuildStudy(Path("nowhere"), hands["original"], pictures, scenes=SCENES - 1, side=64, study=study)
+    study = StudySettings(shown=8, checks=1)
+    return BuildStudy(Path("nowhere"), hands["original"], pictures, scenes=SCENES - 1, side=64, study=study)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ chromium = pytest.importorskip("tests.study.chromium", reason="needs selenium")
 if not (chromium.BROWSER and chromium.DRIVER):
     pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)", allow_module_level=True)
 
-from koala import config  # noqa: E402
+from koala.config.study import ReportStudy  # noqa: E402
 from koala.study.analysis import Analysis  # noqa: E402
 from koala.study.answers import from_folder  # noqa: E402
 from koala.study.folder import Folder  # noqa: E402
@@ -68,7 +68,7 @@ def test_thirty_people_and_the_planted_effect(study, browser):
             given[number + 1] = person.given
     assert {participant: answers(study, participant) for participant in given} == given
     collected = from_folder(study)
-    found = Analysis(collected, collected, [], config.ReportStudy(draws=999)).comparisons
+    found = Analysis(collected, collected, [], ReportStudy(draws=999)).comparisons
     rows = {(row["version"], row["other"]): row for row in found.to_dict("records")}
     for (version, other), row in rows.items():
         assert row["difference"] == pytest.approx(chance[version] - chance[other], abs=0.25)

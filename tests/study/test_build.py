@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from koala import cli, config
+from koala import cli
+from koala.config.study import BuildStudy, StudySettings
 from koala.core.errors import UserError
 from koala.imaging import color
 from koala.study import build
@@ -97,11 +98,9 @@ def test_lightness_can_be_shared(hands, tmp_path):
 
     def difference(lightness: str) -> float:
         folder = tmp_path / lightness
-        study = config.Study(shown=4)
+        study = StudySettings(shown=4)
         pictures = (f"dark={tmp_path / 'dark'}",)
-        build.build_command(
-            config.BuildStudy(folder, hands["original"], pictures, scenes=4, lightness=lightness, study=study)
-        )
+        build.build_command(BuildStudy(folder, hands["original"], pictures, scenes=4, lightness=lightness, study=study))
         opened = Folder.open(folder)
         assert opened.manifest.made["lightness_difference"]["dark"] > 5, "it is measured before it is mended"
         names = {(picture.scene, picture.version): picture.name for picture in opened.manifest.pictures}

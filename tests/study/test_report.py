@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from starlette.testclient import TestClient
 
-from koala import cli, config
+from koala import cli
+from koala.config.study import PowerStudy, ReportStudy
 from koala.core.errors import UserError
 from koala.study import answers, power, report, server, words
 from koala.study.analysis import Analysis
@@ -60,8 +61,8 @@ def form(tmp_path) -> Path:
     return path
 
 
-def settings(**changes) -> config.ReportStudy:
-    return config.ReportStudy(**{"draws": 999, **changes})
+def settings(**changes) -> ReportStudy:
+    return ReportStudy(**{"draws": 999, **changes})
 
 
 def test_the_replications_form(form, tmp_path, capsys):
@@ -287,9 +288,9 @@ def test_a_study_that_nobody_saw(built, tmp_path):
 # ---------------------------------------------------------------- power
 
 
-def small(**changes) -> config.PowerStudy:
+def small(**changes) -> PowerStudy:
     default = {"participants": (20, 80), "scenes": (24,), "shown": 12, "simulations": 60, "difference": 0.2}
-    return config.PowerStudy(**{**default, **changes})
+    return PowerStudy(**{**default, **changes})
 
 
 def test_more_people_find_more():

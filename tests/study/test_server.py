@@ -5,11 +5,12 @@ import csv
 import re
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
-from koala import config
+from koala.config.study import ServeStudy
 from koala.core.errors import UserError
 from koala.study import languages, server
 from koala.study.folder import Folder
@@ -394,6 +395,6 @@ def test_settings_are_checked():
     from koala.study.server import serve_command
 
     with pytest.raises(UserError, match=r"holds no manifest\.json; make a study there"):
-        serve_command(config.ServeStudy(dir=config.Path("/nowhere")))
+        serve_command(ServeStudy(dir=Path("/nowhere")))
     with pytest.raises(UserError, match=r"--url example\.org is no address"):
-        serve_command(config.ServeStudy(dir=config.Path("/nowhere"), url="example.org"))
+        serve_command(ServeStudy(dir=Path("/nowhere"), url="example.org"))

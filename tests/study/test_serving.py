@@ -197,7 +197,9 @@ def _one_answer(study: Folder) -> None:
         person.send(answer="real")
 
 
-@pytest.mark.parametrize("name", ["koala.config", "koala.study.server", "koala.study.build", "koala.study.report"])
+@pytest.mark.parametrize(
+    "name", ["koala.config.study", "koala.study.server", "koala.study.build", "koala.study.report"]
+)
 def test_importing_does_not_import_torch(name):
     script = f"import sys, {name}; print([m for m in ('torch', 'timm', 'nvidia') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

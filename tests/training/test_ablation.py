@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from koala import cli, config
+from koala import cli
+from koala.config.evaluation import EvaluateSettings
+from koala.config.load import load_toml, validate
+from koala.config.training import AblateSettings, AblationSettings, TrainSettings
 from koala.core.errors import UserError
 from koala.models import checkpoint
 from koala.training import ablation
@@ -54,8 +57,8 @@ def file(shard_folder, tmp_path):
 
 
 @pytest.fixture
-def settings(file, tmp_path) -> config.Ablate:
-    return config.Ablate(out=tmp_path / "out", ablation=config.load(config.Ablation, file))
+def settings(file, tmp_path) -> AblateSettings:
+    return AblateSettings(out=tmp_path / "out", ablation=load_toml(AblationSettings, file))
 
 
 def test_each_variant_is_trained_once_before_any_is_trained_again(settings):
@@ -64,17 +67,17 @@ def test_each_variant_is_trained_once_before_any_is_trained_again(settings):
     assert [run.settings.seed for run in found] == [0, 0, 1, 1]
     quick = found[1].settings
     assert (quick.learning_rate, quick.data.lightness, quick.data.size, quick.batch) == (1e-2, "color", 16, 4)
-    assert found[0].settings.learning_rate == config.Train().learning_rate
+    assert found[0].settings.learning_rate == TrainSettings().learning_rate
     assert found[1].evaluations == {name: settings.out / "quick-0" / name for name in ("grey", "color")}
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "launch").glob("ablation-*.toml")), ids=str)
 def test_ready_files_have_settings_that_exist(path, tmp_path):
-    found = ablation.runs(config.Ablate(out=tmp_path, ablation=config.load(config.Ablation, path)))
+    found = ablation.runs(AblateSettings(out=tmp_path, ablation=load_toml(AblationSettings, path)))
     assert len(found) >= 4
-    flags = config.load(config.Ablation, path).evaluations
+    flags = load_toml(AblationSettings, path).evaluations
     for evaluation in flags.values():
-        config.validate(config.Evaluate, {"model": "run", "shards": "shards", **evaluation}, str(path))
+        validate(EvaluateSettings, {"model": "run", "shards": "shards", **evaluation}, str(path))
 
 
 @pytest.mark.parametrize(

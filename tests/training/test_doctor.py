@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from koala import cli, config
+from koala import cli
+from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.training import doctor
 from koala.training.doctor import Answer, Check
@@ -48,19 +49,19 @@ def test_a_users_error_is_a_finding_with_its_remedy(alone):
     def refuse(settings, world):
         raise UserError("runs/a; b is not writable; choose another --run")
 
-    finding = doctor.finding(look(refuse), config.Train(), alone)
+    finding = doctor.finding(look(refuse), TrainSettings(), alone)
     assert finding == Finding("failed", "runs/a; b is not writable", "choose another --run")
 
 
 def test_an_error_that_was_not_foreseen_is_a_finding(alone):
-    finding = doctor.finding(look(lambda settings, world: 1 / 0), config.Train(), alone)
+    finding = doctor.finding(look(lambda settings, world: 1 / 0), TrainSettings(), alone)
     assert (finding.status, finding.text) == ("failed", "ZeroDivisionError: division by zero")
     assert finding.remedy
 
 
 def test_a_check_that_does_not_end_is_a_finding(alone):
     stuck = look(lambda settings, world: time.sleep(5), patience_s=0.1, when_stuck="name the interface")
-    finding = doctor.finding(stuck, config.Train(), alone)
+    finding = doctor.finding(stuck, TrainSettings(), alone)
     assert (finding.status, finding.text, finding.remedy) == ("failed", "no end after 0 s", "name the interface")
 
 
@@ -101,7 +102,7 @@ def test_a_reason_is_told_rather_than_that_others_wait():
 def examined(monkeypatch, capsys, *checks: Check, silent=()) -> tuple[list, str]:
     """The exit codes of four processes, and what they print."""
     monkeypatch.setattr(doctor, "CHECKS", checks)
-    codes = company(lambda here: doctor.examine(config.Train(), here), silent=silent)
+    codes = company(lambda here: doctor.examine(TrainSettings(), here), silent=silent)
     return codes, capsys.readouterr().out
 
 

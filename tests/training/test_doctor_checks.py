@@ -16,7 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import config
+from koala.config.data import DataSettings
+from koala.config.models import ExtractorSettings, ObjectiveSettings
+from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import embedding_cache, shards
 from koala.models import extractor
@@ -24,7 +26,7 @@ from koala.training import doctor_checks
 from koala.training.process_store import World
 from tests.company import company
 
-LITE = config.Extractor("tf_efficientnet_lite0", weights="random")
+LITE = ExtractorSettings("tf_efficientnet_lite0", weights="random")
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -34,9 +36,9 @@ def alone():
 
 
 @pytest.fixture
-def settings(shard_folder, tmp_path) -> config.Train:
-    data = config.Data(shard_folder, size=16, threads=1)
-    return config.Train(data=data, extractor=config.Extractor("none"), batch=4, run=tmp_path / "run")
+def settings(shard_folder, tmp_path) -> TrainSettings:
+    data = DataSettings(shard_folder, size=16, threads=1)
+    return TrainSettings(data=data, extractor=ExtractorSettings("none"), batch=4, run=tmp_path / "run")
 
 
 def second(first_has, **sizes) -> World:
@@ -261,10 +263,10 @@ def test_extractor(settings, alone):
 
 def test_objective(settings, alone):
     assert doctor_checks.objective(settings, alone) == doctor_checks.Finding("ok", "mse")
-    judged = config.Objective("huber", perceptual=1.0, perceptual_weights="random")
+    judged = ObjectiveSettings("huber", perceptual=1.0, perceptual_weights="random")
     assert doctor_checks.objective(replace(settings, objective=judged), alone).text == "huber, vgg16_bn"
     with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
-        doctor_checks.objective(replace(settings, objective=config.Objective("weighted-mse")), alone)
+        doctor_checks.objective(replace(settings, objective=ObjectiveSettings("weighted-mse")), alone)
 
 
 def test_weights_that_will_be_fetched(settings, alone, monkeypatch):
@@ -272,7 +274,7 @@ def test_weights_that_will_be_fetched(settings, alone, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _: SimpleNamespace(size=224e6))
-    finding = doctor_checks.extractor(replace(settings, extractor=config.Extractor()), alone)
+    finding = doctor_checks.extractor(replace(settings, extractor=ExtractorSettings()), alone)
     assert (finding.status, finding.text) == ("ok", "the weights of inception_resnet_v2 will be fetched: 224 MB")
 
 
@@ -286,18 +288,18 @@ def test_weights_that_cannot_be_fetched(settings, alone, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", no_network)
     with pytest.raises(UserError, match="cannot be fetched from here; bring https"):
-        doctor_checks.extractor(replace(settings, extractor=config.Extractor()), alone)
+        doctor_checks.extractor(replace(settings, extractor=ExtractorSettings()), alone)
     monkeypatch.chdir(tmp_path)
-    assert doctor_checks.extractor(config.Train(), alone).status == "warning"
+    assert doctor_checks.extractor(TrainSettings(), alone).status == "warning"
 
 
 def test_a_model_that_timm_does_not_know(settings, alone):
     with pytest.raises(UserError, match="timm has no model resnet_18"):
-        doctor_checks.extractor(replace(settings, extractor=config.Extractor("resnet_18")), alone)
+        doctor_checks.extractor(replace(settings, extractor=ExtractorSettings("resnet_18")), alone)
 
 
 @pytest.fixture
-def own_shards(shard_folder, tmp_path, settings) -> config.Train:
+def own_shards(shard_folder, tmp_path, settings) -> TrainSettings:
     """A training on a copy of the shards, which may be damaged."""
     shutil.copytree(shard_folder, tmp_path / "copy")
     return replace(settings, data=replace(settings.data, shards=tmp_path / "copy"))
@@ -310,10 +312,10 @@ def test_shards(settings, alone):
 
 def test_no_shards_are_a_warning_where_none_were_named(settings, alone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    finding = doctor_checks.shards(config.Train(), alone)
+    finding = doctor_checks.shards(TrainSettings(), alone)
     assert (finding.status, finding.text) == ("warning", "none at shards/data")
     with pytest.raises(UserError, match="holds no manifest"):
-        doctor_checks.shards(replace(settings, data=config.Data(tmp_path / "nowhere")), alone)
+        doctor_checks.shards(replace(settings, data=DataSettings(tmp_path / "nowhere")), alone)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +349,7 @@ def test_other_shards_on_another_node(settings):
 
 
 def test_embeddings(own_shards, alone):
-    kept = config.Extractor("resnet18", cache=True)
+    kept = ExtractorSettings("resnet18", cache=True)
     settings = replace(own_shards, extractor=kept)
     assert doctor_checks.extractor(settings, alone).text == "resnet18 is not needed, with its embeddings at hand"
     with pytest.raises(UserError, match="holds no cached embeddings"):

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from koala import config
+from koala.config.data import DataSettings
+from koala.config.models import ExtractorSettings
+from koala.config.training import TrainSettings
 from koala.data.sampler import Order
 from koala.data.shards import Shards
 from koala.models import checkpoint
@@ -25,18 +27,18 @@ _PROCESSES.set_forkserver_preload(["koala.training.trainer"])
 
 
 @pytest.fixture
-def settings(shard_folder, tmp_path) -> config.Train:
+def settings(shard_folder, tmp_path) -> TrainSettings:
     """60 steps of 12 small photos, most of them with a checkpoint."""
-    return config.Train(
-        data=config.Data(shard_folder, size=16, threads=1, geometry="random_crop"),
-        extractor=config.Extractor("none"),
+    return TrainSettings(
+        data=DataSettings(shard_folder, size=16, threads=1, geometry="random_crop"),
+        extractor=ExtractorSettings("none"),
         **{"batch": BATCH, "epochs": EPOCHS, "device": "cpu", "pictures": 0, "learning_rate": 1e-4},
         **{"log_every": 5, "checkpoint_every": 1, "validate_every": 3, "keep": 2, "log_samples": True},
         run=tmp_path / "run",
     )
 
 
-def _train(settings: config.Train, rank: int, world_size: int, port: int) -> None:
+def _train(settings: TrainSettings, rank: int, world_size: int, port: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     if world_size > 1:
         os.environ.update(
@@ -46,7 +48,7 @@ def _train(settings: config.Train, rank: int, world_size: int, port: int) -> Non
     raise SystemExit(trainer.train(settings))
 
 
-def start_world(settings: config.Train, world_size: int) -> list:
+def start_world(settings: TrainSettings, world_size: int) -> list:
     """Train in so many processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,7 +59,7 @@ def start_world(settings: config.Train, world_size: int) -> list:
     return world
 
 
-def newest(settings: config.Train) -> int:
+def newest(settings: TrainSettings) -> int:
     """Images seen by the newest whole checkpoint."""
     found = checkpoint.newest(settings.run / "checkpoints")
     return found.images_seen if found is not None else 0

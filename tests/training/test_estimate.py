@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from koala import config
+from koala.config.models import ExtractorSettings
 from koala.models import extractor
 from koala.models.network import Network
 from koala.training import estimate
@@ -28,7 +28,7 @@ def test_flops_are_those_counted_by_hand():
 
 def test_the_extractor_adds_its_forward_pass():
     """EfficientNet-Lite0 at 224: 407 million multiply-adds, by its model card."""
-    frozen = extractor.build(config.Extractor("tf_efficientnet_lite0", weights="random"))
+    frozen = extractor.build(ExtractorSettings("tf_efficientnet_lite0", weights="random"))
     network = Network(frozen.embedding_size)
     without, with_it = (estimate.flops_per_image(network, part, 64) for part in (None, frozen))
     assert (with_it - without) / 2 == pytest.approx(407e6, rel=0.06)

@@ -13,7 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from koala import config
+from koala.config.data import DataSettings, MeasurePrior, ShardRecipe, WriteShards
+from koala.config.load import load_toml
+from koala.config.models import ExtractorSettings, ObjectiveSettings
+from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import color_prior, dali_pipeline, shard_writer
 from koala.data.sampler import Order
@@ -26,11 +29,11 @@ from tests.runs import same_weights, scalars, weights
 
 
 @pytest.fixture
-def settings(shard_folder, tmp_path) -> config.Train:
+def settings(shard_folder, tmp_path) -> TrainSettings:
     """A training of a few seconds: 40 photos, steps of 4, no extractor."""
-    return config.Train(
-        data=config.Data(shard_folder, size=16, threads=2, geometry="random_crop"),
-        extractor=config.Extractor("none"),
+    return TrainSettings(
+        data=DataSettings(shard_folder, size=16, threads=2, geometry="random_crop"),
+        extractor=ExtractorSettings("none"),
         batch=4,
         epochs=1,
         log_every=1,
@@ -39,7 +42,7 @@ def settings(shard_folder, tmp_path) -> config.Train:
     )
 
 
-def command(settings: config.Train) -> list[str]:
+def command(settings: TrainSettings) -> list[str]:
     """The command line of a training."""
     data = settings.data
     return [
@@ -57,7 +60,7 @@ def command(settings: config.Train) -> list[str]:
 def test_what_a_run_leaves(settings):
     assert trainer.train(settings) == 0
     run = settings.run
-    assert config.load(config.Train, run / "config.toml") == replace(settings, run=None)
+    assert load_toml(TrainSettings, run / "config.toml") == replace(settings, run=None)
     losses = scalars(run, "train/loss")
     assert list(losses) == list(range(4, 44, 4))
     assert set(scalars(run, "val/loss")) == {40}
@@ -80,7 +83,7 @@ def test_colors_are_learnt(settings, tmp_path):
         grey = np.asarray(make_photo(number).convert("L"), float)[..., None]
         orange = Image.fromarray((grey * [1.0, 0.6, 0.2]).astype(np.uint8))
         (tmp_path / "orange" / f"{number}.jpg").write_bytes(jpeg(orange))
-    shard_writer.write(config.WriteShards(tmp_path / "orange", tmp_path / "shards"))
+    shard_writer.write(WriteShards(tmp_path / "orange", tmp_path / "shards"))
     data = replace(settings.data, shards=tmp_path / "shards", geometry="crop")
     trainer.train(replace(settings, data=data, epochs=50, batch=8))
     losses = list(scalars(settings.run, "train/loss").values())
@@ -147,7 +150,7 @@ def test_a_validation_that_was_interrupted_is_made_up_for(settings):
 
 
 def test_resuming_with_an_extractor(settings, tmp_path):
-    with_extractor = replace(settings, extractor=config.Extractor("tf_efficientnet_lite0", weights="random"), batch=8)
+    with_extractor = replace(settings, extractor=ExtractorSettings("tf_efficientnet_lite0", weights="random"), batch=8)
     trainer.train(replace(with_extractor, run=tmp_path / "whole"))
     trainer.train(replace(with_extractor, epochs=0.4))
     trainer.train(with_extractor)
@@ -155,7 +158,7 @@ def test_resuming_with_an_extractor(settings, tmp_path):
 
 
 def test_bf16_trains_weights_of_fp32(settings, tmp_path):
-    extractor = config.Extractor("tf_efficientnet_lite0", weights="random")
+    extractor = ExtractorSettings("tf_efficientnet_lite0", weights="random")
     half = replace(settings, extractor=extractor, batch=8, mixed_precision="bf16")
     trainer.train(half)
     trainer.train(replace(half, mixed_precision="no", run=tmp_path / "full"))
@@ -289,7 +292,7 @@ def test_a_run_that_would_become_another_is_refused(settings, change, message):
 
 def test_other_shards_are_refused(settings, photo_folder, tmp_path):
     trainer.train(replace(settings, epochs=0.1))
-    shard_writer.write(config.WriteShards(photo_folder, tmp_path / "other", config.Recipe(seed=9)))
+    shard_writer.write(WriteShards(photo_folder, tmp_path / "other", ShardRecipe(seed=9)))
     with pytest.raises(UserError, match="was begun on other shards"):
         trainer.train(replace(settings, data=replace(settings.data, shards=tmp_path / "other")))
 
@@ -319,20 +322,20 @@ def test_resume_without_a_run_is_refused(settings, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def with_prior(settings, tmp_path) -> config.Train:
+def with_prior(settings, tmp_path) -> TrainSettings:
     """The same on shards of its own, whose colours are measured."""
     shards = shutil.copytree(settings.data.shards, tmp_path / "shards")
-    color_prior.prior_command(config.Prior(shards))
+    color_prior.prior_command(MeasurePrior(shards))
     return replace(settings, data=replace(settings.data, shards=shards))
 
 
 @pytest.mark.parametrize(
     "objective",
     [
-        config.Objective("huber"),
-        config.Objective("weighted-mse"),
-        config.Objective("classification"),
-        config.Objective("classification", colorfulness=0.1),
+        ObjectiveSettings("huber"),
+        ObjectiveSettings("weighted-mse"),
+        ObjectiveSettings("classification"),
+        ObjectiveSettings("classification", colorfulness=0.1),
     ],
     ids=str,
 )
@@ -354,7 +357,7 @@ def test_the_perceptual_term_joins_the_objective(with_prior):
     judge = {"perceptual_network": "resnet10t", "perceptual_weights": "random"}
     data = replace(with_prior.data, size=32)
     plain = replace(with_prior, data=data, epochs=0.1, run=with_prior.run / "plain")
-    judged = replace(plain, objective=config.Objective(perceptual=1.0, **judge), run=with_prior.run / "judged")
+    judged = replace(plain, objective=ObjectiveSettings(perceptual=1.0, **judge), run=with_prior.run / "judged")
     for settings in (plain, judged):
         assert trainer.train(settings) == 0
     assert scalars(judged.run, "train/loss")[4] > scalars(plain.run, "train/loss")[4]
@@ -362,16 +365,16 @@ def test_the_perceptual_term_joins_the_objective(with_prior):
 
 def test_an_objective_by_the_prior_needs_one(settings):
     with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
-        trainer.train(replace(settings, objective=config.Objective("classification")))
+        trainer.train(replace(settings, objective=ObjectiveSettings("classification")))
 
 
 def test_a_run_stays_with_its_prior_and_its_objective(with_prior):
-    settings = replace(with_prior, objective=config.Objective("weighted-mse"), epochs=0.1)
+    settings = replace(with_prior, objective=ObjectiveSettings("weighted-mse"), epochs=0.1)
     trainer.train(settings)
     with pytest.raises(UserError, match=r"begun with objective.name = weighted-mse, not classification"):
-        trainer.train(replace(settings, objective=config.Objective("classification")))
+        trainer.train(replace(settings, objective=ObjectiveSettings("classification")))
     with pytest.raises(UserError, match=r"begun with objective.rebalancing = 0.5, not 0.2"):
-        trainer.train(replace(settings, objective=config.Objective("weighted-mse", rebalancing=0.2)))
+        trainer.train(replace(settings, objective=ObjectiveSettings("weighted-mse", rebalancing=0.2)))
     path = color_prior.prior_path(settings.data.shards)
     path.write_text(path.read_text().replace(",0.0", ",0.1"))
     with pytest.raises(UserError, match="begun with another prior of colours"):
@@ -383,7 +386,7 @@ def test_an_objective_in_a_word_is_one_in_a_table(tmp_path):
     word, table = tmp_path / "word.toml", tmp_path / "table.toml"
     word.write_text('objective = "huber"')
     table.write_text('[objective]\nname = "huber"')
-    assert config.load(config.Train, word) == config.load(config.Train, table)
+    assert load_toml(TrainSettings, word) == load_toml(TrainSettings, table)
 
 
 # ---------------------------------------------------------------- gradients that are not finite
@@ -403,7 +406,7 @@ def poisoned(monkeypatch):
     monkeypatch.setattr(trainer, "batches", batches)
 
 
-def place_of(sample: int, settings: config.Train) -> int:
+def place_of(sample: int, settings: TrainSettings) -> int:
     """Images seen before the step in which a sample comes in the first epoch."""
     order = Order(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
     return int(np.flatnonzero(order.places(0, 40).samples == sample)[0]) // settings.batch * settings.batch

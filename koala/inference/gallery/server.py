@@ -29,7 +29,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from koala import config
+from koala.config.inference import GallerySettings
 from koala.core import http
 from koala.core.errors import UserError
 from koala.imaging import jpeg_intake, photo_io
@@ -113,7 +113,7 @@ Raises `UserError` or `koala.imaging.jpeg_intake.UnusableError` where the photo 
 
 
 def dials_for(model: Colorizer) -> tuple[Dial, ...]:
-    """What can be turned when a model colours, by the names of `koala.config.Dials`."""
+    """What can be turned when a model colours, by the names of `ColorizeOptions`."""
     saturation = Dial("saturation", "Saturation", 0, 2, 0.05, 1)
     strength = Dial("strength", "Strength", 0, 1, 0.05, 1)
     temperature = Dial("temperature", "Temperature", 0.05, 1, 0.01, model.temperature)
@@ -142,7 +142,7 @@ class Gallery:
         paint: what colours; called from one thread at a time.
     """
 
-    def __init__(self, settings: config.Gallery, dials: Sequence[Dial], paint: Colorize) -> None:
+    def __init__(self, settings: GallerySettings, dials: Sequence[Dial], paint: Colorize) -> None:
         self._settings, self._dials, self._paint = settings, dials, paint
         self._static = http.Static(_PAGE)
         self._template = http.templates(_PAGE).get_template("gallery.html")
@@ -275,7 +275,7 @@ class Gallery:
             )
 
 
-def create_app(settings: config.Gallery, dials: Sequence[Dial], paint: Colorize) -> ASGIApp:
+def create_app(settings: GallerySettings, dials: Sequence[Dial], paint: Colorize) -> ASGIApp:
     """The web application; see `Gallery`."""
     gallery = Gallery(settings, dials, paint)
     handlers = {HTTPException: gallery.refused, Exception: gallery.refused}
@@ -307,7 +307,7 @@ def _is_called(scope: Scope, names: set[str]) -> bool:
     return False
 
 
-def gallery_command(settings: config.Gallery) -> int:
+def gallery_command(settings: GallerySettings) -> int:
     """`koala gallery`: serve the page until it is stopped.
 
     Returns:

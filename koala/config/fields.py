@@ -1,0 +1,41 @@
+"""Types and ranges that settings share."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from koala.core.errors import UserError
+
+Count = Annotated[int, Field(gt=0)]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+Temperature = Annotated[float, Field(gt=0)] | None
+
+Geometry = Literal["pad", "crop", "random_crop", "squash", "legacy"]
+
+LightnessSource = Literal["grey", "color"]
+
+MixedPrecision = Literal["no", "fp16", "bf16"]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+SplitName = Literal["train", "val"]
+
+
+class Strict:
+    """A setting that does not exist is an error."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+def part_numbers(part: str) -> tuple[int, int]:
+    """I and N of a part "I/N" of the work.
+
+    Raises:
+        UserError: it is nothing of the kind.
+    """
+    number, _, parts = part.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise UserError(f"--part {part} is not I/N with I from 1 to N, as in 1/4")
+    return int(number), int(parts)
