@@ -23,10 +23,10 @@ from side_by_side import measure, ratio, report
 
 from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
-from koala.data.dali_pipeline import batches
-from koala.data.sampler import every_sample_once
+from koala.data.dali_pipeline import load_batches
+from koala.data.sampler import sequential_batches
 from koala.evaluation.evaluate import Evaluation, evaluate
-from koala.evaluation.predictions import Assembled, Prediction
+from koala.evaluation.predictions import AssembledPrediction, Prediction
 
 LOADING, SCORING, WHOLE = "loading", "loading and scoring", "with the network"
 
@@ -35,26 +35,27 @@ class Halved:
     """A colouriser that costs nothing."""
 
     def predict(self, batch: Any) -> Prediction:
-        return Assembled(batch, batch.ab / 2, "color")
+        return AssembledPrediction(batch, batch.ab / 2, "color")
 
     def provenance(self) -> dict[str, Any]:
         return {"checkpoint": "none"}
 
 
 def loading(settings: EvaluateSettings) -> int:
-    with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
+    with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
         evaluation = Evaluation(settings, accelerator)
     shards = evaluation.shards
-    places = every_sample_once(len(shards), settings.batch, rank=0, world_size=1)
+    places = sequential_batches(len(shards), settings.batch, rank=0, world_size=1)
     return sum(
-        len(batch.ab) for batch in batches(shards, places, evaluation.data, "cpu", batch=settings.batch, with_rgb=True)
+        len(batch.ab)
+        for batch in load_batches(shards, places, evaluation.data, "cpu", batch=settings.batch, with_rgb=True)
     )
 
 
 def scoring(settings: EvaluateSettings) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the network would have them; for halving, starting them costs more than the work
-    with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
+    with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
         evaluation = Evaluation(settings, accelerator)
         evaluation.colorist = Halved()
         evaluation.begin()
@@ -66,7 +67,7 @@ def scoring(settings: EvaluateSettings) -> int:
 
 def whole(settings: EvaluateSettings) -> int:
     evaluate(settings)
-    with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
+    with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
         return len(Evaluation(settings, accelerator).shards)
 
 

@@ -24,7 +24,7 @@ from torchvision.transforms import functional as transforms
 
 from koala.config.data import DataSettings, WriteShards
 from koala.data import dali_pipeline, shard_writer, shards
-from koala.data.sampler import Order, micro_batches
+from koala.data.sampler import EpochSampler, micro_batches
 
 BATCH = 50
 REPORT, KOALA = "the report's way", "koala"
@@ -60,8 +60,8 @@ def koalas_way(folder: Path, size: int, threads: int) -> Callable[[], int]:
     opened = shards.Shards.open(folder, "train")
     data = DataSettings(folder, size=size, threads=threads)
 
-    places = micro_batches(Order(opened.shard_sizes, 0), 0, BATCH, rank=0, world_size=1)
-    stream = dali_pipeline.batches(
+    places = micro_batches(EpochSampler(opened.shard_sizes, 0), 0, BATCH, rank=0, world_size=1)
+    stream = dali_pipeline.load_batches(
         opened, places, data, "cpu", batch=BATCH
     )  # runs on from epoch to epoch, as in training
     return lambda: sum(len(batch.lightness) for batch in islice(stream, -(-len(opened) // BATCH)))
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        shard_writer.write(WriteShards(arguments.photos, Path(folder)))
+        shard_writer.write_shards(WriteShards(arguments.photos, Path(folder)))
         ways = {
             REPORT: reports_way(arguments.photos, arguments.size, arguments.threads),
             KOALA: koalas_way(Path(folder), arguments.size, arguments.threads),

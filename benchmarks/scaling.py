@@ -75,7 +75,7 @@ def epochs(arguments: argparse.Namespace) -> float:
 def on_paper(arguments: argparse.Namespace) -> None:
     """Print what trainings of several sizes need."""
     network = Network(1000)
-    frozen = extractor.build(ExtractorSettings(weights="random"))
+    frozen = extractor.build_extractor(ExtractorSettings(weights="random"))
     flops = estimate.flops_per_image(network, frozen, arguments.size)
     cached = estimate.flops_per_image(network, None, arguments.size)
     gradient = 4 * sum(weight.numel() for weight in network.parameters())

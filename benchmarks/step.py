@@ -27,7 +27,7 @@ REPORT, KOALA, CACHED = "the report's", "koala", "koala, cached embeddings"
 def reports_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor) -> Callable[[], int]:
     """As the report trains."""
     settings = ExtractorSettings(weights="random", batch_statistics=True)
-    frozen = extractor.build(settings).to(device, memory_format=torch.contiguous_format)
+    frozen = extractor.build_extractor(settings).to(device, memory_format=torch.contiguous_format)
     network = ConcatenatingNetwork(1000).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 
@@ -54,7 +54,7 @@ class ConcatenatingNetwork(Network):
 def koalas_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor, cached: bool) -> Callable[[], int]:
     """As koala trains with --mixed-precision bf16."""
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
-    frozen = extractor.build(ExtractorSettings(weights="random")).to(device).in_precision(torch.bfloat16)
+    frozen = extractor.build_extractor(ExtractorSettings(weights="random")).to(device).to_precision(torch.bfloat16)
     network = Network(1000).to(device, memory_format=torch.channels_last)
     network, optimizer = accelerator.prepare(network, TrainState.new(network, TrainSettings()).optimizer)
     with accelerator.autocast():

@@ -45,7 +45,7 @@ def main() -> None:
     for name in (SEPIA_FILTER[0], *TONES):
         for quality, said in QUALITIES.items():
             pictures = [toned(grey, name, quality) for grey in greys]
-            kinds[f"{name}, {said}"] = Counter(toning.kind(picture) for picture in pictures)
+            kinds[f"{name}, {said}"] = Counter(toning.classify_tone(picture) for picture in pictures)
             scores = np.array([compare(*pair) for pair in zip(pictures, greys, strict=True)])
             fixed, own = scores.mean(axis=0)
             gained = (scores[:, 1, 0] > scores[:, 0, 0]).mean()
@@ -53,7 +53,7 @@ def main() -> None:
             print(f"{name + ', ' + said:26} {cells}   {gained:.2f}", flush=True)
     kinds["as they are"] = Counter()
     for path in files:
-        found = toning.kind(np.asarray(opened(path, "RGB", options.side)))
+        found = toning.classify_tone(np.asarray(opened(path, "RGB", options.side)))
         kinds["as they are"][found] += 1
         if found != "color":
             print(found, path.name, flush=True)
@@ -90,7 +90,7 @@ def compare(picture: np.ndarray, grey: np.ndarray) -> list[tuple[float, float, f
     true = (grey / 255).astype(np.float32)
     thumbnail = (picture / 255).astype(np.float32)
     rgb = torch.from_numpy(thumbnail).permute(2, 0, 1)
-    return [score(way(rgb)[0].numpy(), true) for way in (toning.REC601, toning.reduction(thumbnail))]
+    return [score(way(rgb)[0].numpy(), true) for way in (toning.REC601, toning.gray_conversion(thumbnail))]
 
 
 def score(made: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:

@@ -22,7 +22,7 @@ from side_by_side import measure, ratio, report
 
 from koala.config.data import ResizeRule, ShardRecipe, WriteShards
 from koala.data import shard_writer
-from koala.imaging.jpeg_intake import admit
+from koala.imaging.jpeg_intake import validate_or_transcode
 
 KOALA_RESIZING, LOOP = "koala, resizing", "ShardWriter and Pillow in a loop"
 KOALA_COPYING, TAR = "koala, copying", "tar and sha256sum"
@@ -34,7 +34,7 @@ def koalas_way(photos: Path, out: Path, workers: int, resize: ResizeRule) -> Cal
 
     def write() -> int:
         shutil.rmtree(out, ignore_errors=True)
-        manifest = shard_writer.write(WriteShards(photos, out, recipe, workers=workers))
+        manifest = shard_writer.write_shards(WriteShards(photos, out, recipe, workers=workers))
         assert manifest is not None
         return manifest.written
 
@@ -73,7 +73,7 @@ def copy_as_they_are(files: list[Path], out: Path) -> Path:
     """The photographs that koala does not have to change."""
     out.mkdir()
     for number, path in enumerate(files):
-        if not admit(path.read_bytes(), ResizeRule()).changes:
+        if not validate_or_transcode(path.read_bytes(), ResizeRule()).changes:
             shutil.copy(path, out / f"{number:06d}{path.suffix}")
     return out
 

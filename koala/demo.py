@@ -19,9 +19,9 @@ from koala.config.evaluation import EvaluateSettings
 from koala.config.inference import ColorizeSettings
 from koala.config.load import load_toml
 from koala.config.training import TrainSettings
-from koala.core.distributed import has_bf16, on_cpu
+from koala.core.distributed import on_cpu, supports_bf16
 from koala.core.errors import UserError
-from koala.core.templates import path as kit_path
+from koala.core.templates import template_path as kit_path
 from koala.data import shard_writer, shards
 from koala.evaluation import evaluate
 from koala.imaging import contact_sheet, photo_io
@@ -77,7 +77,7 @@ def demo(settings: DemoSettings) -> int:
     run = _run(folder)
     if code := trainer.train(run):
         return code
-    newest = checkpoint.newest(folder / "run" / "checkpoints")
+    newest = checkpoint.latest_checkpoint(folder / "run" / "checkpoints")
     assert newest is not None
     for split in shards.SPLITS:
         print(f"\nScores on the photographs {'trained on' if split == 'train' else 'held out'}:")
@@ -120,7 +120,7 @@ def _run(folder: Path) -> TrainSettings:
     """The demo's training; a CPU without bf16 gets half the epochs, to end in time."""
     run = load_toml(TrainSettings, kit_path("launch/demo.toml"))
     run = replace(run, data=replace(run.data, shards=folder / "shards"), run=folder / "run")
-    if has_bf16(on_cpu(run.device, run.mixed_precision)):
+    if supports_bf16(on_cpu(run.device, run.mixed_precision)):
         return replace(run, mixed_precision="bf16")
     return replace(run, epochs=run.epochs / 2)
 
@@ -131,7 +131,7 @@ def _write_sheet(folder: Path, held_out: list[str]) -> None:
     trained = [name for name in names if name not in held_out]
     chosen = [*trained[:: -(-len(trained) // _SHEET_ROWS)], *held_out]
     columns = np.stack([_row(folder, Path(name)) for name in chosen], axis=1)
-    contact_sheet.save(contact_sheet.contact_sheet(columns, _COLUMNS), folder / "sheet.png")
+    contact_sheet.save_image(contact_sheet.contact_sheet(columns, _COLUMNS), folder / "sheet.png")
 
 
 def _row(folder: Path, name: Path) -> NDArray[np.uint8]:

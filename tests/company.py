@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from torch import distributed as dist
 
-from koala.training.process_store import World
+from koala.training.process_store import ProcessStore
 
 NODES = ("n1", "n1", "n2", "n2")
 
@@ -14,7 +14,7 @@ def company(work, silent=()):
     store = dist.HashStore()
 
     def one(rank):
-        here = World(rank=rank, size=4, local_rank=rank % 2, local_size=2, host=NODES[rank], store=store)
+        here = ProcessStore(rank=rank, size=4, local_rank=rank % 2, local_size=2, host=NODES[rank], store=store)
         try:
             return None if rank in silent else work(here)
         except Exception as error:

@@ -32,7 +32,7 @@ def shard_folder(photo_folder, tmp_path_factory) -> Path:
     """The same as shards: 40 to train on in 4 shards, 8 to validate on."""
     out = tmp_path_factory.mktemp("shards")
     recipe = ShardRecipe(samples_per_shard=10, split=SplitRule(val_count=8))
-    shard_writer.write(WriteShards(photo_folder, out, recipe))
+    shard_writer.write_shards(WriteShards(photo_folder, out, recipe))
     return out
 
 

@@ -22,7 +22,7 @@ def model():
 
 def test_it_is_small_and_says_what_it_is():
     assert sum(path.stat().st_size for path in checkpoint.PRETRAINED.iterdir()) < 15e6
-    found = checkpoint.find(checkpoint.PRETRAINED)
+    found = checkpoint.find_checkpoint(checkpoint.PRETRAINED)
     assert found.settings.extractor.name == "tf_efficientnet_lite0"
     assert found.settings.data.lightness == "grey"
     card = (checkpoint.PRETRAINED / "README.md").read_text()

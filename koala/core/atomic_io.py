@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def put(path: Path, data: bytes, durable: bool = True) -> None:
+def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
     """Write a file under another name, and rename it when it is whole.
 
     Args:
@@ -16,26 +16,26 @@ def put(path: Path, data: bytes, durable: bool = True) -> None:
         data: all of it.
         durable: wait until it is on the disk, so that a power cut cannot leave an empty file.
     """
-    with whole(path, durable) as file:
+    with open_atomic(path, durable) as file:
         file.write(data)
 
 
 @contextmanager
-def whole(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a file to be written in pieces, under another name; as `put`, rename it when it is whole."""
+def open_atomic(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a file to be written in pieces, under another name; as `write_atomic`, rename it when it is whole."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             yield file
             if durable:
-                sync(file)
+                fsync(file)
     except BaseException:
         part.unlink(missing_ok=True)  # on a full disk, half a file is in the way
         raise
     part.replace(path)
 
 
-def sync(file: BinaryIO) -> None:
+def fsync(file: BinaryIO) -> None:
     """Wait until what was written is on the disk."""
     file.flush()
     os.fsync(file.fileno())

@@ -41,7 +41,7 @@ def on_cpu(device: str, mixed_precision: str) -> bool:
     return cpu
 
 
-def has_bf16(cpu: bool) -> bool:
+def supports_bf16(cpu: bool) -> bool:
     """Whether the CPU, or else the GPU, computes in bf16 itself; what does not imitates it, slowly."""
     if not cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -50,7 +50,7 @@ def has_bf16(cpu: bool) -> bool:
 
 
 @contextmanager
-def accelerated(
+def open_accelerator(
     device: str, mixed_precision: str, processes: int = 0, timeout: timedelta | None = None
 ) -> Iterator[Accelerator]:
     """Set up devices and processes as the launcher asks, and leave them at the end.
@@ -75,7 +75,7 @@ def accelerated(
     )
     done = False
     try:
-        _check_world(accelerator, processes)
+        _check_process_group(accelerator, processes)
         yield accelerator
         done = True
     finally:
@@ -85,24 +85,24 @@ def accelerated(
             AcceleratorState._reset_state(reset_partial_state=True)  # so that a program may set up another
 
 
-def _check_world(accelerator: Accelerator, processes: int) -> None:
-    """Refuse to train in a world that is not the one that was asked for."""
+def _check_process_group(accelerator: Accelerator, processes: int) -> None:
+    """Refuse to train in a process group that is not the one that was asked for."""
     asked = processes or int(os.environ.get("WORLD_SIZE", "1"))
-    # a launcher that names a meeting place but no world size has started processes that do not know each other
+    # a launcher that names a meeting place but no WORLD_SIZE has started processes that do not know each other
     alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if accelerator.num_processes != asked or alone:
         raise UserError(
-            f"{asked if not alone else 'several'} processes were asked for, but this one is in a world of "
+            f"{asked if not alone else 'several'} processes were asked for, but this one is in a group of "
             f"{accelerator.num_processes}; launch with one of the files in launch/, which start torch's own launcher"
         )
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the only process or the first of several, also where no accelerator is set up."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
     """Let the first process do something, and give its result to all; an error is raised in all of them."""
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
@@ -116,10 +116,10 @@ def on_main(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
     return outcome[0]
 
 
-def main_first(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
+def main_process_first(accelerator: Accelerator, work: Callable[[], Result]) -> Result:
     """Let the first process do something and then the others; an error in the first is raised in all of them."""
     done: list[Result] = []
-    on_main(accelerator, lambda: done.append(work()))
+    on_main_process(accelerator, lambda: done.append(work()))
     return done[0] if done else work()
 
 
@@ -128,7 +128,7 @@ def dali_device(accelerator: Accelerator) -> str:
     return "gpu" if accelerator.device.type == "cuda" else "cpu"
 
 
-class Stop:
+class GracefulStop:
     """Ctrl-C, SIGTERM and SIGUSR1 (a scheduler's warning that time is up), seen by every process in the same step.
 
     The first signal asks the training to save and stop. Launchers pass signals on that their processes got already,
@@ -145,7 +145,7 @@ class Stop:
         # the signals are compared on the CPU, so that no GPU is waited for
         self._group: Any = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "GracefulStop":
         self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
         return self
 

@@ -23,7 +23,7 @@ class Series:
     style: str
 
 
-def text(value: object) -> str:
+def escape(value: object) -> str:
     """Text that cannot be taken for HTML."""
     return html.escape(str(value).encode("utf-8", "backslashreplace").decode())
 
@@ -33,10 +33,10 @@ def page(title: str, parts: Iterable[str]) -> str:
     head = [
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{text(title)}</title>",
+        f"<title>{escape(title)}</title>",
         f"<style>\n{_STYLE.read_text('utf-8')}</style>",
     ]
-    body = [f"<h1>{text(title)}</h1>", *parts]
+    body = [f"<h1>{escape(title)}</h1>", *parts]
     lines = ['<!doctype html>\n<html lang="en">\n<head>', *head, "</head>\n<body>", *body, "</body>\n</html>\n"]
     return "\n".join(lines)
 
@@ -103,14 +103,14 @@ def bars(series: Sequence[Series], ticks: Sequence[str], extra: str = "") -> str
     floor = _HEIGHT - _BOTTOM
     anchors = ["start", *["middle"] * (len(ticks) - 2), "end"]
     labels = [
-        f'<text x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{text(tick)}</text>'
+        f'<text x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{escape(tick)}</text>'
         for x, tick, anchor in zip(np.linspace(_LEFT, _WIDTH - _LEFT, len(ticks)), ticks, anchors, strict=True)
     ]
     axis = f'<line x1="{_LEFT}" x2="{_WIDTH - _LEFT}" y1="{floor}" y2="{floor}" stroke="var(--line)"/>'
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(drawn)}{axis}{"".join(labels)}{extra}</svg>'
 
 
-def strip(colors: Sequence[str]) -> str:
+def color_strip(colors: Sequence[str]) -> str:
     """Colours from left to right, below a chart's axis."""
     width, top = (_WIDTH - 2 * _LEFT) / len(colors), _HEIGHT - _BOTTOM + 1
     return "".join(
@@ -144,22 +144,22 @@ def _outline(one: Series, highest: float) -> str:
     return f'<polyline points="{" ".join(points)}" fill="none" stroke="var(--{one.style})" stroke-width="2"/>'
 
 
-def sheet(rows: Iterable[str]) -> str:
+def picture_sheet(rows: Iterable[str]) -> str:
     """Rows of pictures, several beside each other where there is room."""
     return f'<div class="sheet">{"".join(rows)}</div>'
 
 
-def row(pictures: Sequence[NDArray[np.uint8]], names: Sequence[str], caption: str) -> str:
+def picture_row(pictures: Sequence[NDArray[np.uint8]], names: Sequence[str], caption: str) -> str:
     """Pictures side by side, `(H, W, 3)` uint8 each, with what each is; the caption is HTML already."""
     images = (
-        f'<img src="{data_uri(picture)}" alt="{text(name)}">' for picture, name in zip(pictures, names, strict=True)
+        f'<img src="{data_uri(picture)}" alt="{escape(name)}">' for picture, name in zip(pictures, names, strict=True)
     )
     return f'<figure class="row" {_columns(names)}>{"".join(images)}<figcaption>{caption}</figcaption></figure>'
 
 
-def heads(names: Sequence[str]) -> str:
+def column_heads(names: Sequence[str]) -> str:
     """Names above rows of pictures."""
-    cells = "".join(f"<span>{text(name)}</span>" for name in names)
+    cells = "".join(f"<span>{escape(name)}</span>" for name in names)
     return f'<div class="row heads" {_columns(names)}>{cells}</div>'
 
 

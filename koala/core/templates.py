@@ -8,14 +8,14 @@ from koala.core.errors import UserError
 FOLDERS = ("launch", "shards", "slurm")
 
 
-def path(name: str) -> Path:
+def template_path(name: str) -> Path:
     """A file or folder of them, such as "shards/demo.toml"."""
     package = Path(__file__).parents[1]
     installed = package / "kit" / name
     return installed if installed.exists() else package.parent / name
 
 
-def copy(target: Path) -> None:
+def copy_templates(target: Path) -> None:
     """Copy them out into a folder.
 
     Raises:
@@ -25,7 +25,7 @@ def copy(target: Path) -> None:
         if (target / folder).exists():
             raise UserError(f"{target / folder} exists; choose another folder, so that nothing is overwritten")
     for folder in FOLDERS:
-        shutil.copytree(path(folder), target / folder, ignore=_folders)
+        shutil.copytree(template_path(folder), target / folder, ignore=_folders)
 
 
 def _folders(parent: str, names: list[str]) -> list[str]:

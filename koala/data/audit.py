@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from koala.config.data import AuditShards
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.data.shards import SPLITS, Record, Shards, read_manifest, read_record, record_path
+from koala.data.shards import SPLITS, ShardRecord, Shards, read_manifest, read_record, record_path
 from koala.imaging import ab_bins, color, toning
 
 FORMAT = "koala-audit/2"  # another number whenever a definition below changes
@@ -42,7 +42,7 @@ _SHEET_COLUMNS, _SHEET_ROWS, _THUMBNAIL = 8, 8, 128  # the last in pixels
 
 
 @dataclass(frozen=True)
-class Colors:
+class ImageColors:
     """The colours of a picture.
 
     Attributes:
@@ -76,7 +76,7 @@ BIN_COLUMNS = ("a", "b", "pictures")
 # ---------------------------------------------------------------- of one picture
 
 
-def measure(jpeg: bytes) -> Colors:
+def measure_colors(jpeg: bytes) -> ImageColors:
     """Measure a picture's colours, on a smaller copy of it.
 
     Raises:
@@ -84,19 +84,19 @@ def measure(jpeg: bytes) -> Colors:
     """
     image = _decoded(jpeg, SHORT_SIDE)
     if image.mode == "L":
-        neutral = ab_bins.shares(np.zeros(2))
-        return Colors("grey", 0.0, 0.0, grey=True, near_grey=True, sepia=False, bins=neutral)
+        neutral = ab_bins.bin_shares(np.zeros(2))
+        return ImageColors("grey", 0.0, 0.0, grey=True, near_grey=True, sepia=False, bins=neutral)
     rgb = np.asarray(image)
     lab = color.rgb_to_lab(rgb)
     near_grey = toning.is_near_grey(lab)
-    return Colors(
+    return ImageColors(
         "rgb",
         mean_chroma(lab),
         float(color.colorfulness(rgb)),
         grey=toning.is_grey(rgb) and toning.is_grey(np.asarray(_decoded(jpeg))),
         near_grey=near_grey,
         sepia=not near_grey and toning.is_toned(lab),
-        bins=ab_bins.shares(lab[..., 1:]),
+        bins=ab_bins.bin_shares(lab[..., 1:]),
     )
 
 
@@ -120,7 +120,7 @@ def mean_chroma(lab: NDArray) -> float:
 # ---------------------------------------------------------------- of a folder of shards
 
 
-def audit(folder: Path, split: str | None = None, workers: int = 1, *, with_bins: bool = False) -> list[str]:
+def audit_shards(folder: Path, split: str | None = None, workers: int = 1, *, with_bins: bool = False) -> list[str]:
     """Audit the shards that are whole, those with an audit of the same bytes left out.
 
     Args:
@@ -159,7 +159,7 @@ def _whole_shards(folder: Path, split: str | None) -> list[str]:
     return [tar.name for tar in tars if record_path(folder, tar.name).exists()]
 
 
-def _audit_in_company(folder: Path, records: Sequence[Record], workers: int, progress: Progress) -> None:
+def _audit_in_company(folder: Path, records: Sequence[ShardRecord], workers: int, progress: Progress) -> None:
     """Audit in several processes, which stop at their next picture when this one is interrupted."""
     context = get_context("spawn")
     stop = context.Event()
@@ -188,7 +188,7 @@ def _begin_worker(stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
 
 
-def _write_audit(folder: Path, record: Record) -> None:
+def _write_audit(folder: Path, record: ShardRecord) -> None:
     """Audit a shard; its file is there whole or not at all."""
     rows, shares = [], np.zeros(len(ab_bins.centers()))
     for row, colors in _measured(Shards(folder, [record])):
@@ -196,8 +196,8 @@ def _write_audit(folder: Path, record: Record) -> None:
         shares += colors.bins
     of_bins = zip(*ab_bins.centers().long().T.tolist(), shares.round(6).tolist(), strict=True)
     sha256 = record.sha256
-    put(bins_path(folder, record.shard), _csv(_stamp(sha256, BINS_FORMAT), BIN_COLUMNS, of_bins))
-    put(audit_path(folder, record.shard), _csv(_stamp(sha256), COLUMNS, rows))
+    write_atomic(bins_path(folder, record.shard), _csv(_stamp(sha256, BINS_FORMAT), BIN_COLUMNS, of_bins))
+    write_atomic(audit_path(folder, record.shard), _csv(_stamp(sha256), COLUMNS, rows))
 
 
 def _csv(stamp: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
@@ -210,14 +210,14 @@ def _csv(stamp: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> b
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
-def _measured(shard: Shards) -> Iterator[tuple[list[Any], Colors]]:
+def _measured(shard: Shards) -> Iterator[tuple[list[Any], ImageColors]]:
     """The rows of one shard's table, with the colours that they tell of."""
     for sample in range(len(shard)):
         if _stop is not None and _stop.is_set():
             raise InterruptedError
         found = shard.describe(sample)
         try:
-            colors = measure(shard.read(sample).tobytes())
+            colors = measure_colors(shard.read(sample).tobytes())
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(
                 f"{found.shard}: {found.key} ({found.source}) does not decode: {error}; "
@@ -238,7 +238,7 @@ def bins_path(folder: Path, shard: str) -> Path:
     return (folder / shard).with_suffix(".bins.csv")
 
 
-def frequencies(folder: Path, shards: Sequence[str]) -> NDArray[np.float64]:
+def bin_frequencies(folder: Path, shards: Sequence[str]) -> NDArray[np.float64]:
     """How much of the pictures of audited shards lies in each bin of the ab plane, `(Q,)`; a picture adds 1.
 
     Raises:
@@ -281,7 +281,7 @@ def _is_current(folder: Path, shard: str, sha256: str) -> bool:
     return _has_stamp(audit_path(folder, shard), _stamp(sha256))
 
 
-def _is_done(folder: Path, record: Record, with_bins: bool) -> bool:
+def _is_done(folder: Path, record: ShardRecord, with_bins: bool) -> bool:
     if with_bins and not _has_stamp(bins_path(folder, record.shard), _stamp(record.sha256, BINS_FORMAT)):
         return False
     return _is_current(folder, record.shard, record.sha256)
@@ -317,7 +317,7 @@ def _read(folder: Path, shard: str, columns: Sequence[str]) -> Any:
 # ---------------------------------------------------------------- leaving samples out
 
 
-def open_selected(folder: Path, split: str, where: str) -> Shards:
+def open_filtered(folder: Path, split: str, where: str) -> Shards:
     """Open a split with the samples that meet a condition, or all for "".
 
     Raises:
@@ -325,13 +325,13 @@ def open_selected(folder: Path, split: str, where: str) -> Shards:
     """
     if not where:
         return Shards.open(folder, split)
-    keep = select(folder, split, where)
+    keep = filter_samples(folder, split, where)
     if len(keep) and not keep.any():
         raise UserError(f'no "{split}" sample in {folder} meets the condition "{where}"; choose a milder one')
     return Shards.open(folder, split, keep)
 
 
-def select(folder: Path, split: str, where: str) -> NDArray[np.bool_]:
+def filter_samples(folder: Path, split: str, where: str) -> NDArray[np.bool_]:
     """Which samples of a split meet a condition on the audit's columns.
 
     Args:
@@ -402,11 +402,11 @@ def _names_in(expression: str) -> set[str]:
 def audit_command(settings: AuditShards) -> int:
     """`koala shards audit`: audit, say what was found, and draw it."""
     folder = settings.shards
-    found = audit(folder, settings.split, settings.workers)
+    found = audit_shards(folder, settings.split, settings.workers)
     columns = [name for name in COLUMNS if name not in ("key", "source")]
     table = _table(folder, found, columns)
-    print("\n".join(report(table, len(found))))
-    draw(folder, table)
+    print("\n".join(summary_lines(table, len(found))))
+    draw_report(folder, table)
     print(f"{folder / 'audit'}: histograms, and sheets of what is flagged; the table lies beside each shard")
     return 0
 
@@ -418,7 +418,7 @@ def _table(folder: Path, shards: Sequence[str], columns: Sequence[str]) -> Any:
     return pandas.concat([_read(folder, shard, columns).assign(shard=shard) for shard in shards], ignore_index=True)
 
 
-def report(table: Any, shard_count: int) -> list[str]:
+def summary_lines(table: Any, shard_count: int) -> list[str]:
     """The shares of what is flagged, and the quartiles of chroma and colourfulness, in lines."""
     count = len(table)
     flagged = {name: int(table[name].sum()) for name in FLAGS}
@@ -432,22 +432,22 @@ def report(table: Any, shard_count: int) -> list[str]:
     return lines
 
 
-def draw(folder: Path, table: Any) -> None:
-    """Histograms, and a contact sheet of each flag that some sample has, into the folder `audit` of the shards."""
+def draw_report(folder: Path, table: Any) -> None:
+    """Histograms, and a contact sheet of each flag that some sample has, into the shards' folder `audit`."""
     from koala.imaging import contact_sheet
 
     out = folder / "audit"
     short_side = np.minimum(table["width"], table["height"])
-    contact_sheet.save(_histogram(table["chroma"], "mean chroma (CIELAB)"), out / "chroma.png")
-    contact_sheet.save(
+    contact_sheet.save_image(_histogram(table["chroma"], "mean chroma (CIELAB)"), out / "chroma.png")
+    contact_sheet.save_image(
         _histogram(table["colorfulness"], "colourfulness (Hasler and Süsstrunk)"), out / "colorfulness.png"
     )
-    contact_sheet.save(_histogram(short_side, "short side (pixels)"), out / "short_side.png")
+    contact_sheet.save_image(_histogram(short_side, "short side (pixels)"), out / "short_side.png")
     for name in FLAGS:
         flagged = table[table[name]]
         path = out / f"{name}.png"
         if len(flagged):
-            contact_sheet.save(
+            contact_sheet.save_image(
                 _sheet(folder, flagged, f"{name.replace('_', ' ')}: {len(flagged)} of {len(table)}"), path
             )
         else:

@@ -36,7 +36,7 @@ _TONES = np.array(
 
 
 @dataclass(frozen=True)
-class Age:
+class Aging:
     """What age did to a photo; by default nothing.
 
     Attributes:
@@ -64,7 +64,7 @@ class Age:
     exposure: NDArray[np.float32] | None = None
 
     def numbers(self) -> NDArray[np.float32]:
-        """All but the exposure, as `aged` takes them: `(10,)`."""
+        """All but the exposure, as `apply_aging` takes them: `(10,)`."""
         values = (self.aged, self.blur, self.grain, self.grain_size, *self.grain_place)
         return np.array([*values, self.black, self.white, self.gamma, self.quality], np.float32)
 
@@ -73,7 +73,7 @@ class Age:
         return np.ones((_FIELD, _FIELD, 1), np.float32) if self.exposure is None else self.exposure[..., None]
 
 
-def draw(rng: np.random.Generator, share: float) -> Age:
+def draw_aging(rng: np.random.Generator, share: float) -> Aging:
     """Draw what age did to a photo.
 
     Args:
@@ -81,10 +81,10 @@ def draw(rng: np.random.Generator, share: float) -> Age:
         share: probability that it did anything.
     """
     if rng.random() >= share:
-        return Age()
+        return Aging()
     black, white = color.to_grey(_TONES[rng.integers(len(_TONES))][None])[0, :, 0] / 255.0
     fading = rng.uniform(0, 0.3, 2) * rng.integers(0, 2, 2)
-    return Age(
+    return Aging(
         aged=True,
         blur=max(0.1, rng.uniform(-1, 1.5)),
         grain=max(0.0, rng.uniform(-0.04, 0.08)),
@@ -98,13 +98,13 @@ def draw(rng: np.random.Generator, share: float) -> Age:
     )
 
 
-def aged(grey: Any, numbers: Any, field: Any, shape: Any, device: str) -> Any:
+def apply_aging(grey: Any, numbers: Any, field: Any, shape: Any, device: str) -> Any:
     """The nodes of a DALI graph that age a photo.
 
     Args:
         grey: node of uint8 greys, HWC, on the device.
-        numbers: node of `Age.numbers`, on the CPU.
-        field: node of `Age.field`, on the CPU.
+        numbers: node of `Aging.numbers`, on the CPU.
+        field: node of `Aging.field`, on the CPU.
         shape: node of the photo's height and width, on the CPU.
         device: "cpu" or "gpu".
 

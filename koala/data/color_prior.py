@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from koala.config.data import MeasurePrior
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.data import audit
 from koala.data.shards import read_manifest
@@ -42,18 +42,18 @@ def prior_command(settings: MeasurePrior) -> int:
     """
     folder = settings.shards
     stamp = _stamp(folder)
-    found = audit.frequencies(folder, audit.audit(folder, "train", settings.workers, with_bins=True))
-    prior = ab_bins.smoothed(torch.from_numpy(found))
+    found = audit.bin_frequencies(folder, audit.audit_shards(folder, "train", settings.workers, with_bins=True))
+    prior = ab_bins.smooth(torch.from_numpy(found))
     rows = np.column_stack([ab_bins.centers().numpy(), found, prior])
     text = io.StringIO()
     text.write(stamp)
     np.savetxt(text, rows, ["%d", "%d", "%.6f", "%.9g"], ",", header=",".join(COLUMNS), comments="")
-    put(prior_path(folder), text.getvalue().encode())
+    write_atomic(prior_path(folder), text.getvalue().encode())
     print(f"{prior_path(folder)}: {round(found.sum())} pictures in {int((found > 0).sum())} of {len(found)} bins")
     return 0
 
 
-def read(folder: Path) -> Tensor:
+def read_prior(folder: Path) -> Tensor:
     """The prior that was measured: `(Q,)`.
 
     Raises:
@@ -79,6 +79,6 @@ def _stamp(folder: Path) -> str:
     return f"# {FORMAT} of training shards with sha256 {hashlib.sha256(shards.encode()).hexdigest()}\n"
 
 
-def fingerprint(prior: Tensor) -> str:
+def prior_sha256(prior: Tensor) -> str:
     """sha256 of a prior."""
     return hashlib.sha256(prior.numpy().tobytes()).hexdigest()

@@ -23,11 +23,11 @@ from koala.config.data import DataSettings, ResizeRule
 from koala.config.fields import Geometry
 from koala.core.errors import UserError
 from koala.data import augmentation
-from koala.data.augmentation import Age
-from koala.data.sampler import Places
+from koala.data.augmentation import Aging
+from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
 from koala.imaging import color
-from koala.imaging.jpeg_intake import UnusableError, admit
+from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Window:
+class CropWindow:
     """A part of a photo, and where it lands in the square that the network sees.
 
     Attributes:
@@ -79,7 +79,9 @@ class Window:
     mirror: bool
 
 
-def view(geometry: Geometry, height: int, width: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+def source_rectangle(
+    geometry: Geometry, height: int, width: int, rng: np.random.Generator
+) -> tuple[float, float, float, float]:
     """The rectangle that becomes the square: `(top, left, bottom, right)` in source pixels, also beyond the photo."""
     short, long = min(height, width), max(height, width)
     match geometry:
@@ -101,9 +103,9 @@ def view(geometry: Geometry, height: int, width: int, rng: np.random.Generator) 
             return -above, -beside, height + above, width + beside
 
 
-def window(
+def crop_window(
     geometry: Geometry, height: int, width: int, size: int, rng: np.random.Generator, *, mirror: bool = False
-) -> Window:
+) -> CropWindow:
     """What is cut out of a photo and where it lands: pure, but for the generator.
 
     Args:
@@ -114,11 +116,11 @@ def window(
         rng: of random crops and mirroring; else nothing is drawn.
         mirror: whether to mirror at random, as random_crop always does.
     """
-    top, left, bottom, right = view(geometry, height, width, rng)
+    top, left, bottom, right = source_rectangle(geometry, height, width, rng)
     y0, y1, start_y, end_y = _along(top, bottom, height, size)
     x0, x1, start_x, end_x = _along(left, right, width, size)
     mirrored = (mirror or geometry == "random_crop") and bool(rng.integers(2))
-    return Window((start_y, start_x), (end_y, end_x), (y1 - y0, x1 - x0), (y0, x0), mirrored)
+    return CropWindow((start_y, start_x), (end_y, end_x), (y1 - y0, x1 - x0), (y0, x0), mirrored)
 
 
 def _along(start: float, end: float, length: int, size: int) -> tuple[int, int, float, float]:
@@ -190,7 +192,9 @@ def build_graph(source: Iterable[Any], data: DataSettings, batch: int, device: s
         # the colour arithmetic comes before padding, and so is done for the photo only
         if age:
             numbers, field = age
-            lightness = color.grey_to_lightness(augmentation.aged(color.to_grey(part), numbers, field, shape, device))
+            lightness = color.grey_to_lightness(
+                augmentation.apply_aging(color.to_grey(part), numbers, field, shape, device)
+            )
         else:
             lightness = color.to_lightness(part, data.lightness)
         outputs = [
@@ -213,23 +217,23 @@ def _device_id() -> int | None:
 # ---------------------------------------------------------------- batches
 
 
-class Embeddings(Protocol):
+class EmbeddingReader(Protocol):
     """Where embeddings are kept."""
 
     def read(self, sample: int, mirror: bool) -> NDArray[np.float32]:
         """The embedding of a sample, or of its mirror image, `(E,)`."""
 
 
-def batches(
+def load_batches(
     shards: Shards,
-    places: Iterable[Places],
+    places: Iterable[SamplePositions],
     data: DataSettings,
     device: str,
     *,
     batch: int,
     seed: int = 0,
     with_rgb: bool = False,
-    embeddings: Embeddings | None = None,
+    embeddings: EmbeddingReader | None = None,
 ) -> Iterator[Batch]:
     """Read, decode and convert: one `Batch` for each item of `places`.
 
@@ -269,8 +273,8 @@ class _Request:
 
     samples: NDArray[np.int64]
     jpegs: list[NDArray[np.uint8]]
-    windows: list[Window]
-    ages: list[Age]
+    windows: list[CropWindow]
+    ages: list[Aging]
     embeddings: list[NDArray[np.float32]]
 
 
@@ -281,12 +285,17 @@ class _Reader:
     """Reads the bytes of coming batches in threads, in order, a few batches ahead."""
 
     def __init__(
-        self, shards: Shards, places: Iterable[Places], data: DataSettings, seed: int, embeddings: Embeddings | None
+        self,
+        shards: Shards,
+        places: Iterable[SamplePositions],
+        data: DataSettings,
+        seed: int,
+        embeddings: EmbeddingReader | None,
     ) -> None:
         self._shards, self._places, self._data, self._seed = shards, iter(places), data, seed
         self._embeddings = embeddings
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="koala-reader")
-        self._ahead: deque[tuple[Places, list[Window], list[Future[_Read]]]] = deque()
+        self._ahead: deque[tuple[SamplePositions, list[CropWindow], list[Future[_Read]]]] = deque()
 
     def __enter__(self) -> "_Reader":
         return self
@@ -316,13 +325,15 @@ class _Reader:
         embedding = self._embeddings.read(sample, mirror) if self._embeddings is not None else None
         return self._shards.read(sample), embedding
 
-    def _window(self, sample: int, epoch: int) -> Window:
+    def _window(self, sample: int, epoch: int) -> CropWindow:
         height, width = int(self._shards.height[sample]), int(self._shards.width[sample])
         rng = np.random.default_rng([self._seed, int(epoch), int(sample)])
-        return window(self._data.geometry, height, width, self._data.size, rng, mirror=self._data.mirror)
+        return crop_window(self._data.geometry, height, width, self._data.size, rng, mirror=self._data.mirror)
 
-    def _age(self, sample: int, epoch: int) -> Age:
-        return augmentation.draw(np.random.default_rng([self._seed, int(epoch), int(sample), _AGE]), self._data.aging)
+    def _age(self, sample: int, epoch: int) -> Aging:
+        return augmentation.draw_aging(
+            np.random.default_rng([self._seed, int(epoch), int(sample), _AGE]), self._data.aging
+        )
 
 
 def _fed(requests: Iterable[_Request], under_way: deque[_Request], data: DataSettings) -> Iterator[tuple[Any, ...]]:
@@ -342,7 +353,7 @@ def _fed(requests: Iterable[_Request], under_way: deque[_Request], data: DataSet
         )
 
 
-def _crop_position(window: Window, size: int) -> tuple[float, float]:
+def _crop_position(window: CropWindow, size: int) -> tuple[float, float]:
     """Where DALI is to cut a square out of a picture no larger than it: a share of the (negative) free space."""
     y, x = (
         place / (size - length) if length < size else 0.0
@@ -366,8 +377,8 @@ def _undecodable(shards: Shards, under_way: Iterable[_Request], error: RuntimeEr
     for request in requests:
         for sample, jpeg in zip(request.samples, request.jpegs, strict=True):
             try:
-                admit(jpeg.tobytes(), ResizeRule())
-            except UnusableError as reason:
+                validate_or_transcode(jpeg.tobytes(), ResizeRule())
+            except UnreadableImageError as reason:
                 found = shards.describe(int(sample))
                 return UserError(
                     f"{found.shard}: sample {found.key} ({found.source}) does not decode: {reason}; "

@@ -32,12 +32,12 @@ from koala.config.load import load_toml
 from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
 from koala.core import atomic_io
-from koala.core.distributed import accelerated, dali_device, main_first, on_main
+from koala.core.distributed import dali_device, main_process_first, on_main_process, open_accelerator
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.data.dali_pipeline import batches
-from koala.data.sampler import Places
-from koala.data.shards import SPLITS, Entry, Manifest, Shards, read_manifest
+from koala.data.dali_pipeline import load_batches
+from koala.data.sampler import SamplePositions
+from koala.data.shards import SPLITS, ShardEntry, ShardManifest, Shards, read_manifest
 from koala.models import extractor
 from koala.models.extractor import Extractor
 
@@ -47,7 +47,7 @@ _BYTES = 2  # of a float16
 
 
 @dataclass(frozen=True)
-class Key:
+class CacheKey:
     """What embeddings were made with.
 
     Attributes:
@@ -82,7 +82,7 @@ class Key:
             extractor=settings.extractor.name,
             features=settings.extractor.features,
             weights=settings.extractor.weights,
-            extractor_sha256=extractor.fingerprint(built),
+            extractor_sha256=extractor.weights_sha256(built),
             embedding_size=built.embedding_size,
             geometry=settings.data.geometry,
             size=settings.data.size,
@@ -98,7 +98,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Record:
+class CacheRecord:
     """What is known of the embeddings of one shard.
 
     Attributes:
@@ -113,7 +113,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Cache:
+class EmbeddingCache:
     """A folder of embeddings.
 
     Attributes:
@@ -122,9 +122,9 @@ class Cache:
     """
 
     folder: Path
-    key: Key
+    key: CacheKey
 
-    def fault(self, entry: Entry, thorough: bool = False) -> str:
+    def fault(self, entry: ShardEntry, thorough: bool = False) -> str:
         """Why a shard's embeddings cannot be used; empty when all is well.
 
         Args:
@@ -147,18 +147,18 @@ class Cache:
             return f"the record of {path} is damaged"
         return ""
 
-    def put(self, entry: Entry, rows: NDArray[np.float16]) -> None:
+    def put(self, entry: ShardEntry, rows: NDArray[np.float16]) -> None:
         """Write a shard's embeddings, `(samples, 2, E)`: the file, then its record."""
         buffer = io.BytesIO()
         np.save(buffer, rows)
         data = buffer.getvalue()
         path = self._path(entry)
         path.with_suffix(".json").unlink(missing_ok=True)  # of what the file was before
-        atomic_io.put(path, data)
-        record = Record(entry.sha256, len(data), hashlib.sha256(data).hexdigest())
-        atomic_io.put(path.with_suffix(".json"), json.dumps(asdict(record)).encode())
+        atomic_io.write_atomic(path, data)
+        record = CacheRecord(entry.sha256, len(data), hashlib.sha256(data).hexdigest())
+        atomic_io.write_atomic(path.with_suffix(".json"), json.dumps(asdict(record)).encode())
 
-    def open(self, entry: Entry) -> "_OpenFile":
+    def open(self, entry: ShardEntry) -> "_OpenFile":
         """The file of a shard's embeddings.
 
         Raises:
@@ -168,17 +168,17 @@ class Cache:
             raise UserError(f"{fault}; run koala shards embed again")
         return _OpenFile(self._path(entry), self._record(entry).bytes, entry.samples, self.key.embedding_size)
 
-    def _path(self, entry: Entry) -> Path:
+    def _path(self, entry: ShardEntry) -> Path:
         return (self.folder / entry.shard).with_suffix(".npy")
 
-    def _record(self, entry: Entry) -> Record:
-        return TypeAdapter(Record).validate_json(self._path(entry).with_suffix(".json").read_bytes())
+    def _record(self, entry: ShardEntry) -> CacheRecord:
+        return TypeAdapter(CacheRecord).validate_json(self._path(entry).with_suffix(".json").read_bytes())
 
 
 # ---------------------------------------------------------------- reading
 
 
-class Embeddings:
+class CachedEmbeddings:
     """The embeddings of one split, read by sample number; safe from several threads.
 
     Args:
@@ -187,7 +187,7 @@ class Embeddings:
         shards: the samples, which know their places.
     """
 
-    def __init__(self, cache: Cache, entries: Sequence[Entry], shards: Shards) -> None:
+    def __init__(self, cache: EmbeddingCache, entries: Sequence[ShardEntry], shards: Shards) -> None:
         self._shards = shards
         self._open = lru_cache(maxsize=64)(lambda shard: cache.open(entries[shard]))
 
@@ -223,7 +223,7 @@ class _OpenFile:
 # ---------------------------------------------------------------- finding those that a training wants
 
 
-def find(settings: TrainSettings) -> Cache:
+def find_cache(settings: TrainSettings) -> EmbeddingCache:
     """The embeddings that a training would compute itself.
 
     The extractor is built only where its weights are at hand; else the key's word is taken for them.
@@ -247,7 +247,7 @@ def find(settings: TrainSettings) -> Cache:
     raise UserError(f"{folder} holds no cached embeddings; {remedy}")
 
 
-def _complete(cache: Cache, remedy: str) -> Cache:
+def _complete(cache: EmbeddingCache, remedy: str) -> EmbeddingCache:
     """The cache, if all its shards' embeddings are there."""
     entries = _entries(read_manifest(cache.folder.parent.parent))
     faults = [fault for fault in map(cache.fault, entries) if fault]
@@ -258,13 +258,13 @@ def _complete(cache: Cache, remedy: str) -> Cache:
     return cache
 
 
-def _caches(folder: Path) -> list[Cache]:
-    return [Cache(path.parent, _read_key(path)) for path in sorted(folder.glob("embeddings/*/key.json"))]
+def _caches(folder: Path) -> list[EmbeddingCache]:
+    return [EmbeddingCache(path.parent, _read_key(path)) for path in sorted(folder.glob("embeddings/*/key.json"))]
 
 
-def _read_key(path: Path) -> Key:
+def _read_key(path: Path) -> CacheKey:
     try:
-        key = TypeAdapter(Key).validate_json(path.read_bytes())
+        key = TypeAdapter(CacheKey).validate_json(path.read_bytes())
     except ValidationError:
         key = None
     if key is None or key.format != FORMAT:
@@ -274,7 +274,7 @@ def _read_key(path: Path) -> Key:
     return key
 
 
-def _differences(key: Key, settings: TrainSettings) -> list[str]:
+def _differences(key: CacheKey, settings: TrainSettings) -> list[str]:
     """In what the embeddings that a training wants are others, in words."""
     wanted, data = settings.extractor, settings.data
     parts = (
@@ -288,15 +288,15 @@ def _differences(key: Key, settings: TrainSettings) -> list[str]:
     return named or _other_weights(key, settings)
 
 
-def _other_weights(key: Key, settings: TrainSettings) -> list[str]:
+def _other_weights(key: CacheKey, settings: TrainSettings) -> list[str]:
     """Whether the extractor's weights are others: by their hash where they are at hand, else by their name."""
     now = settings.extractor.weights
     if {key.weights, now} == {"pretrained", "random"}:
         return [f"extractor.weights = {key.weights}, not {now}"]
     if now == key.weights and (now == "pretrained" or not (now == "random" or Path(now).exists())):
         return []
-    built = extractor.build(settings.extractor, settings.seed)
-    sha256 = extractor.fingerprint(built) if built is not None else ""
+    built = extractor.build_extractor(settings.extractor, settings.seed)
+    sha256 = extractor.weights_sha256(built) if built is not None else ""
     if sha256 == key.extractor_sha256:
         return []
     return [f"other weights of {key.extractor} (sha256 {key.extractor_sha256[:8]}, not {sha256[:8]})"]
@@ -344,7 +344,7 @@ def _check_unaged(data: DataSettings) -> None:
 # ---------------------------------------------------------------- making
 
 
-def embed(settings: EmbedShards) -> int:
+def embed_command(settings: EmbedShards) -> int:
     """`koala shards embed`: make the embeddings that are not there yet, on any number of processes.
 
     Returns:
@@ -355,8 +355,8 @@ def embed(settings: EmbedShards) -> int:
     """
     settings = _for_training(settings)
     _check_fixed(settings.extractor, settings.data.geometry)
-    with accelerated(settings.device, settings.mixed_precision) as accelerator:
-        Embedding(settings, accelerator).run()
+    with open_accelerator(settings.device, settings.mixed_precision) as accelerator:
+        EmbeddingJob(settings, accelerator).run()
     return 0
 
 
@@ -370,10 +370,10 @@ def _for_training(settings: EmbedShards) -> EmbedShards:
         raise UserError(
             f"{settings.training} says which extractor, view, precision and seed; leave out the flags for these"
         )
-    return for_training(load_toml(TrainSettings, settings.training), settings)
+    return embed_settings_for(load_toml(TrainSettings, settings.training), settings)
 
 
-def for_training(training: TrainSettings, settings: EmbedShards | None = None) -> EmbedShards:
+def embed_settings_for(training: TrainSettings, settings: EmbedShards | None = None) -> EmbedShards:
     """What must be embedded for a training; `settings` say where and how, by default as the training."""
     data = training.data
     _check_unaged(data)
@@ -387,7 +387,7 @@ def for_training(training: TrainSettings, settings: EmbedShards | None = None) -
     )
 
 
-class Embedding:
+class EmbeddingJob:
     """The making of embeddings.
 
     Args:
@@ -399,15 +399,15 @@ class Embedding:
         self.settings, self.accelerator = settings, accelerator
         self.manifest = read_manifest(settings.shards)
         # the first process fetches the extractor's weights, the others find them
-        built = main_first(accelerator, lambda: extractor.build(settings.extractor, settings.seed))
+        built = main_process_first(accelerator, lambda: extractor.build_extractor(settings.extractor, settings.seed))
         assert built is not None, "a training without extractor was refused"
-        key = Key.of(settings, built)
-        self.cache = Cache(settings.shards / "embeddings" / key.name, key)
-        self.extractor = built.in_place(accelerator.device, settings.mixed_precision)
+        key = CacheKey.of(settings, built)
+        self.cache = EmbeddingCache(settings.shards / "embeddings" / key.name, key)
+        self.extractor = built.to_device(accelerator.device, settings.mixed_precision)
 
     def run(self) -> None:
         """Make this process's share of the shards: whole ones, and without waiting for the others."""
-        unfinished = on_main(self.accelerator, lambda: _begin(self.cache, self.manifest))
+        unfinished = on_main_process(self.accelerator, lambda: _begin(self.cache, self.manifest))
         mine = unfinished[self.accelerator.process_index :: self.accelerator.num_processes]
         total = sum(self.manifest.splits[split][number].samples for split, number in mine)
         with Progress(total, "embedding", show=self.accelerator.is_main_process) as progress:
@@ -426,7 +426,7 @@ class Embedding:
         shards = Shards.open(settings.shards, split)
         pieces = {number: _pieces(shards.shard_sizes, number, settings.batch) for number in numbers}
         places = (piece for of_shard in pieces.values() for piece in of_shard)
-        stream = batches(shards, places, data, dali_device(self.accelerator), batch=settings.batch)
+        stream = load_batches(shards, places, data, dali_device(self.accelerator), batch=settings.batch)
         for number, of_shard in pieces.items():
             rows = []
             for piece in of_shard:
@@ -448,7 +448,7 @@ class Embedding:
         return rows
 
 
-def _all_shards(manifest: Manifest) -> list[tuple[SplitName, int]]:
+def _all_shards(manifest: ShardManifest) -> list[tuple[SplitName, int]]:
     """The shards that hold samples: split, and number in it."""
     return [
         (split, number)
@@ -458,11 +458,11 @@ def _all_shards(manifest: Manifest) -> list[tuple[SplitName, int]]:
     ]
 
 
-def _entries(manifest: Manifest) -> list[Entry]:
+def _entries(manifest: ShardManifest) -> list[ShardEntry]:
     return [manifest.splits[split][number] for split, number in _all_shards(manifest)]
 
 
-def _begin(cache: Cache, manifest: Manifest) -> list[tuple[SplitName, int]]:
+def _begin(cache: EmbeddingCache, manifest: ShardManifest) -> list[tuple[SplitName, int]]:
     """Write down the key, and find the shards that have no embeddings yet: split and number in it."""
     path = cache.folder / "key.json"
     for part in cache.folder.glob("*.part"):  # of a run that was killed
@@ -476,7 +476,7 @@ def _begin(cache: Cache, manifest: Manifest) -> list[tuple[SplitName, int]]:
             )
     else:
         cache.folder.mkdir(parents=True, exist_ok=True)
-        atomic_io.put(path, json.dumps(asdict(cache.key), indent=1).encode())
+        atomic_io.write_atomic(path, json.dumps(asdict(cache.key), indent=1).encode())
     return [
         (split, number)
         for split, number in _all_shards(manifest)
@@ -484,9 +484,9 @@ def _begin(cache: Cache, manifest: Manifest) -> list[tuple[SplitName, int]]:
     ]
 
 
-def _pieces(shard_sizes: Sequence[int], number: int, batch: int) -> list[Places]:
+def _pieces(shard_sizes: Sequence[int], number: int, batch: int) -> list[SamplePositions]:
     """A shard's samples in order, `batch` at the most; no piece reaches into the next shard."""
     first = sum(shard_sizes[:number])
     end = first + shard_sizes[number]
     parts = [np.arange(start, min(end, start + batch)) for start in range(first, end, batch)]
-    return [Places(samples, np.zeros_like(samples)) for samples in parts]
+    return [SamplePositions(samples, np.zeros_like(samples)) for samples in parts]

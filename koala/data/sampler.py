@@ -17,7 +17,7 @@ from koala.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Places:
+class SamplePositions:
     """Consecutive places in the stream: which samples, and in which epoch each is met.
 
     Attributes:
@@ -31,12 +31,12 @@ class Places:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, part: slice) -> "Places":
-        return Places(self.samples[part], self.epochs[part])
+    def __getitem__(self, part: slice) -> "SamplePositions":
+        return SamplePositions(self.samples[part], self.epochs[part])
 
 
 @dataclass(frozen=True)
-class Order:
+class EpochSampler:
     """The endless, shuffled stream of samples.
 
     Attributes:
@@ -54,7 +54,7 @@ class Order:
         """Samples in one epoch."""
         return sum(self.shard_sizes)
 
-    def places(self, images_seen: int, count: int) -> Places:
+    def positions(self, images_seen: int, count: int) -> SamplePositions:
         """The `count` places of the stream that come after `images_seen` images."""
         if self.epoch_size == 0:
             raise UserError("the data set holds no sample; write its shards again from a folder that holds images")
@@ -64,11 +64,11 @@ class Order:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             samples[here] = _epoch(self, int(epoch))[within[here]]
-        return Places(samples, epochs)
+        return SamplePositions(samples, epochs)
 
 
 @lru_cache(maxsize=4)
-def _epoch(order: Order, epoch: int) -> NDArray[np.int64]:
+def _epoch(order: EpochSampler, epoch: int) -> NDArray[np.int64]:
     """One epoch's permutation of `range(order.epoch_size)`."""
     rng = np.random.default_rng([order.seed, epoch])
     sizes = np.array(order.shard_sizes)
@@ -86,8 +86,8 @@ def _blocks(items: NDArray, length: int) -> Iterator[NDArray]:
 
 
 def micro_batches(
-    order: Order, images_seen: int, global_batch: int, *, rank: int, world_size: int, accumulation: int = 1
-) -> Iterator[Places]:
+    order: EpochSampler, images_seen: int, global_batch: int, *, rank: int, world_size: int, accumulation: int = 1
+) -> Iterator[SamplePositions]:
     """What one process reads, for ever: its part of each global batch, in `accumulation` pieces.
 
     Args:
@@ -112,13 +112,13 @@ def micro_batches(
         )
     size = global_batch // parts
     while True:
-        batch = order.places(images_seen, global_batch)
+        batch = order.positions(images_seen, global_batch)
         for piece in range(rank * accumulation, (rank + 1) * accumulation):
             yield batch[piece * size : (piece + 1) * size]
         images_seen += global_batch
 
 
-def every_sample_once(sample_count: int, batch: int, *, rank: int, world_size: int) -> Iterator[Places]:
+def sequential_batches(sample_count: int, batch: int, *, rank: int, world_size: int) -> Iterator[SamplePositions]:
     """What one process reads of an evaluation: its share of all samples, each exactly once, in order.
 
     The last piece may be shorter, and a process may get none.
@@ -126,9 +126,9 @@ def every_sample_once(sample_count: int, batch: int, *, rank: int, world_size: i
     mine = np.arange(rank, sample_count, world_size)
     for start in range(0, len(mine), batch):
         samples = mine[start : start + batch]
-        yield Places(samples, np.zeros_like(samples))
+        yield SamplePositions(samples, np.zeros_like(samples))
 
 
-def shuffled(count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
+def seeded_permutation(count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
     """A permutation of `range(count)` that depends on nothing but the seed."""
     return np.random.default_rng(seed).permutation(count)

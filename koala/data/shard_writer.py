@@ -22,27 +22,27 @@ from typing import Any, BinaryIO
 from koala.config.data import FinishShards, RepairShards, ShardRecipe, SplitRule, WriteShards
 from koala.config.fields import part_numbers
 from koala.config.load import to_dict
-from koala.core.atomic_io import put, sync
+from koala.core.atomic_io import fsync, write_atomic
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.data.sampler import shuffled
+from koala.data.sampler import seeded_permutation
 from koala.data.shards import (
     BLOCK,
     FORMAT,
     SPLITS,
-    Entry,
-    Manifest,
-    Plan,
-    Record,
+    ShardEntry,
+    ShardManifest,
+    ShardPlan,
+    ShardRecord,
     faulty_shards,
-    padded,
+    padded_length,
     read_manifest,
     read_plan,
     read_record,
     record_path,
 )
-from koala.data.sources import Item, Labels, Source, class_of, find_labels, list_items, open_source
-from koala.imaging.jpeg_intake import Admitted, UnusableError, admit
+from koala.data.sources import ClassLabels, Source, SourceItem, class_of, find_labels, list_items, open_source
+from koala.imaging.jpeg_intake import IntakeResult, UnreadableImageError, validate_or_transcode
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PlannedShard:
     split: str
     name: str
     numbers: tuple[int, ...]
-    items: tuple[Item, ...]
+    items: tuple[SourceItem, ...]
 
     def digest(self, recipe: ShardRecipe) -> str:
         """sha256 of all that decides the shard's content, but the images' own bytes."""
@@ -61,21 +61,21 @@ class PlannedShard:
 
 
 @dataclass(frozen=True)
-class Job:
+class WriteJob:
     """All that a process needs to write shards."""
 
     out: Path
     source: Source
-    labels: Labels
+    labels: ClassLabels
     recipe: ShardRecipe
 
 
 # ---------------------------------------------------------------- which images go where
 
 
-def plan_shards(items: Sequence[Item], recipe: ShardRecipe) -> list[PlannedShard]:
+def plan_shards(items: Sequence[SourceItem], recipe: ShardRecipe) -> list[PlannedShard]:
     """Shuffle the images over the whole set, split them and cut them into shards: pure."""
-    drawn = [items[i] for i in shuffled(len(items), recipe.seed)]
+    drawn = [items[i] for i in seeded_permutation(len(items), recipe.seed)]
     numbered = list(enumerate(drawn[: recipe.limit or None]))
     plan = []
     for split, members in zip(SPLITS, _divide(numbered, recipe.split), strict=True):
@@ -85,7 +85,7 @@ def plan_shards(items: Sequence[Item], recipe: ShardRecipe) -> list[PlannedShard
     return plan
 
 
-_Numbered = list[tuple[int, Item]]
+_Numbered = list[tuple[int, SourceItem]]
 
 
 def _divide(numbered: _Numbered, split: SplitRule) -> tuple[_Numbered, _Numbered]:
@@ -116,7 +116,7 @@ def _below(numbered: _Numbered, folder: str) -> _Numbered:
 # ---------------------------------------------------------------- all of it
 
 
-def write(settings: WriteShards) -> Manifest | None:
+def write_shards(settings: WriteShards) -> ShardManifest | None:
     """Write the shards of this part that are not there yet and, when there is but one part, the manifest.
 
     Returns:
@@ -128,25 +128,27 @@ def write(settings: WriteShards) -> Manifest | None:
     job, plan = _prepare(settings.source, settings.out, settings.recipe)
     part, parts = part_numbers(settings.part)
     _write_missing(job, plan[part - 1 :: parts], settings.workers)
-    return finish(settings.out) if parts == 1 else None
+    return finish_shards(settings.out) if parts == 1 else None
 
 
-def _prepare(path: Path, out: Path, recipe: ShardRecipe) -> tuple[Job, list[PlannedShard]]:
-    """List the source and plan; the plan is left in `out` for `finish`, and must be the one that is there."""
+def _prepare(path: Path, out: Path, recipe: ShardRecipe) -> tuple[WriteJob, list[PlannedShard]]:
+    """List the source and plan; the plan is left in `out` for `finish_shards`, and must be the one that is there."""
     source = open_source(path)
     items = list_items(source)
     plan = plan_shards(items, recipe)
-    written = Plan(FORMAT, to_dict(recipe), {shard.name: (shard.digest(recipe), len(shard.items)) for shard in plan})
+    written = ShardPlan(
+        FORMAT, to_dict(recipe), {shard.name: (shard.digest(recipe), len(shard.items)) for shard in plan}
+    )
     out.mkdir(parents=True, exist_ok=True)
     if (out / "plan.json").exists():
         if read_plan(out) != written:
             raise UserError(f"{out} holds shards of another recipe or source; choose another --out, or empty this one")
     else:
-        put(out / "plan.json", _json(asdict(written), indent=1))
-    return Job(out, source, find_labels(source, items), recipe), plan
+        write_atomic(out / "plan.json", _json(asdict(written), indent=1))
+    return WriteJob(out, source, find_labels(source, items), recipe), plan
 
 
-def _write_missing(job: Job, plan: Sequence[PlannedShard], workers: int) -> None:
+def _write_missing(job: WriteJob, plan: Sequence[PlannedShard], workers: int) -> None:
     """Write what is not committed, in `workers` processes."""
     with Progress(sum(len(shard.items) for shard in plan), "writing shards") as progress:
         missing = []
@@ -160,7 +162,7 @@ def _write_missing(job: Job, plan: Sequence[PlannedShard], workers: int) -> None
                 progress.say(f"set aside {name}: {reason}")
 
 
-def _write_all(job: Job, plan: Sequence[PlannedShard], workers: int, progress: Progress) -> Iterator[Record]:
+def _write_all(job: WriteJob, plan: Sequence[PlannedShard], workers: int, progress: Progress) -> Iterator[ShardRecord]:
     """Write shards and give their records as they are done."""
     if workers == 1 or len(plan) < 2:
         for shard in plan:
@@ -183,10 +185,10 @@ def _write_all(job: Job, plan: Sequence[PlannedShard], workers: int, progress: P
             raise
 
 
-_worker_job: Job
+_worker_job: WriteJob
 
 
-def _begin_worker(job: Job, writer: int) -> None:
+def _begin_worker(job: WriteJob, writer: int) -> None:
     """Leave Ctrl-C to the process that writes, and end with it however it ends."""
     global _worker_job  # noqa: PLW0603  (sent once to each process, not with each shard)
     _worker_job = job
@@ -201,17 +203,17 @@ def _begin_worker(job: Job, writer: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_in_worker(shard: PlannedShard) -> Record:
+def _write_in_worker(shard: PlannedShard) -> ShardRecord:
     return write_shard(_worker_job, shard)
 
 
-def _committed(job: Job, shard: PlannedShard) -> bool:
+def _committed(job: WriteJob, shard: PlannedShard) -> bool:
     """Whether an earlier run finished a shard."""
     path = record_path(job.out, f"{shard.name}.tar")
     return path.exists() and read_record(path).plan == shard.digest(job.recipe)
 
 
-def finish(out: Path) -> Manifest:
+def finish_shards(out: Path) -> ShardManifest:
     """Check that all planned shards are there, and write the manifest and the list of what was set aside.
 
     Raises:
@@ -229,16 +231,16 @@ def finish(out: Path) -> Manifest:
     if missing:
         some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UserError(f"{out} lacks {some} of {len(plan.shards)} shards; run the koala shards write commands again")
-    splits: dict[str, list[Entry]] = {}
+    splits: dict[str, list[ShardEntry]] = {}
     quarantine = []
     for name, record in records.items():
         split = name.partition("-")[0]
-        splits.setdefault(split, []).append(Entry(record.shard, record.samples, record.bytes, record.sha256))
+        splits.setdefault(split, []).append(ShardEntry(record.shard, record.samples, record.bytes, record.sha256))
         quarantine += [
             {"source": source, "reason": reason, "split": split, "shard": record.shard}
             for source, reason in record.quarantined
         ]
-    manifest = Manifest(
+    manifest = ShardManifest(
         format=FORMAT,
         recipe=plan.recipe,
         read=sum(count for _, count in plan.shards.values()),
@@ -248,12 +250,12 @@ def finish(out: Path) -> Manifest:
     )
     assert manifest.read == manifest.written + manifest.quarantined
     _remove_parts(out)
-    put(out / "quarantine.jsonl", b"".join(_json(line) + b"\n" for line in quarantine))
-    put(out / "manifest.json", _json(asdict(manifest), indent=1))
+    write_atomic(out / "quarantine.jsonl", b"".join(_json(line) + b"\n" for line in quarantine))
+    write_atomic(out / "manifest.json", _json(asdict(manifest), indent=1))
     return manifest
 
 
-def repair(settings: RepairShards) -> list[str]:
+def repair_shards(settings: RepairShards) -> list[str]:
     """Write the shards that are not what the manifest says once more, from the source.
 
     Returns:
@@ -294,11 +296,11 @@ class _Sample:
     json_size: int
 
     def index_line(self) -> str:
-        json_offset = self.offset + padded(self.size) + BLOCK
+        json_offset = self.offset + padded_length(self.size) + BLOCK
         return f"jpg {self.offset} {self.size} {self.key}.jpg json {json_offset} {self.json_size} {self.key}.json\n"
 
 
-def write_shard(job: Job, shard: PlannedShard, progress: Progress | None = None) -> Record:
+def write_shard(job: WriteJob, shard: PlannedShard, progress: Progress | None = None) -> ShardRecord:
     """Write one shard: tar and index under other names first, the record last."""
     from webdataset.writer import TarWriter
 
@@ -311,14 +313,14 @@ def write_shard(job: Job, shard: PlannedShard, progress: Progress | None = None)
             stream = _Hashing(file)
             with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
                 samples = list(_fill(writer, job, shard, quarantined, progress))
-            sync(file)
+            fsync(file)
     except OSError:
         part.unlink(missing_ok=True)  # on a full disk, half a shard is in the way
         raise
     part.replace(tar)
     index = "".join(sample.index_line() for sample in samples)
-    put(tar.with_suffix(".idx"), f"v1.2 {len(samples)}\n{index}".encode())
-    record = Record(
+    write_atomic(tar.with_suffix(".idx"), f"v1.2 {len(samples)}\n{index}".encode())
+    record = ShardRecord(
         shard=tar.name,
         samples=len(samples),
         plan=shard.digest(job.recipe),
@@ -330,12 +332,12 @@ def write_shard(job: Job, shard: PlannedShard, progress: Progress | None = None)
         width=[sample.width for sample in samples],
         quarantined=quarantined,
     )
-    put(record_path(job.out, tar.name), _json(asdict(record)))
+    write_atomic(record_path(job.out, tar.name), _json(asdict(record)))
     return record
 
 
 def _fill(
-    writer: Any, job: Job, shard: PlannedShard, quarantined: list[tuple[str, str]], progress: Progress | None
+    writer: Any, job: WriteJob, shard: PlannedShard, quarantined: list[tuple[str, str]], progress: Progress | None
 ) -> Iterator[_Sample]:
     """Write a shard's images to its tar; those that cannot be used go to `quarantined`, with the reason."""
     for number, item in zip(shard.numbers, shard.items, strict=True):
@@ -343,9 +345,9 @@ def _fill(
             progress.advance(1)
         try:
             if item.repeated:
-                raise UnusableError("another image has this name")
-            image = admit(job.source.read(item), job.recipe.resize)
-        except (UnusableError, OSError) as reason:
+                raise UnreadableImageError("another image has this name")
+            image = validate_or_transcode(job.source.read(item), job.recipe.resize)
+        except (UnreadableImageError, OSError) as reason:
             quarantined.append((item.name, getattr(reason, "strerror", None) or str(reason)))
             continue
         description = _json(_describe(job, item, image))
@@ -355,7 +357,7 @@ def _fill(
         yield _Sample(key, offset, len(image.jpeg), image.height, image.width, len(description))
 
 
-def _describe(job: Job, item: Item, image: Admitted) -> dict[str, Any]:
+def _describe(job: WriteJob, item: SourceItem, image: IntakeResult) -> dict[str, Any]:
     """A sample's JSON."""
     return {
         "source": item.name,
@@ -398,7 +400,7 @@ def _json(value: Any, indent: int | None = None) -> bytes:
 
 def write_command(settings: WriteShards) -> int:
     """`koala shards write`: write, and say what became of every image."""
-    manifest = write(settings)
+    manifest = write_shards(settings)
     if manifest is None:
         print(f"{settings.out}: part {settings.part} is written; when all are, koala shards finish {settings.out}")
     else:
@@ -408,18 +410,18 @@ def write_command(settings: WriteShards) -> int:
 
 def finish_command(settings: FinishShards) -> int:
     """`koala shards finish`: the manifest of shards that were written in parts."""
-    _say(settings.shards, finish(settings.shards))
+    _say(settings.shards, finish_shards(settings.shards))
     return 0
 
 
 def repair_command(settings: RepairShards) -> int:
     """`koala shards repair`: write bad shards again from the source."""
-    again = repair(settings)
+    again = repair_shards(settings)
     print(f"{settings.shards}: " + (f"written again: {', '.join(again)}" if again else "all is well"))
     return 0
 
 
-def _say(out: Path, manifest: Manifest) -> None:
+def _say(out: Path, manifest: ShardManifest) -> None:
     counts = ", ".join(
         f"{manifest.samples(split)} {split} in {len(entries)} shards" for split, entries in manifest.splits.items()
     )

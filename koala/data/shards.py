@@ -28,20 +28,20 @@ from koala.config.fields import SplitName
 from koala.config.load import validate
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.imaging.jpeg_intake import UnusableError, admit
+from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
 
 FORMAT = "koala-shards/1"
 SPLITS: tuple[SplitName, ...] = ("train", "val")
 BLOCK = 512  # bytes; tar headers and data begin at multiples of it
 
 
-def padded(length: int) -> int:
+def padded_length(length: int) -> int:
     """Length of a tar member's data with its padding."""
     return -(-length // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True)
-class Record:
+class ShardRecord:
     """What is known of one shard; the columns have one entry per sample, in the order of the tar.
 
     Attributes:
@@ -70,7 +70,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ShardEntry:
     """A shard in the manifest: the tar's name, length in bytes and sha256, and how many samples it holds."""
 
     shard: str
@@ -80,7 +80,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ShardManifest:
     """What a folder of shards holds.
 
     Attributes:
@@ -97,7 +97,7 @@ class Manifest:
     read: int
     written: int
     quarantined: int
-    splits: dict[str, list[Entry]]
+    splits: dict[str, list[ShardEntry]]
 
     def samples(self, split: str) -> int:
         """How many samples a split holds; 0 where there is no such split."""
@@ -108,7 +108,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Description:
+class SampleInfo:
     """What is known of a sample.
 
     Attributes:
@@ -134,7 +134,7 @@ class Shards:
         width: `(N,)` int64 in pixels.
     """
 
-    def __init__(self, folder: Path, records: Iterable[Record], keep: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, folder: Path, records: Iterable[ShardRecord], keep: NDArray[np.bool_] | None = None) -> None:
         self._folder = folder
         self._tars: list[tuple[str, int]] = []  # names and lengths
         columns: list[list[NDArray]] = []
@@ -184,11 +184,11 @@ class Shards:
         shard = self._open(self._shard_of(sample))
         return np.frombuffer(shard.read(int(self._offset[sample]), int(self._size[sample])), np.uint8)
 
-    def describe(self, sample: int) -> Description:
+    def describe(self, sample: int) -> SampleInfo:
         """What is known of a sample, read from its tar headers and its JSON."""
         shard = self._open(self._shard_of(sample))
         key = _tar_header(shard.read(int(self._offset[sample]) - BLOCK, BLOCK)).name.removesuffix(".jpg")
-        return Description(shard.path.name, key, self._source(sample))
+        return SampleInfo(shard.path.name, key, self._source(sample))
 
     def sources(self) -> list[str]:
         """Where each sample comes from: its path below the source folder."""
@@ -196,7 +196,7 @@ class Shards:
 
     def _source(self, sample: int) -> str:
         shard = self._open(self._shard_of(sample))
-        json_header = int(self._offset[sample]) + padded(int(self._size[sample]))
+        json_header = int(self._offset[sample]) + padded_length(int(self._size[sample]))
         length = _tar_header(shard.read(json_header, BLOCK)).size
         return json.loads(shard.read(json_header + BLOCK, length))["source"]
 
@@ -246,7 +246,7 @@ def _tar_header(block: bytes) -> tarfile.TarInfo:
     return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> ShardManifest:
     """Read a folder's manifest.
 
     Raises:
@@ -258,7 +258,7 @@ def read_manifest(folder: Path) -> Manifest:
         found = TypeAdapter(dict[str, Any]).validate_json(data).get("format")
         if found != FORMAT:
             raise UserError(f"{folder} has format {found!r}, this koala reads {FORMAT!r}; write it again")
-        return TypeAdapter(Manifest).validate_json(data)
+        return TypeAdapter(ShardManifest).validate_json(data)
     except OSError:
         raise UserError(
             f"{folder} holds no manifest.json; make shards with koala shards write, or let it finish"
@@ -268,7 +268,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """What a folder of shards is to hold, before it does.
 
     Attributes:
@@ -286,7 +286,7 @@ class Plan:
         return validate(ShardRecipe, self.recipe, "plan.json")
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path) -> ShardPlan:
     """Read a folder's plan.
 
     Raises:
@@ -294,21 +294,21 @@ def read_plan(folder: Path) -> Plan:
     """
     path = folder / "plan.json"
     try:
-        return TypeAdapter(Plan).validate_json(path.read_bytes())
+        return TypeAdapter(ShardPlan).validate_json(path.read_bytes())
     except OSError:
         raise UserError(f"{folder} holds no plan.json; begin with koala shards write") from None
     except ValidationError:
         raise UserError(f"{path} is damaged; delete it and run the koala shards write command again") from None
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> ShardRecord:
     """Read a shard's record.
 
     Raises:
         UserError: it is absent or damaged.
     """
     try:
-        return TypeAdapter(Record).validate_python(json.loads(path.read_bytes()))
+        return TypeAdapter(ShardRecord).validate_python(json.loads(path.read_bytes()))
     except OSError:
         raise UserError(f"{path} is missing; run the koala shards write command again") from None
     except ValueError:  # of JSON or of the record
@@ -323,7 +323,7 @@ def record_path(folder: Path, shard: str) -> Path:
 # ---------------------------------------------------------------- verifying
 
 
-def verify(folder: Path, quick: bool = False, workers: int = 1, show: bool = True) -> list[str]:
+def verify_shards(folder: Path, quick: bool = False, workers: int = 1, show: bool = True) -> list[str]:
     """Check every byte against the manifest and decode every image.
 
     Args:
@@ -339,12 +339,14 @@ def verify(folder: Path, quick: bool = False, workers: int = 1, show: bool = Tru
     return [fault for shard in faults.values() for fault in shard]
 
 
-def faulty_shards(folder: Path, manifest: Manifest, workers: int = 1) -> set[str]:
-    """The shards in which `verify` finds a fault."""
+def faulty_shards(folder: Path, manifest: ShardManifest, workers: int = 1) -> set[str]:
+    """The shards in which `verify_shards` finds a fault."""
     return {shard for shard, faults in _verify_all(folder, manifest, False, workers).items() if faults}
 
 
-def _verify_all(folder: Path, manifest: Manifest, quick: bool, workers: int, show: bool = True) -> dict[str, list[str]]:
+def _verify_all(
+    folder: Path, manifest: ShardManifest, quick: bool, workers: int, show: bool = True
+) -> dict[str, list[str]]:
     """The faults of each shard."""
     entries = [entry for split in manifest.splits.values() for entry in split]
     check = partial(_verify_shard, folder, quick=quick)
@@ -359,7 +361,7 @@ def _verify_all(folder: Path, manifest: Manifest, quick: bool, workers: int, sho
     return found
 
 
-def _verify_shard(folder: Path, entry: Entry, quick: bool) -> list[str]:
+def _verify_shard(folder: Path, entry: ShardEntry, quick: bool) -> list[str]:
     tar = folder / entry.shard
     try:
         record = read_record(record_path(folder, entry.shard))
@@ -379,16 +381,16 @@ def _verify_shard(folder: Path, entry: Entry, quick: bool) -> list[str]:
     return [*_faulty_samples(folder, record), *_faulty_index(tar, record)]
 
 
-def _faulty_samples(folder: Path, record: Record) -> Iterator[str]:
+def _faulty_samples(folder: Path, record: ShardRecord) -> Iterator[str]:
     """The samples that are not what the record says, each with its key where that can still be read."""
     shards = Shards(folder, [record])
     for sample in range(record.samples):
         try:
-            image = admit(shards.read(sample).tobytes(), ResizeRule())
+            image = validate_or_transcode(shards.read(sample).tobytes(), ResizeRule())
         except UserError as error:
             yield str(error)
             return
-        except UnusableError as reason:
+        except UnreadableImageError as reason:
             yield f"{record.shard}: {_name(shards, sample)} does not decode: {reason}"
         else:
             if image.changes or (image.height, image.width) != (shards.height[sample], shards.width[sample]):
@@ -403,7 +405,7 @@ def _name(shards: Shards, sample: int) -> str:
     return f"{found.key} ({found.source})"
 
 
-def _faulty_index(tar: Path, record: Record) -> list[str]:
+def _faulty_index(tar: Path, record: ShardRecord) -> list[str]:
     """Whether DALI's reader would be led astray, which garbage in silence would tell it."""
     with tarfile.open(tar) as file:
         members = [(member.name.rpartition("."), member.offset_data, member.size) for member in file]
@@ -419,7 +421,7 @@ def _faulty_index(tar: Path, record: Record) -> list[str]:
 
 def verify_command(settings: VerifyShards) -> int:
     """`koala shards verify`: 0 when all is well, 1 with a line for each fault."""
-    faults = verify(settings.shards, settings.quick, settings.workers)
+    faults = verify_shards(settings.shards, settings.quick, settings.workers)
     for fault in faults:
         print(fault)
     print(f"{settings.shards}: {len(faults)} faults" if faults else f"{settings.shards}: all is well")

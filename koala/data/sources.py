@@ -1,6 +1,6 @@
 """Where images come from: folders, lists of files, and tar and zip archives that need not be unpacked.
 
-A source lists its images once, in the process that plans; any other process reads an image by its `Item`. What is
+A source lists its images once, in the process that plans; any other process reads an image by its `SourceItem`. What is
 known of an image's class is found by its name, in ImageNet's own layout (ILSVRC as Kaggle packs it).
 """
 
@@ -27,7 +27,7 @@ _SIDE_FILES = {".cls", ".json"}  # what lies beside an image in a webdataset
 
 
 @dataclass(frozen=True, order=True)
-class Item:
+class SourceItem:
     """An image in a source.
 
     Attributes:
@@ -46,37 +46,37 @@ class Item:
 class Source(Protocol):
     """Something that holds images; small, so that it can be sent to other processes."""
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[SourceItem]:
         """The images, sorted by name."""
         ...
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: SourceItem) -> bytes:
         """An image's bytes."""
         ...
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderSource:
     """A folder, searched to any depth; what begins with a dot is passed over."""
 
     root: Path
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[SourceItem]:
         """The files, sorted by name."""
-        return sorted(_counted(Item(name) for name in _walk(self.root)))
+        return sorted(_counted(SourceItem(name) for name in _walk(self.root)))
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: SourceItem) -> bytes:
         """A file's bytes."""
         return (self.root / item.name).read_bytes()
 
 
 @dataclass(frozen=True)
-class Listing:
+class ListSource:
     """A text file with one name a line, or a CSV whose first column names images, relative to its own folder."""
 
     path: Path
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[SourceItem]:
         """The names, sorted; a header line of a CSV is passed over when no such file exists."""
         try:
             lines = self.path.read_text("utf-8").splitlines()
@@ -88,24 +88,24 @@ class Listing:
             lines = [row[0] for row in csv.reader(lines) if row]
             if lines and not (self.path.parent / lines[0]).exists():
                 del lines[0]
-        return sorted(Item(line) for line in lines if line.strip())
+        return sorted(SourceItem(line) for line in lines if line.strip())
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: SourceItem) -> bytes:
         """A file's bytes."""
         return (self.path.parent / item.name).read_bytes()
 
 
 @dataclass(frozen=True)
-class Tars:
+class TarSource:
     """Tar archives, uncompressed: one, or the tars of a webdataset; read where they lie."""
 
     paths: tuple[Path, ...]
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[SourceItem]:
         """The archives' files, sorted; with several archives, below the archive's name."""
         return sorted(_counted(item for path in self.paths for item in self._items_of(path)))
 
-    def _items_of(self, path: Path) -> Iterator[Item]:
+    def _items_of(self, path: Path) -> Iterator[SourceItem]:
         prefix = f"{path.stem}/" if len(self.paths) > 1 else ""
         images: list[tuple[str, tuple[str, int, int]]] = []
         beside: dict[str, list[tuple[str, int, int]]] = {}
@@ -120,9 +120,9 @@ class Tars:
         except tarfile.TarError as error:
             raise UserError(f"{path} is no uncompressed tar ({error}); unpack it, or gunzip it first") from None
         for name, place in images:
-            yield Item(prefix + name.removeprefix("./"), place, beside=tuple(beside.get(_key(name), ())))
+            yield SourceItem(prefix + name.removeprefix("./"), place, beside=tuple(beside.get(_key(name), ())))
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: SourceItem) -> bytes:
         """A member's bytes."""
         assert item.place is not None
         path, offset, length = item.place
@@ -130,16 +130,16 @@ class Tars:
 
 
 @dataclass(frozen=True)
-class Zip:
+class ZipSource:
     """A zip archive, read where it lies."""
 
     path: Path
 
-    def items(self) -> list[Item]:
+    def items(self) -> list[SourceItem]:
         """The archive's files, sorted."""
-        return sorted(Item(info.filename) for info in _zip(self.path).infolist() if not info.is_dir())
+        return sorted(SourceItem(info.filename) for info in _zip(self.path).infolist() if not info.is_dir())
 
-    def read(self, item: Item) -> bytes:
+    def read(self, item: SourceItem) -> bytes:
         """A member's bytes; a damaged member is an OSError."""
         try:
             return _zip(self.path).read(item.name)
@@ -155,15 +155,15 @@ def open_source(path: Path) -> Source:
     """
     if path.is_dir():
         tars = tuple(sorted(path.glob("*.tar")))
-        return Tars(tars) if tars else Folder(path)
+        return TarSource(tars) if tars else FolderSource(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; name a folder of images, a list of files, a tar or a zip")
     if tarfile.is_tarfile(path):
-        return Tars((path,))
-    return Zip(path) if zipfile.is_zipfile(path) else Listing(path)
+        return TarSource((path,))
+    return ZipSource(path) if zipfile.is_zipfile(path) else ListSource(path)
 
 
-def list_items(source: Source) -> list[Item]:
+def list_items(source: Source) -> list[SourceItem]:
     """The images of a source; where a name comes twice, the later ones are marked.
 
     Raises:
@@ -184,7 +184,7 @@ def _walk(folder: Path) -> Iterator[str]:
                 yield name if below == "." else f"{below}/{name}"
 
 
-def _counted(items: Iterable[Item]) -> Iterator[Item]:
+def _counted(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
     """Show that a long listing goes on."""
     with Counter("listing", "files") as counter:
         for item in items:
@@ -213,7 +213,7 @@ def _zip(path: Path) -> zipfile.ZipFile:
 
 
 @dataclass(frozen=True)
-class Label:
+class ClassLabel:
     """An image's class: WordNet id and index among ImageNet's classes."""
 
     wnid: str
@@ -221,7 +221,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Labels:
+class ClassLabels:
     """The classes of a source's images, as far as they are known.
 
     Attributes:
@@ -240,15 +240,15 @@ class Labels:
     def _validation(self) -> dict[str, str]:
         return dict(self.validation)
 
-    def of(self, name: str) -> Label | None:
+    def of(self, name: str) -> ClassLabel | None:
         """The class of an image: of its folder, or of its line in ImageNet's list of validation images."""
         path = PurePosixPath(name)
         folder = path.parent.name
         wnid = self._validation.get(path.stem) or (folder if _WNID.fullmatch(folder) else "")
-        return Label(wnid, self._index[wnid]) if wnid in self._index else None
+        return ClassLabel(wnid, self._index[wnid]) if wnid in self._index else None
 
 
-def class_of(source: Source, item: Item, labels: Labels) -> dict[str, Any]:
+def class_of(source: Source, item: SourceItem, labels: ClassLabels) -> dict[str, Any]:
     """What is known of an image's class, as its JSON holds it: "wnid" and "class_index", or what lies beside it."""
     label = labels.of(item.name)
     if label is not None:
@@ -264,21 +264,21 @@ def class_of(source: Source, item: Item, labels: Labels) -> dict[str, Any]:
     return known
 
 
-def find_labels(source: Source, items: Iterable[Item]) -> Labels:
+def find_labels(source: Source, items: Iterable[SourceItem]) -> ClassLabels:
     """Learn the classes from folders' names and from ImageNet's own lists, in the source or above it."""
     items = list(items)
     validation = tuple(_read_validation(_find(source, items, _VAL_SOLUTION)))
     listed = [line.split(" ")[0] for line in _find(source, items, _SYNSETS).splitlines() if line]
     found = {folder for item in items if _WNID.fullmatch(folder := PurePosixPath(item.name).parent.name)}
-    return Labels(tuple(listed) or tuple(sorted(found | {wnid for _, wnid in validation})), validation)
+    return ClassLabels(tuple(listed) or tuple(sorted(found | {wnid for _, wnid in validation})), validation)
 
 
-def _find(source: Source, items: list[Item], name: str) -> str:
+def _find(source: Source, items: list[SourceItem], name: str) -> str:
     """The text of one of ImageNet's lists, "" where there is none: in the source, or in a folder above it."""
     for item in items:
         if item.name == name or item.name.endswith(f"/{name}"):
             return source.read(item).decode()
-    if not isinstance(source, Folder):
+    if not isinstance(source, FolderSource):
         return ""
     above = [source.root.resolve(), *source.root.resolve().parents][:5]
     return next((path.read_text("utf-8") for folder in above if (path := folder / name).is_file()), "")

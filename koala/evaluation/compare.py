@@ -25,11 +25,11 @@ from PIL import Image
 from koala.config.evaluation import CompareSettings, EvaluateSettings, EvaluationProtocol
 from koala.config.load import validate
 from koala.core import html
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.evaluation import confidence_intervals, evaluate, results, scoring
 from koala.evaluation.html_report import ARROWS, interval_text
-from koala.evaluation.results import Result
+from koala.evaluation.results import EvaluationResult
 from koala.evaluation.scoring import HEADLINE, MEANINGS
 from koala.imaging import contact_sheet
 
@@ -63,13 +63,13 @@ class Comparison:
         differences: for each column but the baseline, for each score.
     """
 
-    columns: Sequence[Result]
+    columns: Sequence[EvaluationResult]
     baseline: str
     names: Sequence[str]
     differences: Mapping[str, Mapping[str, Difference]]
 
 
-def compare(columns: Sequence[Result], baseline: str = "") -> Comparison:
+def compare(columns: Sequence[EvaluationResult], baseline: str = "") -> Comparison:
     """Compare evaluations of the same images.
 
     Args:
@@ -91,7 +91,7 @@ def compare(columns: Sequence[Result], baseline: str = "") -> Comparison:
         confidence_intervals.RESAMPLES, len(columns), len(measures)
     )
     spreads = {
-        column.name: scoring.summary(dict(zip(measures, resampled[:, index].T, strict=True)), _protocol(column))
+        column.name: scoring.aggregate_means(dict(zip(measures, resampled[:, index].T, strict=True)), _protocol(column))
         for index, column in enumerate(columns)
     }
     names = [name for name in MEANINGS if all(name in column.scores for column in columns)]
@@ -103,20 +103,22 @@ def compare(columns: Sequence[Result], baseline: str = "") -> Comparison:
     return Comparison(columns, first.name, names, differences)
 
 
-def _difference(name: str, column: Result, first: Result, spreads: Mapping[str, Mapping[str, NDArray]]) -> Difference:
+def _difference(
+    name: str, column: EvaluationResult, first: EvaluationResult, spreads: Mapping[str, Mapping[str, NDArray]]
+) -> Difference:
     value = column.scores[name] - first.scores[name]
     if name not in spreads[column.name]:
         return Difference(value, None)
     return Difference(value, confidence_intervals.interval(spreads[column.name][name] - spreads[first.name][name]))
 
 
-def _protocol(column: Result) -> EvaluationProtocol:
+def _protocol(column: EvaluationResult) -> EvaluationProtocol:
     known = {field.name for field in fields(EvaluationProtocol)}
     values = {key: value for key, value in column.report["protocol"].items() if key in known}
     return validate(EvaluationProtocol, values, f"{column.folder / 'scores.json'}")
 
 
-def _check_alike(first: Result, other: Result) -> None:
+def _check_alike(first: EvaluationResult, other: EvaluationResult) -> None:
     """See that two evaluations may be compared.
 
     Raises:
@@ -150,7 +152,7 @@ def _short(value: Any) -> str:
 # ---------------------------------------------------------------- as text
 
 
-def lines(comparison: Comparison) -> list[str]:
+def text_table(comparison: Comparison) -> list[str]:
     """The table for a terminal: a line for each of the headline scores, a cell for each column."""
     shown = [name for name in comparison.names if name in HEADLINE]
     cells = [["", *(column.name for column in comparison.columns)]]
@@ -163,7 +165,7 @@ def lines(comparison: Comparison) -> list[str]:
     return [*said, f"Differences are from {comparison.baseline}; {note}."]
 
 
-def _cell(comparison: Comparison, column: Result, name: str) -> str:
+def _cell(comparison: Comparison, column: EvaluationResult, name: str) -> str:
     value = f"{column.scores[name]:.5g}"
     difference = comparison.differences.get(column.name, {}).get(name)
     if difference is None:
@@ -172,7 +174,7 @@ def _cell(comparison: Comparison, column: Result, name: str) -> str:
     return f"{value} {difference.value:+.3g}{spread}{' *' if difference.clear else ''}"
 
 
-def _input(column: Result) -> str:
+def _input(column: EvaluationResult) -> str:
     """What the column's colouriser saw; unknown of pictures that someone made."""
     return "unknown" if "pictures_of" in column.report else str(column.report["input_lightness"])
 
@@ -217,7 +219,7 @@ def to_latex(comparison: Comparison) -> str:
     )
 
 
-def _latex_cell(comparison: Comparison, column: Result, name: str) -> str:
+def _latex_cell(comparison: Comparison, column: EvaluationResult, name: str) -> str:
     difference = comparison.differences.get(column.name, {}).get(name)
     return f"{column.scores[name]:.4g}" + ("$^*$" if difference is not None and difference.clear else "")
 
@@ -246,15 +248,15 @@ def to_html(comparison: Comparison, sheet: NDArray[np.uint8] | None) -> str:
         "same images; bold where the interval leaves out 0."
     )
     parts = [
-        f'<p class="soft">{html.text(about)}</p>',
-        html.table(["", *map(html.text, names)], scores, numbers=range(1, len(names) + 1)),
+        f'<p class="soft">{html.escape(about)}</p>',
+        html.table(["", *map(html.escape, names)], scores, numbers=range(1, len(names) + 1)),
         "<h2>What was compared</h2>",
-        html.table([], [[html.text(column.name), _html_origin(column)] for column in comparison.columns]),
+        html.table([], [[html.escape(column.name), _html_origin(column)] for column in comparison.columns]),
     ]
     if sheet is not None:
         shown = ["grey", *names, "original"]
-        parts += ["<h2>The first pictures</h2>", html.heads(shown)]
-        parts += [html.row(list(row), shown, "") for row in sheet.swapaxes(0, 1)]
+        parts += ["<h2>The first pictures</h2>", html.column_heads(shown)]
+        parts += [html.picture_row(list(row), shown, "") for row in sheet.swapaxes(0, 1)]
     return html.page("koala compare", parts)
 
 
@@ -268,17 +270,17 @@ def _html_cells(comparison: Comparison, name: str) -> Iterable[str]:
         yield cell
 
 
-def _html_origin(column: Result) -> str:
+def _html_origin(column: EvaluationResult) -> str:
     report = column.report
     what = report.get("checkpoint") or report.get("pictures_of")
     sha256 = report.get("checkpoint_sha256") or report.get("pictures_sha256")
-    return f"<code>{html.text(what)}</code><br>input L* {_input(column)}, sha256 <code>{html.text(sha256)}</code>"
+    return f"<code>{html.escape(what)}</code><br>input L* {_input(column)}, sha256 <code>{html.escape(sha256)}</code>"
 
 
 # ---------------------------------------------------------------- as files
 
 
-def sheet_of(columns: Sequence[Result]) -> NDArray[np.uint8] | None:
+def sheet_of(columns: Sequence[EvaluationResult]) -> NDArray[np.uint8] | None:
     """The sheets of the evaluations side by side, `(columns, rows, H, H, 3)`; None where one has no sheet."""
     sheets = []
     for column in columns:
@@ -286,25 +288,25 @@ def sheet_of(columns: Sequence[Result]) -> NDArray[np.uint8] | None:
         if not path.exists():
             return None
         with Image.open(path) as image:
-            sheets.append(contact_sheet.cells(image, len(evaluate.COLUMNS)))
+            sheets.append(contact_sheet.split_contact_sheet(image, len(evaluate.COLUMNS)))
     rows = min(sheet.shape[1] for sheet in sheets)
     grey, _, original = sheets[0]
     return np.stack([grey[:rows], *(made[:rows] for _, made, _ in sheets), original[:rows]])
 
 
-def write(comparison: Comparison, out: Path) -> None:
+def write_comparison(comparison: Comparison, out: Path) -> None:
     """Write the comparison in all its forms."""
     out.mkdir(parents=True, exist_ok=True)
     sheet = sheet_of(comparison.columns)
     if sheet is not None:
         names = ["grey", *(column.name for column in comparison.columns), "original"]
-        contact_sheet.save(contact_sheet.contact_sheet(sheet, names), out / "sheet.png")
+        contact_sheet.save_image(contact_sheet.contact_sheet(sheet, names), out / "sheet.png")
     for name, content in {
         "comparison.csv": to_csv(comparison),
         "comparison.tex": to_latex(comparison),
         "comparison.html": to_html(comparison, sheet),
     }.items():
-        put(out / name, content.encode("utf-8", "surrogateescape"))
+        write_atomic(out / name, content.encode("utf-8", "surrogateescape"))
 
 
 def compare_command(settings: CompareSettings) -> int:
@@ -314,17 +316,17 @@ def compare_command(settings: CompareSettings) -> int:
         UserError: a folder holds no evaluation, or they cannot be compared.
     """
     runs = _named(settings.runs)
-    columns = [results.read(folder, name) for name, folder in runs.items()]
+    columns = [results.read_result(folder, name) for name, folder in runs.items()]
     for name, folder in _named(settings.pictures).items():
         if name in runs:
             raise UserError(f"two columns are called {name}; give one another name with NAME=FOLDER")
         evaluate.evaluate(_judging(settings, columns, name, folder))
-        columns.append(results.read(settings.out / name, name))
+        columns.append(results.read_result(settings.out / name, name))
     if len(columns) < 2:
         raise UserError("there is nothing to compare; name two evaluations, or one and --pictures NAME=FOLDER")
     comparison = compare(columns, settings.baseline)
-    write(comparison, settings.out)
-    print("\n".join(lines(comparison)))
+    write_comparison(comparison, settings.out)
+    print("\n".join(text_table(comparison)))
     print(f"{settings.out}: comparison.html, comparison.csv, comparison.tex, sheet.png")
     return 0
 
@@ -342,7 +344,9 @@ def _named(words: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _judging(settings: CompareSettings, columns: Sequence[Result], name: str, folder: Path) -> EvaluateSettings:
+def _judging(
+    settings: CompareSettings, columns: Sequence[EvaluationResult], name: str, folder: Path
+) -> EvaluateSettings:
     """How a folder of pictures is judged: as the first run was, where nothing else is said."""
     first = columns[0] if columns else None
     if first is None and not (settings.shards and settings.protocol):

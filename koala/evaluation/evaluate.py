@@ -9,7 +9,7 @@ scores do not depend on the number of processes.
 
     OUT/scores.json       scores, intervals, what was left out and why, the protocol, all hashes; written last
     OUT/per_image.csv     the measures of each picture
-    OUT/convincing.txt    pictures' names, those first that could best pass for photos (`scoring.convincing`)
+    OUT/convincing.txt    pictures' names, those first that could best pass for photos (`scoring.rank_by_realism`)
     OUT/report.html       all of it on a page
     OUT/sheet.png         the first pictures: grey, coloured, original
     OUT/protocol.toml     the protocol, to judge others by
@@ -36,28 +36,28 @@ from torch import Tensor
 from koala.config.data import DataSettings, for_evaluation
 from koala.config.evaluation import EvaluateSettings, EvaluationProtocol, ImageIds
 from koala.config.load import save_toml
-from koala.core.atomic_io import put
-from koala.core.distributed import accelerated, dali_device, main_first, on_main
+from koala.core.atomic_io import write_atomic
+from koala.core.distributed import dali_device, main_process_first, on_main_process, open_accelerator
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.core.version import __version__
 from koala.data import audit, embedding_cache
-from koala.data.dali_pipeline import Batch, batches
-from koala.data.sampler import Places, shuffled
+from koala.data.dali_pipeline import Batch, load_batches
+from koala.data.sampler import SamplePositions, seeded_permutation
 from koala.data.shards import Shards, read_manifest
 from koala.evaluation import failure_signs, features, html_report, metrics, protocol, results, scoring
-from koala.evaluation.features import Features, LeftOut, Perceptual
+from koala.evaluation.features import FeatureNetwork, Lpips, SkippedMetric
 from koala.evaluation.metrics import Histograms, Moments
-from koala.evaluation.partial_results import Parts
+from koala.evaluation.partial_results import PartialResults
 from koala.evaluation.predictions import (
-    Colorist,
-    Folder,
-    Network,
+    FolderPictures,
+    NetworkPictures,
+    PictureSource,
     Prediction,
-    inside,
-    photos_of,
+    crop_padding,
+    evaluation_window,
     picture_files,
-    seen_window,
+    true_photos,
 )
 from koala.evaluation.scoring import Table
 from koala.imaging import contact_sheet
@@ -84,7 +84,7 @@ class Evaluation:
         self.settings, self.accelerator = settings, accelerator
         found = _checkpoint(settings.model)
         self.protocol = _protocol(settings, found)
-        self.hashes = protocol.hashes(self.protocol)
+        self.hashes = protocol.protocol_hashes(self.protocol)
         self.shards = self._open(self.protocol.ids, settings.where)
         # the true images whose features are compared with, where they are others
         reference = self.protocol.reference
@@ -97,20 +97,20 @@ class Evaluation:
         if self.protocol.size < metrics.SSIM_WINDOW:
             self.left_out["ssim"] = f"{self.protocol.size} pixels are less than its window of {metrics.SSIM_WINDOW}"
         self.out = settings.out or _default_out(settings.model, found)
-        self.parts = Parts(self.out / "parts")
+        self.parts = PartialResults(self.out / "parts")
 
     # ------------------------------------------------------------ what there is
 
     def _open(self, ids: ImageIds, where: str) -> Shards:
         """The samples that the protocol names."""
         folder, split, what = self.settings.shards, self.settings.split, self.protocol.name
-        wanted = protocol.names(ids, what)
+        wanted = protocol.image_names(ids, what)
         if wanted is None:
-            shards = audit.open_selected(folder, split, where)
+            shards = audit.open_filtered(folder, split, where)
         elif where:
             raise UserError(f"{what} names its images; leave --where out, or write a protocol of your own")
         else:
-            keep = on_main(self.accelerator, lambda: protocol.select(folder, split, wanted, what))
+            keep = on_main_process(self.accelerator, lambda: protocol.select_samples(folder, split, wanted, what))
             shards = Shards.open(folder, split, keep)
         if ids.count and len(shards) != ids.count:
             raise UserError(
@@ -119,34 +119,36 @@ class Evaluation:
             )
         return shards
 
-    def _cache(self, found: Checkpoint | None) -> embedding_cache.Cache | None:
+    def _cache(self, found: Checkpoint | None) -> embedding_cache.EmbeddingCache | None:
         """Where what the extractor sees of the pictures is kept, when it is to be taken from there."""
         if found is None or not found.extractor_sha256 or not self.settings.extractor.cache:
             return None
         trained = found.settings.extractor
         weights = self.settings.extractor.weights or trained.weights
         wanted = replace(found.settings, data=self.data, extractor=replace(trained, weights=weights))
-        cache = on_main(self.accelerator, lambda: embedding_cache.find(wanted))
+        cache = on_main_process(self.accelerator, lambda: embedding_cache.find_cache(wanted))
         if cache.key.extractor_sha256 != found.extractor_sha256:
             raise UserError(
                 f"{cache.folder} was made with other weights than {found.path}; leave out --extractor.cache"
             )
         return cache
 
-    def _colorist(self, found: Checkpoint | None) -> Colorist:
+    def _colorist(self, found: Checkpoint | None) -> PictureSource:
         if found is None:
-            return Folder(self.settings.model, self.shards, self.data)
+            return FolderPictures(self.settings.model, self.shards, self.data)
         if self.cache is not None:
             model = checkpoint.PretrainedColorizer(found, None)
         else:
             weights = self.settings.extractor.weights
             # the first process fetches the extractor's weights, the others find them
-            model = main_first(self.accelerator, lambda: checkpoint.PretrainedColorizer.of(found, weights))
+            model = main_process_first(self.accelerator, lambda: checkpoint.PretrainedColorizer.of(found, weights))
         model.temperature = self.settings.temperature or model.temperature
         model = model.to(self.accelerator.device)
-        return Network(found, model, self.settings.saturation, self.protocol.assembly, self.accelerator.autocast)
+        return NetworkPictures(
+            found, model, self.settings.saturation, self.protocol.assembly, self.accelerator.autocast
+        )
 
-    def _features(self) -> Features | None:
+    def _features(self) -> FeatureNetwork | None:
         """The network between whose features distances are taken; where there is none, why."""
         name = self.protocol.features
         if name == "none":
@@ -159,21 +161,25 @@ class Evaluation:
             frechet, _, size = features.NAMES[candidate]
             try:
                 if count < size:
-                    raise LeftOut(f"{count} pictures are too few to know the covariance of {size} features")
+                    raise SkippedMetric(f"{count} pictures are too few to know the covariance of {size} features")
                 weights = self.settings.inception if candidate == name else None
-                return features.features(candidate, self.protocol.normalization, weights, self.accelerator.device)
-            except LeftOut as reason:
+                return features.build_feature_network(
+                    candidate, self.protocol.normalization, weights, self.accelerator.device
+                )
+            except SkippedMetric as reason:
                 self.left_out[frechet] = str(reason)
         return None
 
-    def _perceptual(self) -> Perceptual | None:
+    def _perceptual(self) -> Lpips | None:
         try:
             if self.settings.features == "none":
-                raise LeftOut("--features none")
+                raise SkippedMetric("--features none")
             if self.protocol.size < features.LPIPS_SIDE:
-                raise LeftOut(f"{self.protocol.size} pixels are less than the {features.LPIPS_SIDE} that it needs")
-            return features.lpips(self.settings.lpips, self.accelerator.device)
-        except LeftOut as reason:
+                raise SkippedMetric(
+                    f"{self.protocol.size} pixels are less than the {features.LPIPS_SIDE} that it needs"
+                )
+            return features.build_lpips(self.settings.lpips, self.accelerator.device)
+        except SkippedMetric as reason:
             self.left_out["lpips"] = str(reason)
             return None
 
@@ -259,17 +265,17 @@ class Evaluation:
 
     def _look(self, part: str, photos: Batch) -> int:
         """Keep the features of a batch's true pictures."""
-        self.parts.write(part, {"true": self._seen(photos_of(photos))})
+        self.parts.write(part, {"true": self._seen(true_photos(photos))})
         return len(photos.ab)
 
     def _photos(self, shards: Shards, some: Sequence[NDArray]) -> Iterator[Batch]:
-        places = (Places(samples, np.zeros_like(samples)) for samples in some)
+        places = (SamplePositions(samples, np.zeros_like(samples)) for samples in some)
         kept = None
         if self.cache is not None and shards is self.shards:
-            kept = embedding_cache.Embeddings(
+            kept = embedding_cache.CachedEmbeddings(
                 self.cache, read_manifest(self.settings.shards).splits[self.settings.split], shards
             )
-        return batches(
+        return load_batches(
             shards,
             places,
             self.data,
@@ -287,7 +293,7 @@ class Evaluation:
         """All that is measured of a batch."""
         weight = self._weight(prediction)
         perceptual = self.perceptual.distance if self.perceptual else None
-        scores = scoring.score(prediction, weight, perceptual)
+        scores = scoring.score_batch(prediction, weight, perceptual)
         histograms = [Histograms.of(lab, weight) for lab in (prediction.lab, prediction.photo_lab)]
         measured = {
             "names": np.array(list(scores)),
@@ -313,24 +319,24 @@ class Evaluation:
             return None
         weight = np.zeros((len(prediction.ab), 1, self.data.size, self.data.size), np.float32)
         for square, sample in zip(weight[:, 0], prediction.batch.samples, strict=True):
-            inside(square, seen_window(self.shards, int(sample), self.data))[...] = 1
+            crop_padding(square, evaluation_window(self.shards, int(sample), self.data))[...] = 1
         return None if weight.all() else torch.from_numpy(weight).to(prediction.ab.device)
 
     def _write_pictures(self, prediction: Prediction) -> None:
         """Each picture under its source's name, without what was padded."""
         limit = self.settings.pictures
         if limit is None:
-            limit = 0 if isinstance(self.colorist, Folder) else len(self.shards)
+            limit = 0 if isinstance(self.colorist, FolderPictures) else len(self.shards)
         wanted = [(row, int(sample)) for row, sample in enumerate(prediction.batch.samples) if sample < limit]
         if not wanted:
             return
         colors = prediction.pictures.permute(0, 2, 3, 1).cpu().numpy()
         for row, sample in wanted:
             path = self.out / "pictures" / picture_name(self.shards.describe(sample).source)
-            contact_sheet.save(Image.fromarray(self._without_padding(colors[row], sample)), path)
+            contact_sheet.save_image(Image.fromarray(self._without_padding(colors[row], sample)), path)
 
     def _without_padding(self, square: NDArray, sample: int) -> NDArray:
-        return inside(square, seen_window(self.shards, sample, self.data))
+        return crop_padding(square, evaluation_window(self.shards, sample, self.data))
 
     # ------------------------------------------------------------ putting together
 
@@ -338,8 +344,8 @@ class Evaluation:
         """Put the parts together and write all that there is to see; for the first process."""
         table, predicted, true = self._together()
         sources = self.shards.sources()
-        order = scoring.convincing(table)
-        scores, intervals = scoring.summarize(table, self.protocol)
+        order = scoring.rank_by_realism(table)
+        scores, intervals = scoring.aggregate_scores(table, self.protocol)
         result = {
             "scores": scores | self._distances(),
             "intervals": intervals,
@@ -353,17 +359,17 @@ class Evaluation:
             "key": self.key,
         }
         names = [picture_name(source).as_posix() for source in sources]
-        self._write("per_image.csv", results.to_csv(sources, table))
+        self._write("per_image.csv", results.per_image_csv(sources, table))
         self._write("convincing.txt", "".join(f"{names[row]}\n" for row in order))
         self._write_protocol()
-        colored = order[~scoring.pale(table)[order]]
+        colored = order[~scoring.is_pale(table)[order]]
         groups = _groups(colored if len(colored) else order)
         rows = range(min(self.settings.sheet_rows, len(self.shards)))
         shown = self._triptychs({*rows, *(sample for samples in groups.values() for sample in samples)})
         columns = (COLUMNS[0], _title(self.settings.model, self.colorist), COLUMNS[2])
         if rows:
             sheet = contact_sheet.contact_sheet(np.stack([shown[row] for row in rows], axis=1), columns)
-            contact_sheet.save(sheet, self.out / "sheet.png")
+            contact_sheet.save_image(sheet, self.out / "sheet.png")
         examples = [
             self._example(group, sample, table, sources[sample], shown[sample])
             for group, samples in groups.items()
@@ -378,10 +384,10 @@ class Evaluation:
         """What is wrong with the colours; for a network of koala, with what often helps."""
         colorful = scores["chroma_true"] >= failure_signs.GREY
         measures = {name: value for name, value in scores.items() if colorful or name != "chroma_ratio"}
-        return failure_signs.warnings(measures, remedies=not isinstance(self.colorist, Folder))
+        return failure_signs.warnings(measures, remedies=not isinstance(self.colorist, FolderPictures))
 
     def _write(self, name: str, content: str) -> None:
-        put(self.out / name, content.encode("utf-8", "surrogateescape"))
+        write_atomic(self.out / name, content.encode("utf-8", "surrogateescape"))
 
     def _together(self) -> tuple[Table, Histograms, Histograms]:
         """The measures of all pictures, and the colours predicted and true."""
@@ -414,7 +420,7 @@ class Evaluation:
         assert self.features is not None
         moments, kept = Moments.empty(self.features.size), []
         drawn = np.zeros(len(shards), np.bool_)
-        drawn[shuffled(len(shards), 0)[:KERNEL_PICTURES]] = True
+        drawn[seeded_permutation(len(shards), 0)[:KERNEL_PICTURES]] = True
         every = _batches(len(shards), self.settings.batch)
         for start in range(0, len(every), _PARTS_AT_ONCE):
             some = every[start : start + _PARTS_AT_ONCE]
@@ -430,7 +436,9 @@ class Evaluation:
         for key in ("ids", "reference"):
             ids = getattr(written, key)
             if ids.file:
-                self._write(f"{key}.txt", "".join(f"{name}\n" for name in protocol.names(ids, written.name) or ()))
+                self._write(
+                    f"{key}.txt", "".join(f"{name}\n" for name in protocol.image_names(ids, written.name) or ())
+                )
                 written = replace(written, **{key: replace(ids, file=f"{key}.txt")})
         save_toml(written, self.out / "protocol.toml")
 
@@ -442,19 +450,19 @@ class Evaluation:
         shown: dict[int, NDArray[np.uint8]] = {}
         for prediction in self.predictions([wanted[start : start + batch] for start in range(0, len(wanted), batch)]):
             columns = torch.stack(
-                [contact_sheet.grey(prediction.batch.lightness), prediction.pictures, prediction.photos]
+                [contact_sheet.lightness_to_rgb(prediction.batch.lightness), prediction.pictures, prediction.photos]
             )
             rows = columns.permute(1, 0, 3, 4, 2).cpu().numpy()
             shown |= {int(sample): row for sample, row in zip(prediction.batch.samples, rows, strict=True)}
         return shown
 
-    def _example(self, group: str, sample: int, table: Table, name: str, shown: NDArray) -> html_report.Example:
+    def _example(self, group: str, sample: int, table: Table, name: str, shown: NDArray) -> html_report.PictureExample:
         """A picture for the page."""
         measured = ("ciede2000", "psnr", "ssim", "chroma_predicted", "chroma_true")
         measures = {name: float(table[name][sample]) for name in measured if name in table}
         ratio = measures.pop("chroma_predicted") / max(measures.pop("chroma_true"), 1e-6)
         squares = [self._without_padding(square, sample) for square in shown]
-        return html_report.Example(group, name, measures | {"chroma ratio": ratio}, squares)
+        return html_report.PictureExample(group, name, measures | {"chroma ratio": ratio}, squares)
 
 
 def evaluate(settings: EvaluateSettings) -> int:
@@ -466,9 +474,9 @@ def evaluate(settings: EvaluateSettings) -> int:
     Raises:
         UserError: checkpoint, shards or protocol are not whole, or do not fit together.
     """
-    with accelerated(settings.device, settings.mixed_precision) as accelerator:
+    with open_accelerator(settings.device, settings.mixed_precision) as accelerator:
         evaluation = Evaluation(settings, accelerator)
-        if not on_main(accelerator, evaluation.begin):
+        if not on_main_process(accelerator, evaluation.begin):
             evaluation.run()
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
@@ -506,7 +514,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
 def _checkpoint(model: Path) -> Checkpoint | None:
     """The checkpoint that is to be judged; None for a folder of pictures."""
     trained = (model / "checkpoint.json").exists() or (model / "checkpoints").exists()
-    return checkpoint.find(model) if trained or not picture_files(model) else None
+    return checkpoint.find_checkpoint(model) if trained or not picture_files(model) else None
 
 
 def _default_out(model: Path, found: Checkpoint | None) -> Path:
@@ -517,9 +525,9 @@ def _default_out(model: Path, found: Checkpoint | None) -> Path:
 def _protocol(settings: EvaluateSettings, found: Checkpoint | None) -> EvaluationProtocol:
     """The protocol that the settings name, or what the network saw in training."""
     if settings.protocol:
-        named = protocol.find(settings.protocol)
+        named = protocol.find_protocol(settings.protocol)
     elif found is None:
-        known = ", ".join(protocol.known())
+        known = ", ".join(protocol.protocol_names())
         raise UserError(
             f"{settings.model} holds pictures, no checkpoint; say with --protocol how to judge them ({known})"
         )
@@ -528,7 +536,7 @@ def _protocol(settings: EvaluateSettings, found: Checkpoint | None) -> Evaluatio
         named = EvaluationProtocol("as in training", geometry=data.geometry, size=data.size, lightness=data.lightness)
     ids = replace(named.ids, file=str(settings.ids)) if settings.ids is not None else None
     changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly")}
-    changed = protocol.changed(named, **changes)
+    changed = protocol.override(named, **changes)
     if changed.geometry == "random_crop":
         raise UserError("random_crop is another picture each time; judge with --geometry crop")
     return replace(changed, ids=ids) if ids is not None else changed
@@ -582,8 +590,8 @@ def _part(kind: str, samples: NDArray) -> str:
 # ---------------------------------------------------------------- what is written
 
 
-def _title(model: Path, colorist: Colorist) -> str:
-    return model.resolve().name if isinstance(colorist, Folder) else COLUMNS[1]
+def _title(model: Path, colorist: PictureSource) -> str:
+    return model.resolve().name if isinstance(colorist, FolderPictures) else COLUMNS[1]
 
 
 def _groups(order: NDArray) -> dict[str, list[int]]:

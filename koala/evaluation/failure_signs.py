@@ -12,7 +12,7 @@ _CHILDHOOD = 10_000  # images, in which every network is grey
 
 
 @dataclass(frozen=True)
-class Sign:
+class FailureSign:
     """Something that is wrong with colours.
 
     Attributes:
@@ -41,7 +41,7 @@ class Sign:
 
 
 SIGNS = (
-    Sign(
+    FailureSign(
         "grey collapse",
         "chroma_ratio",
         above=False,
@@ -49,7 +49,7 @@ SIGNS = (
         text="predicted chroma is {:.2f} of the true",
         remedy="a lower --learning-rate with --warmup often helps",
     ),
-    Sign(
+    FailureSign(
         "out of gamut",
         "out_of_gamut",
         above=True,
@@ -57,7 +57,7 @@ SIGNS = (
         text="{:.0%} of the colours are none that sRGB can show",
         remedy="a smaller --objective.colorfulness, or a higher --temperature, often helps",
     ),
-    Sign(
+    FailureSign(
         "dead tanh",
         "saturated",
         above=True,
@@ -73,7 +73,7 @@ def warnings(measures: Mapping[str, float], remedies: bool = True) -> list[str]:
     return [sign.warning(measures[sign.measure], remedies) for sign in SIGNS if _shows(sign, measures)]
 
 
-class Watch:
+class FailureWatch:
     """Notices, while a network is trained, what stays wrong; and says it once, until it is well again."""
 
     def __init__(self) -> None:
@@ -96,5 +96,5 @@ class Watch:
         return said
 
 
-def _shows(sign: Sign, measures: Mapping[str, float]) -> bool:
+def _shows(sign: FailureSign, measures: Mapping[str, float]) -> bool:
     return sign.measure in measures and sign.shows(measures[sign.measure])

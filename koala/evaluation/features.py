@@ -44,12 +44,12 @@ _IN_CACHE = {
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class LeftOut(Exception):  # noqa: N818  (it is no error: the rest is measured)
+class SkippedMetric(Exception):  # noqa: N818  (it is no error: the rest is measured)
     """A metric that cannot be computed here, and why."""
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureNetwork:
     """A network whose features of pictures are compared.
 
     Attributes:
@@ -70,7 +70,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Perceptual:
+class Lpips:
     """LPIPS.
 
     Attributes:
@@ -84,7 +84,7 @@ class Perceptual:
     distance: Callable[[Tensor, Tensor], Tensor]
 
 
-def features(name: str, normalization: str, weights: Path | None, device: torch.device) -> Features:
+def build_feature_network(name: str, normalization: str, weights: Path | None, device: torch.device) -> FeatureNetwork:
     """The network of that name.
 
     Args:
@@ -107,13 +107,13 @@ def features(name: str, normalization: str, weights: Path | None, device: torch.
     raise ValueError(f"koala has no features {name}")
 
 
-def _inception_2015(weights: Path | None, device: torch.device) -> Features:
+def _inception_2015(weights: Path | None, device: torch.device) -> FeatureNetwork:
     """TensorFlow's Inception, resized to 299 pixels as TensorFlow did, through torch-fidelity."""
     path = weights or _in_cache("inception_2015", "--inception")
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise LeftOut('torch-fidelity is not installed; pip install "koala[eval]"') from None
+        raise SkippedMetric('torch-fidelity is not installed; pip install "koala[eval]"') from None
     extractor.read_weights(path, "--inception")  # refuses what is no mere tensors, which torch-fidelity would run
     try:
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
@@ -124,10 +124,10 @@ def _inception_2015(weights: Path | None, device: torch.device) -> Features:
         ) from None
     network = network.to(device)
     identity = _identity(path, "inception_2015")
-    return Features(*NAMES["inception_2015"], *identity, lambda pictures: network(pictures)[0])
+    return FeatureNetwork(*NAMES["inception_2015"], *identity, lambda pictures: network(pictures)[0])
 
 
-def _inception_torchvision(normalization: str, weights: Path | None, device: torch.device) -> Features:
+def _inception_torchvision(normalization: str, weights: Path | None, device: torch.device) -> FeatureNetwork:
     """The Inception of torchvision, through timm."""
     path = weights or _in_cache("inception_torchvision", "--inception")
     names = extractor.read_weights(path, "--inception").keys()
@@ -146,20 +146,20 @@ def _inception_torchvision(normalization: str, weights: Path | None, device: tor
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
         network.mean, network.std = (1 - std - 2 * mean) / std, 1 / std
     identity = _identity(path, "inception_torchvision")
-    return Features(*NAMES["inception_torchvision"], *identity, _seeing(network))
+    return FeatureNetwork(*NAMES["inception_torchvision"], *identity, _seeing(network))
 
 
-def _efficientnet_lite0(device: torch.device) -> Features:
+def _efficientnet_lite0(device: torch.device) -> FeatureNetwork:
     """EfficientNet-Lite0's pooled features, at 224 pixels."""
     try:
         network = _built(ExtractorSettings("tf_efficientnet_lite0", "pooled"), device)
     except UserError as error:
-        raise LeftOut(str(error)) from None
-    return Features(*NAMES["tf_efficientnet_lite0"], extractor.fingerprint(network), True, _seeing(network))
+        raise SkippedMetric(str(error)) from None
+    return FeatureNetwork(*NAMES["tf_efficientnet_lite0"], extractor.weights_sha256(network), True, _seeing(network))
 
 
 def _built(settings: ExtractorSettings, device: torch.device) -> extractor.Extractor:
-    network = extractor.build(settings)
+    network = extractor.build_extractor(settings)
     assert network is not None
     return network.to(device)
 
@@ -169,7 +169,7 @@ def _seeing(network: extractor.Extractor) -> Callable[[Tensor], Tensor]:
     return lambda pictures: network(pictures.float() / 127.5 - 1)
 
 
-def lpips(weights: Path | None, device: torch.device) -> Perceptual:
+def build_lpips(weights: Path | None, device: torch.device) -> Lpips:
     """LPIPS 0.1 on AlexNet, whose linear layers the package lpips carries.
 
     Args:
@@ -184,7 +184,7 @@ def lpips(weights: Path | None, device: torch.device) -> Perceptual:
     try:
         from lpips import LPIPS
     except ImportError:
-        raise LeftOut('lpips is not installed; pip install "koala[eval]"') from None
+        raise SkippedMetric('lpips is not installed; pip install "koala[eval]"') from None
     state = extractor.read_weights(path, "--lpips")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in the old way
@@ -201,7 +201,7 @@ def lpips(weights: Path | None, device: torch.device) -> Perceptual:
     def distance(first: Tensor, second: Tensor) -> Tensor:
         return network(first.float() / 127.5 - 1, second.float() / 127.5 - 1).flatten()
 
-    return Perceptual(*_identity(path, "lpips"), distance)
+    return Lpips(*_identity(path, "lpips"), distance)
 
 
 def _in_cache(network: str, flag: str) -> Path:
@@ -210,7 +210,9 @@ def _in_cache(network: str, flag: str) -> Path:
     for name in _IN_CACHE[network]:
         if (folder / name).exists():
             return folder / name
-    raise LeftOut(f"its weights are not at hand; bring the file {_IN_CACHE[network][0]} here and name it with {flag}")
+    raise SkippedMetric(
+        f"its weights are not at hand; bring the file {_IN_CACHE[network][0]} here and name it with {flag}"
+    )
 
 
 def _identity(path: Path, network: str) -> tuple[str, bool]:

@@ -18,7 +18,7 @@ _DRAWN = ("psnr", "ssim", "ciede2000", "lpips", "mse")
 
 
 @dataclass(frozen=True)
-class Example:
+class PictureExample:
     """A picture to show.
 
     Attributes:
@@ -40,7 +40,7 @@ def render(
     *,
     predicted: Histograms,
     true: Histograms,
-    examples: Sequence[Example],
+    examples: Sequence[PictureExample],
     columns: Sequence[str],
 ) -> str:
     """The page.
@@ -55,8 +55,8 @@ def render(
     """
     what = report.get("checkpoint") or report.get("pictures_of")
     parts = [
-        f'<p class="soft">{html.text(what)}: {report["pictures"]} pictures under the protocol '
-        f"{html.text(report['protocol']['name'])}. In brackets: 95 % intervals over pictures (bootstrap).</p>",
+        f'<p class="soft">{html.escape(what)}: {report["pictures"]} pictures under the protocol '
+        f"{html.escape(report['protocol']['name'])}. In brackets: 95 % intervals over pictures (bootstrap).</p>",
         *_scores(report),
         "<h2>Colours, predicted and true</h2>",
         _colors(predicted, true),
@@ -74,15 +74,15 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
         [
             f"<b>{name}</b> {ARROWS[MEANINGS[name].better]}",
             f"{value:.4g} {interval_text(report['intervals'].get(name))}",
-            html.text(MEANINGS[name].text),
+            html.escape(MEANINGS[name].text),
         ]
         for name, value in report["scores"].items()
     ]
     parts = ["<h2>Scores</h2>", html.table([], rows, numbers=[1], folding=True)]
-    parts += [f"<p><b>Warning</b>: {html.text(warning)}</p>" for warning in report["warnings"]]
+    parts += [f"<p><b>Warning</b>: {html.escape(warning)}</p>" for warning in report["warnings"]]
     if report["left_out"]:
         parts.append("<p>Left out:</p>")
-        parts.append(html.table([], [[f"<b>{name}</b>", html.text(why)] for name, why in report["left_out"].items()]))
+        parts.append(html.table([], [[f"<b>{name}</b>", html.escape(why)] for name, why in report["left_out"].items()]))
     return parts
 
 
@@ -105,7 +105,9 @@ def _colors(predicted: Histograms, true: Histograms) -> str:
     last = len(shares["chroma"][0]) * CHROMA_STEP
     legend = '<span class="first">&#9632; predicted</span> <span class="second">&#9644; true</span>'
     drawn = {
-        "hue": html.bars(_pair(shares["hue"]), ["0°", "90°", "180°", "270°", "360°"], html.strip(_hue_colors(36))),
+        "hue": html.bars(
+            _pair(shares["hue"]), ["0°", "90°", "180°", "270°", "360°"], html.color_strip(_hue_colors(36))
+        ),
         "chroma": html.bars(_pair(shares["chroma"]), ["0", f"{last / 2:.0f}", f"{last:.0f} or more"]),
     }
     captions = {"hue": "hue of pixels with a chroma of 5 or more", "chroma": "chroma of pixels (CIELAB)"}
@@ -123,29 +125,29 @@ def _distributions(table: Table) -> list[str]:
     return [html.figure(html.histogram(values), captions.get(name, name)) for name, values in drawn.items()]
 
 
-def _shown(examples: Sequence[Example], columns: Sequence[str]) -> list[str]:
+def _shown(examples: Sequence[PictureExample], columns: Sequence[str]) -> list[str]:
     parts = []
     for group, members in groupby(examples, lambda example: example.group):
-        rows = (html.row(example.pictures, columns, _caption(example)) for example in members)
-        parts += [f"<h2>The {html.text(group)}: {html.text(', '.join(columns))}</h2>", html.sheet(rows)]
+        rows = (html.picture_row(example.pictures, columns, _caption(example)) for example in members)
+        parts += [f"<h2>The {html.escape(group)}: {html.escape(', '.join(columns))}</h2>", html.picture_sheet(rows)]
     return parts
 
 
-def _caption(example: Example) -> str:
+def _caption(example: PictureExample) -> str:
     measures = ", ".join(f"{name} {value:.3g}" for name, value in example.measures.items())
-    return f"{html.text(example.name.rpartition('/')[2])}: {html.text(measures)}"
+    return f"{html.escape(example.name.rpartition('/')[2])}: {html.escape(measures)}"
 
 
 def _protocol(report: Mapping[str, Any]) -> list[str]:
     protocol = report["protocol"]
     parts = ["<h2>Protocol</h2>"]
-    parts += [f"<p>{html.text(protocol[key])}</p>" for key in ("about", "departures") if protocol[key]]
+    parts += [f"<p>{html.escape(protocol[key])}</p>" for key in ("about", "departures") if protocol[key]]
     shown = {key: value for key, value in protocol.items() if key not in ("name", "about", "departures")}
     others = ("scores", "intervals", "warnings", "left_out", "protocol")
     rest = {key: value for key, value in report.items() if key not in others}
-    parts += [html.table([], [[key, f"<code>{html.text(_plain(value))}</code>"] for key, value in shown.items()])]
+    parts += [html.table([], [[key, f"<code>{html.escape(_plain(value))}</code>"] for key, value in shown.items()])]
     parts += ["<h2>What was judged</h2>"]
-    parts += [html.table([], [[key, f"<code>{html.text(_plain(value))}</code>"] for key, value in rest.items()])]
+    parts += [html.table([], [[key, f"<code>{html.escape(_plain(value))}</code>"] for key, value in rest.items()])]
     return parts
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 
 
-class Parts:
+class PartialResults:
     """A folder of parts.
 
     Args:
@@ -31,7 +31,7 @@ class Parts:
         if not path.exists() or path.read_text() != key:
             self.remove()
             self._folder.mkdir(parents=True)
-            put(path, key.encode())
+            write_atomic(path, key.encode())
 
     def __contains__(self, name: str) -> bool:
         return self._path(name).exists()
@@ -40,7 +40,7 @@ class Parts:
         """Keep a part, whole or not at all."""
         buffer = io.BytesIO()
         np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]  # its own flag is no array
-        put(self._path(name), buffer.getvalue(), durable=False)
+        write_atomic(self._path(name), buffer.getvalue(), durable=False)
 
     def read(self, names: Iterable[str]) -> Iterator[dict[str, NDArray]]:
         """The parts of these names, one after the other."""

@@ -17,11 +17,11 @@ from koala.config.data import DataSettings
 from koala.config.fields import LightnessSource
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
-from koala.data.dali_pipeline import Batch, Window, window
+from koala.data.dali_pipeline import Batch, CropWindow, crop_window
 from koala.data.shards import Shards
-from koala.evaluation.protocol import SUFFIXES, stem
+from koala.evaluation.protocol import SUFFIXES, image_stem
 from koala.imaging import color, contact_sheet
-from koala.imaging.jpeg_intake import UnusableError, decode
+from koala.imaging.jpeg_intake import UnreadableImageError, decode_image
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import Colorizer
 
@@ -39,7 +39,7 @@ class Prediction(ABC):
     @property
     def photos(self) -> Tensor:
         """The photos themselves, `(B, 3, H, W)` uint8."""
-        return photos_of(self.batch)
+        return true_photos(self.batch)
 
     @cached_property
     def photo_lightness(self) -> Tensor:
@@ -63,7 +63,7 @@ class Prediction(ABC):
 
     @property
     @abstractmethod
-    def beyond(self) -> Tensor:
+    def out_of_gamut(self) -> Tensor:
         """Where L* and ab made a colour outside sRGB, `(B, 1, H, W)` bool."""
 
     @cached_property
@@ -72,14 +72,14 @@ class Prediction(ABC):
         return color.rgb_to_lab(self.pictures)
 
 
-def photos_of(batch: Batch) -> Tensor:
+def true_photos(batch: Batch) -> Tensor:
     """A batch's photos, `(B, 3, H, W)` uint8."""
     if batch.rgb is None:
         raise ValueError("scores need the photos themselves: batches(..., with_rgb=True)")
     return batch.rgb
 
 
-class Assembled(Prediction):
+class AssembledPrediction(Prediction):
     """Predicted ab joined with L* of the photos.
 
     Args:
@@ -107,15 +107,15 @@ class Assembled(Prediction):
     @cached_property
     def pictures(self) -> Tensor:
         """In 8-bit sRGB, clipped."""
-        return contact_sheet.to_bytes(self._rgb.clamp(0, 1))
+        return contact_sheet.to_uint8(self._rgb.clamp(0, 1))
 
     @cached_property
-    def beyond(self) -> Tensor:
+    def out_of_gamut(self) -> Tensor:
         """By more than half a level of 8 bits."""
-        return contact_sheet.outside_srgb(self._rgb)
+        return contact_sheet.out_of_gamut(self._rgb)
 
 
-class Read(Prediction):
+class ReadPrediction(Prediction):
     """Pictures that were made elsewhere; their ab is that of their 8-bit colours.
 
     Args:
@@ -139,12 +139,12 @@ class Read(Prediction):
         return color.to_ab(self.pictures)
 
     @property
-    def beyond(self) -> Tensor:
+    def out_of_gamut(self) -> Tensor:
         """Nowhere: they are in sRGB."""
         return torch.zeros_like(self.pictures[:, :1], dtype=torch.bool)
 
 
-class Colorist(Protocol):
+class PictureSource(Protocol):
     """What makes coloured pictures."""
 
     def predict(self, batch: Batch) -> Prediction:
@@ -154,7 +154,7 @@ class Colorist(Protocol):
         """What it is, with the hashes of all that it depends on."""
 
 
-class Network:
+class NetworkPictures:
     """A trained network.
 
     Args:
@@ -180,7 +180,7 @@ class Network:
         """Colour a batch."""
         with self._autocast():
             ab = self._model(batch.lightness, batch.embedding)
-        return Assembled(batch, self._saturation * ab, self._assembly)
+        return AssembledPrediction(batch, self._saturation * ab, self._assembly)
 
     def provenance(self) -> dict[str, Any]:
         """Its checkpoint and its extractor."""
@@ -192,7 +192,7 @@ class Network:
         }
 
 
-class Folder:
+class FolderPictures:
     """Coloured pictures in a folder, found by the names of the shards' images.
 
     A picture belongs to the image whose path below the source folder it has, with any suffix or with one more
@@ -213,7 +213,7 @@ class Folder:
         self._paths = {key: path for name, path in self._files.items() for key in (name, _without_suffix(name))}
         self._names: dict[str, list[Path]] = {}
         for name, path in self._files.items():
-            for key in {stem(name), stem(stem(name))}:
+            for key in {image_stem(name), image_stem(image_stem(name))}:
                 self._names.setdefault(key, []).append(path)
         self._check()
 
@@ -231,12 +231,12 @@ class Folder:
         for key in (source, _without_suffix(source)):
             if key in self._paths:
                 return self._paths[key]
-        called = self._names.get(stem(source), [])
+        called = self._names.get(image_stem(source), [])
         return called[0] if len(called) == 1 else None
 
     def predict(self, batch: Batch) -> Prediction:
         """The pictures of a batch; asking for them raises UserError where one cannot be read or has another size."""
-        return Read(batch, self._square)
+        return ReadPrediction(batch, self._square)
 
     def _square(self, sample: int) -> NDArray[np.uint8]:
         """A picture in the square that its photo is judged in, `(size, size, 3)`."""
@@ -244,12 +244,12 @@ class Folder:
         path = self._find(source)
         assert path is not None, "all were looked for at the beginning"
         try:
-            picture = np.asarray(decode(path.read_bytes()).convert("RGB"))
-        except (UnusableError, OSError) as error:
+            picture = np.asarray(decode_image(path.read_bytes()).convert("RGB"))
+        except (UnreadableImageError, OSError) as error:
             raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         if picture.shape[:2] == (size, size):
             return picture
-        seen = seen_window(self._shards, sample, self._data)
+        seen = evaluation_window(self._shards, sample, self._data)
         if picture.shape[:2] != seen.shape:
             sizes = {f"{width} x {height}" for height, width in ((size, size), seen.shape)}
             raise UserError(
@@ -257,7 +257,7 @@ class Folder:
                 f"{' or '.join(sorted(sizes))}; colour the images as this protocol cuts and resizes them"
             )
         square = np.zeros((size, size, 3), np.uint8)
-        inside(square, seen)[...] = picture
+        crop_padding(square, seen)[...] = picture
         return square
 
     def provenance(self) -> dict[str, Any]:
@@ -278,13 +278,13 @@ def _without_suffix(name: str) -> str:
     return str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
 
 
-def seen_window(shards: Shards, sample: int, data: DataSettings) -> Window:
+def evaluation_window(shards: Shards, sample: int, data: DataSettings) -> CropWindow:
     """Where a photo lies in its square; for geometries that draw nothing at random."""
     height, width = int(shards.height[sample]), int(shards.width[sample])
-    return window(data.geometry, height, width, data.size, np.random.default_rng(0))
+    return crop_window(data.geometry, height, width, data.size, np.random.default_rng(0))
 
 
-def inside(square: np.ndarray, seen: Window) -> np.ndarray:
+def crop_padding(square: np.ndarray, seen: CropWindow) -> np.ndarray:
     """The photo without what was padded: a view of `(H, W, ...)`."""
     (y, x), (rows, columns) = seen.place, seen.shape
     return square[y : y + rows, x : x + columns]

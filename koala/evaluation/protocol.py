@@ -23,12 +23,12 @@ _FOLDER = Path(__file__).parent / "protocols"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of pictures
 
 
-def known() -> list[str]:
+def protocol_names() -> list[str]:
     """The names of koala's own protocols."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
-def find(name: str) -> EvaluationProtocol:
+def find_protocol(name: str) -> EvaluationProtocol:
     """The protocol of that name, or in that TOML file.
 
     Raises:
@@ -38,7 +38,7 @@ def find(name: str) -> EvaluationProtocol:
     if path.suffix != ".toml":
         path = _FOLDER / f"{name}.toml"
         if not path.exists():
-            raise UserError(f"there is no protocol {name}; known: {', '.join(known())}, or name a TOML file")
+            raise UserError(f"there is no protocol {name}; known: {', '.join(protocol_names())}, or name a TOML file")
     found = load_toml(EvaluationProtocol, path)
     ids, reference = (
         replace(part, file=str(path.parent / part.file)) if part.file else part for part in (found.ids, found.reference)
@@ -49,7 +49,7 @@ def find(name: str) -> EvaluationProtocol:
     )
 
 
-def changed(protocol: EvaluationProtocol, **changes: Any) -> EvaluationProtocol:
+def override(protocol: EvaluationProtocol, **changes: Any) -> EvaluationProtocol:
     """A protocol with other settings, where they are not None; its name tells of those that differ."""
     others = {key: value for key, value in changes.items() if value not in (None, getattr(protocol, key))}
     name = ", ".join([protocol.name, *(f"{key} {value}" for key, value in others.items())])
@@ -59,7 +59,7 @@ def changed(protocol: EvaluationProtocol, **changes: Any) -> EvaluationProtocol:
 # ---------------------------------------------------------------- images
 
 
-def names(ids: ImageIds, what: str) -> list[str] | None:
+def image_names(ids: ImageIds, what: str) -> list[str] | None:
     """The images' names, sorted; None for all of the split.
 
     Args:
@@ -82,8 +82,8 @@ def names(ids: ImageIds, what: str) -> list[str] | None:
     if ids.count and len(found) != ids.count:
         remedy = f"{ids.file} names {len(found)}" if ids.file else "name the file that lists them with --ids FILE"
         raise UserError(f"{what} is a choice of {ids.count} images; {remedy}")
-    if ids.sha256 and digest(found) != ids.sha256:
-        raise UserError(f"{ids.file or what}: the names' sha256 is {digest(found)}, {what} asks for {ids.sha256}")
+    if ids.sha256 and names_sha256(found) != ids.sha256:
+        raise UserError(f"{ids.file or what}: the names' sha256 is {names_sha256(found)}, {what} asks for {ids.sha256}")
     return found
 
 
@@ -95,25 +95,25 @@ def _listed(path: Path) -> list[str]:
         raise UserError(
             f"{path} cannot be read ({error}); --ids names a text file with an image's name a line"
         ) from None
-    counts = Counter(stem(line.strip()) for line in lines if line.strip())
+    counts = Counter(image_stem(line.strip()) for line in lines if line.strip())
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise UserError(f"{path} names {twice[0]} more than once; name each image once")
     return sorted(counts)
 
 
-def stem(name: str) -> str:
+def image_stem(name: str) -> str:
     """An image's name without folder and suffix."""
     path = PurePosixPath(name)
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
-def digest(sorted_names: list[str]) -> str:
+def names_sha256(sorted_names: list[str]) -> str:
     """sha256 of the names, joined by line feeds."""
     return hashlib.sha256("\n".join(sorted_names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def select(folder: Path, split: str, wanted: list[str], what: str) -> NDArray[np.bool_]:
+def select_samples(folder: Path, split: str, wanted: list[str], what: str) -> NDArray[np.bool_]:
     """Which samples of a split have the wanted names.
 
     Args:
@@ -133,7 +133,7 @@ def select(folder: Path, split: str, wanted: list[str], what: str) -> NDArray[np
     with Progress(len(shards), f"looking for the images of {what}") as progress:
         for sample in range(len(shards)):
             source = shards.describe(sample).source
-            name = stem(source)
+            name = image_stem(source)
             if found.get(name, -1) >= 0:
                 first = shards.describe(found[name]).source
                 raise UserError(
@@ -157,7 +157,7 @@ def select(folder: Path, split: str, wanted: list[str], what: str) -> NDArray[np
 
 
 @dataclass(frozen=True)
-class Hashes:
+class ProtocolHashes:
     """What tells one protocol from another.
 
     Attributes:
@@ -171,7 +171,7 @@ class Hashes:
     ids_sha256: str
 
 
-def hashes(protocol: EvaluationProtocol) -> Hashes:
+def protocol_hashes(protocol: EvaluationProtocol) -> ProtocolHashes:
     """The hashes of a protocol.
 
     Raises:
@@ -182,10 +182,12 @@ def hashes(protocol: EvaluationProtocol) -> Hashes:
         del values[key]
     for key in ("ids", "reference"):
         ids = getattr(protocol, key)
-        listed = names(ids, protocol.name)
-        values[key] = {"sha256": digest(listed), "count": len(listed)} if listed is not None else {"count": ids.count}
+        listed = image_names(ids, protocol.name)
+        values[key] = (
+            {"sha256": names_sha256(listed), "count": len(listed)} if listed is not None else {"count": ids.count}
+        )
     judging = {key: value for key, value in values.items() if key != "lightness"}
-    return Hashes(_hash(values), _hash(judging), values["ids"].get("sha256", ""))
+    return ProtocolHashes(_hash(values), _hash(judging), values["ids"].get("sha256", ""))
 
 
 def _hash(values: dict[str, Any]) -> str:

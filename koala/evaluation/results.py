@@ -17,7 +17,7 @@ _NEEDED = {"scores", "intervals", "protocol", "judges", "shards_sha256", "input_
 
 
 @dataclass(frozen=True)
-class Result:
+class EvaluationResult:
     """An evaluation.
 
     Attributes:
@@ -45,7 +45,7 @@ class Result:
         return self.report["intervals"]
 
 
-def read(folder: Path, name: str = "") -> Result:
+def read_result(folder: Path, name: str = "") -> EvaluationResult:
     """Read an evaluation.
 
     Args:
@@ -62,7 +62,7 @@ def read(folder: Path, name: str = "") -> Result:
         try:
             if _NEEDED - report.keys():
                 raise ValueError
-            return Result(name, place, report, *_table(place / "per_image.csv"))
+            return EvaluationResult(name, place, report, *_table(place / "per_image.csv"))
         except (OSError, ValueError, IndexError):
             raise UserError(f"{place} holds a damaged evaluation; delete its scores.json and evaluate again") from None
     raise UserError(f"{folder} holds no whole evaluation; run koala evaluate {folder} --shards DIR first")
@@ -83,7 +83,7 @@ def _table(path: Path) -> tuple[list[str], Table]:
     return list(images), {name: np.array(column, np.float64) for name, column in zip(head[1:], columns, strict=True)}
 
 
-def to_csv(images: Sequence[str], table: Table) -> str:
+def per_image_csv(images: Sequence[str], table: Table) -> str:
     """A line for each image."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

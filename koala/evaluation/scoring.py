@@ -19,7 +19,7 @@ Table = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Meaning:
+class ScoreMeaning:
     """What a score says.
 
     Attributes:
@@ -32,33 +32,33 @@ class Meaning:
 
 
 MEANINGS = {
-    "mse": Meaning("lower", "squared error of ab on the network's scale (ab / 127)"),
-    "psnr": Meaning("higher", "peak signal-to-noise ratio in dB, on 8-bit sRGB"),
-    "ssim": Meaning("higher", "structural similarity (Wang et al. 2004) of the three channels"),
-    "ciede2000": Meaning("lower", "mean colour difference CIEDE2000; about 1 is just noticed"),
-    "lpips": Meaning("lower", "perceptual distance LPIPS 0.1 (AlexNet)"),
-    "fid": Meaning("lower", "Fréchet distance between features of TensorFlow's Inception"),
-    "kid": Meaning("lower", "kernel distance between features of TensorFlow's Inception"),
-    "fid_torchvision": Meaning("lower", "Fréchet distance between features of torchvision's Inception"),
-    "kid_torchvision": Meaning("lower", "kernel distance between features of torchvision's Inception"),
-    "fd_efficientnet_lite0": Meaning("lower", "Fréchet distance between features of EfficientNet-Lite0, not FID"),
-    "kd_efficientnet_lite0": Meaning("lower", "kernel distance between features of EfficientNet-Lite0, not KID"),
-    "chroma_predicted": Meaning("", "mean chroma on the network's scale"),
-    "chroma_true": Meaning("", "mean chroma of the photos on the network's scale"),
-    "chroma_ratio": Meaning("", "mean chroma over that of the photos; 1 is as colourful"),
-    "out_of_gamut": Meaning("lower", "share of pixels whose L* and ab make a colour outside sRGB"),
-    "saturated": Meaning("lower", "share of ab at the end of the network's scale"),
-    "cf": Meaning("", "colourfulness as the protocol defines it"),
-    "cf_true": Meaning("", "the same of the photos"),
-    "dcf": Meaning("lower", "its difference from the photos' as the protocol defines it"),
-    "cf_signed": Meaning("", "colourfulness (Hasler and Süsstrunk 2003)"),
-    "cf_signed_true": Meaning("", "the same of the photos"),
-    "cf_absolute": Meaning("", "colourfulness with absolute values taken first (CT2, DDColor)"),
-    "cf_absolute_true": Meaning("", "the same of the photos"),
-    "dcf_signed_of_means": Meaning("lower", "difference of mean cf_signed"),
-    "dcf_signed_of_pictures": Meaning("lower", "mean of the pictures' differences of cf_signed"),
-    "dcf_absolute_of_means": Meaning("lower", "difference of mean cf_absolute"),
-    "dcf_absolute_of_pictures": Meaning("lower", "mean of the pictures' differences of cf_absolute"),
+    "mse": ScoreMeaning("lower", "squared error of ab on the network's scale (ab / 127)"),
+    "psnr": ScoreMeaning("higher", "peak signal-to-noise ratio in dB, on 8-bit sRGB"),
+    "ssim": ScoreMeaning("higher", "structural similarity (Wang et al. 2004) of the three channels"),
+    "ciede2000": ScoreMeaning("lower", "mean colour difference CIEDE2000; about 1 is just noticed"),
+    "lpips": ScoreMeaning("lower", "perceptual distance LPIPS 0.1 (AlexNet)"),
+    "fid": ScoreMeaning("lower", "Fréchet distance between features of TensorFlow's Inception"),
+    "kid": ScoreMeaning("lower", "kernel distance between features of TensorFlow's Inception"),
+    "fid_torchvision": ScoreMeaning("lower", "Fréchet distance between features of torchvision's Inception"),
+    "kid_torchvision": ScoreMeaning("lower", "kernel distance between features of torchvision's Inception"),
+    "fd_efficientnet_lite0": ScoreMeaning("lower", "Fréchet distance between features of EfficientNet-Lite0, not FID"),
+    "kd_efficientnet_lite0": ScoreMeaning("lower", "kernel distance between features of EfficientNet-Lite0, not KID"),
+    "chroma_predicted": ScoreMeaning("", "mean chroma on the network's scale"),
+    "chroma_true": ScoreMeaning("", "mean chroma of the photos on the network's scale"),
+    "chroma_ratio": ScoreMeaning("", "mean chroma over that of the photos; 1 is as colourful"),
+    "out_of_gamut": ScoreMeaning("lower", "share of pixels whose L* and ab make a colour outside sRGB"),
+    "saturated": ScoreMeaning("lower", "share of ab at the end of the network's scale"),
+    "cf": ScoreMeaning("", "colourfulness as the protocol defines it"),
+    "cf_true": ScoreMeaning("", "the same of the photos"),
+    "dcf": ScoreMeaning("lower", "its difference from the photos' as the protocol defines it"),
+    "cf_signed": ScoreMeaning("", "colourfulness (Hasler and Süsstrunk 2003)"),
+    "cf_signed_true": ScoreMeaning("", "the same of the photos"),
+    "cf_absolute": ScoreMeaning("", "colourfulness with absolute values taken first (CT2, DDColor)"),
+    "cf_absolute_true": ScoreMeaning("", "the same of the photos"),
+    "dcf_signed_of_means": ScoreMeaning("lower", "difference of mean cf_signed"),
+    "dcf_signed_of_pictures": ScoreMeaning("lower", "mean of the pictures' differences of cf_signed"),
+    "dcf_absolute_of_means": ScoreMeaning("lower", "difference of mean cf_absolute"),
+    "dcf_absolute_of_pictures": ScoreMeaning("lower", "mean of the pictures' differences of cf_absolute"),
 }
 
 # those that one looks at first
@@ -68,7 +68,7 @@ HEADLINE = (
 )
 
 
-def score(
+def score_batch(
     prediction: Prediction,
     weight: Tensor | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -91,7 +91,7 @@ def score(
         "ciede2000": metrics.mean_ciede2000(prediction.lab, prediction.photo_lab, weight),
         "chroma_predicted": metrics.chroma(prediction.ab, weight),
         "chroma_true": metrics.chroma(prediction.batch.ab, weight),
-        "out_of_gamut": metrics.mean(prediction.beyond, weight),
+        "out_of_gamut": metrics.mean(prediction.out_of_gamut, weight),
         "saturated": metrics.saturated(prediction.ab, weight),
     }
     if min(photos.shape[-2:]) >= metrics.SSIM_WINDOW:
@@ -105,11 +105,11 @@ def score(
     return scores
 
 
-def summary(means: Mapping[str, Any], protocol: EvaluationProtocol) -> dict[str, Any]:
+def aggregate_means(means: Mapping[str, Any], protocol: EvaluationProtocol) -> dict[str, Any]:
     """Scores of all pictures from the means of their measures.
 
     Args:
-        means: of what `score` measures: numbers, or arrays of resampled means.
+        means: of what `score_batch` measures: numbers, or arrays of resampled means.
         protocol: which colourfulness `cf` and `dcf` are.
 
     Returns:
@@ -125,22 +125,24 @@ def summary(means: Mapping[str, Any], protocol: EvaluationProtocol) -> dict[str,
     return {name: scores[name] for name in MEANINGS if name in scores}
 
 
-def summarize(table: Table, protocol: EvaluationProtocol) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+def aggregate_scores(
+    table: Table, protocol: EvaluationProtocol
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Scores of all pictures, and their intervals (95 %, over pictures).
 
     Args:
         table: names to `(N,)` measures of each picture.
         protocol: which colourfulness `cf` and `dcf` are.
     """
-    scores = summary({name: values.mean() for name, values in table.items()}, protocol)
+    scores = aggregate_means({name: values.mean() for name, values in table.items()}, protocol)
     resampled = confidence_intervals.resampled_means(np.stack(list(table.values()), axis=1))
-    spread = summary(dict(zip(table, resampled.T, strict=True)), protocol)
+    spread = aggregate_means(dict(zip(table, resampled.T, strict=True)), protocol)
     return {name: float(score) for name, score in scores.items()}, {
         name: confidence_intervals.interval(values) for name, values in spread.items()
     }
 
 
-def convincing(table: Table) -> NDArray[np.int64]:
+def rank_by_realism(table: Table) -> NDArray[np.int64]:
     """Pictures in order, those first that could best pass for photos: `(N,)` row numbers.
 
     A picture convinces whose colours are near the photo's (CIEDE2000, and LPIPS where it was measured) and as strong
@@ -151,9 +153,9 @@ def convincing(table: Table) -> NDArray[np.int64]:
     strength = np.abs(np.log(np.maximum(table["chroma_predicted"], 1e-6) / true))
     criteria = [table["ciede2000"], strength, *([table["lpips"]] if "lpips" in table else [])]
     ranks = np.sum([np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in criteria], axis=0)
-    return np.lexsort((table["ciede2000"], ranks, pale(table)))
+    return np.lexsort((table["ciede2000"], ranks, is_pale(table)))
 
 
-def pale(table: Table) -> NDArray[np.bool_]:
+def is_pale(table: Table) -> NDArray[np.bool_]:
     """Which photos hardly have colour, `(N,)`."""
     return color.to_units(table["chroma_true"]) < COLORED

@@ -54,20 +54,20 @@ def _table() -> Tensor:
     return torch.cdist(squares, centers()).argmin(dim=1).view(len(side), -1)
 
 
-def index(ab: Tensor) -> Tensor:
+def bin_index(ab: Tensor) -> Tensor:
     """The bin that each colour falls into: `(B, 2, H, W)` to `(B, H, W)` int64."""
     square = torch.floor(ab.float() / STEP + 0.5).long().clamp(-_REACH, _REACH) + _REACH
     return _table().to(ab.device)[square[:, 0], square[:, 1]]
 
 
-def shares(ab: NDArray) -> NDArray[np.float64]:
+def bin_shares(ab: NDArray) -> NDArray[np.float64]:
     """What part of all places falls into each bin: `(..., 2)` to `(Q,)`."""
     square = rounded(ab).clip(-_REACH, _REACH) + _REACH
     places = _table().numpy()[square[..., 0], square[..., 1]]
     return np.bincount(places.ravel(), minlength=len(centers())) / places.size
 
 
-def smoothed(frequencies: Tensor) -> Tensor:
+def smooth(frequencies: Tensor) -> Tensor:
     """A prior: frequencies spread over their surroundings by a Gaussian, `(Q,)` to `(Q,)` that sum to 1."""
     distance = torch.cdist(centers().double(), centers().double())
     kernel = torch.exp(-(distance**2) / (2 * _SIGMA**2))
@@ -75,7 +75,7 @@ def smoothed(frequencies: Tensor) -> Tensor:
     return (spread / spread.sum()).float()
 
 
-def weights(prior: Tensor, rebalancing: float) -> Tensor:
+def rebalancing_weights(prior: Tensor, rebalancing: float) -> Tensor:
     """What a place counts by its colour, so that rare colours count more: `(Q,)`, 1 on average over the prior.
 
     Args:

@@ -11,31 +11,31 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.imaging import color
 
 _GAP = 4  # pixels between the pictures of a sheet
 _HEADER = 20  # pixels for the names of its columns
 
 
-def to_bytes(rgb: Tensor) -> Tensor:
+def to_uint8(rgb: Tensor) -> Tensor:
     """Colours in 0..1 as uint8, rounded to the nearest."""
     return (rgb * 255).round().to(torch.uint8)
 
 
-def outside_srgb(rgb: Tensor) -> Tensor:
+def out_of_gamut(rgb: Tensor) -> Tensor:
     """Where unclipped colours leave 0..1 by more than half a level of 8 bits: `(B, 3, H, W)` to `(B, 1, H, W)`."""
     return ((rgb - rgb.clamp(0, 1)).abs() > 0.5 / 255).any(dim=1, keepdim=True)
 
 
-def colored(lightness: Tensor, ab: Tensor) -> Tensor:
+def ab_to_rgb(lightness: Tensor, ab: Tensor) -> Tensor:
     """`(..., 1, H, W)` lightness and `(..., 2, H, W)` ab on the network's scale to `(..., 3, H, W)` uint8 sRGB."""
-    return to_bytes(color.lab_to_rgb(color.to_lab(lightness.float(), ab.float())))
+    return to_uint8(color.lab_to_rgb(color.to_lab(lightness.float(), ab.float())))
 
 
-def grey(lightness: Tensor) -> Tensor:
+def lightness_to_rgb(lightness: Tensor) -> Tensor:
     """`(..., 1, H, W)` lightness to `(..., 3, H, W)` uint8 greys."""
-    return colored(lightness, lightness.new_zeros(*lightness.shape[:-3], 2, *lightness.shape[-2:]))
+    return ab_to_rgb(lightness, lightness.new_zeros(*lightness.shape[:-3], 2, *lightness.shape[-2:]))
 
 
 def triptychs(lightness: Tensor, predicted: Tensor, true: Tensor) -> NDArray[np.uint8]:
@@ -49,8 +49,8 @@ def triptychs(lightness: Tensor, predicted: Tensor, true: Tensor) -> NDArray[np.
     Returns:
         `(3, B, H, W, 3)`.
     """
-    original = true if true.shape[1] == 3 else colored(lightness, true)
-    columns = torch.stack([grey(lightness), colored(lightness, predicted), original])
+    original = true if true.shape[1] == 3 else ab_to_rgb(lightness, true)
+    columns = torch.stack([lightness_to_rgb(lightness), ab_to_rgb(lightness, predicted), original])
     return columns.permute(0, 1, 3, 4, 2).cpu().numpy()
 
 
@@ -72,7 +72,7 @@ def contact_sheet(columns: NDArray[np.uint8], names: Sequence[str]) -> Image.Ima
     return sheet
 
 
-def cells(sheet: Image.Image, columns: int) -> NDArray[np.uint8]:
+def split_contact_sheet(sheet: Image.Image, columns: int) -> NDArray[np.uint8]:
     """The square pictures of a contact sheet, `(columns, rows, H, H, 3)`: what `contact_sheet` was given."""
     side = (sheet.width + _GAP) // columns - _GAP
     body = np.asarray(sheet.convert("RGB"))[_HEADER:]
@@ -81,13 +81,13 @@ def cells(sheet: Image.Image, columns: int) -> NDArray[np.uint8]:
     return rows.transpose(2, 0, 1, 3, 4)
 
 
-def save(image: Image.Image, path: Path, **options: Any) -> None:
+def save_image(image: Image.Image, path: Path, **options: Any) -> None:
     """Write an image file so that it is there whole or not at all; its suffix says the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    put(path, encode(image, path.suffix, **options), durable=False)
+    write_atomic(path, encode_image(image, path.suffix, **options), durable=False)
 
 
-def encode(image: Image.Image, suffix: str, **options: Any) -> bytes:
+def encode_image(image: Image.Image, suffix: str, **options: Any) -> bytes:
     """The bytes of an image file whose name ends so."""
     buffer = io.BytesIO()
     image.save(buffer, Image.registered_extensions()[suffix.lower()], **options)

@@ -25,12 +25,12 @@ _TRANSFORMED = ("RGB", "RGBA", "CMYK")  # in a shard, greys are what they are
 _MOST_PIXELS = 178_956_970  # beyond these Pillow, too, speaks of a decompression bomb
 
 
-class UnusableError(Exception):
+class UnreadableImageError(Exception):
     """A file that cannot enter a shard, and why."""
 
 
 @dataclass(frozen=True)
-class Admitted:
+class IntakeResult:
     """A picture as it enters a shard.
 
     Attributes:
@@ -50,13 +50,13 @@ class Admitted:
     changes: tuple[str, ...]
 
 
-def admit(data: bytes, resize: ResizeRule) -> Admitted:
+def validate_or_transcode(data: bytes, resize: ResizeRule) -> IntakeResult:
     """Make of a file's bytes what a shard may hold.
 
     Raises:
         UnusableError: the bytes are no picture, or not a whole one.
     """
-    with unusable_is_said():
+    with decoder_errors():
         image = open_image(data)
         changes = list(_needed_changes(image))
         turned = exif_of(image).get(ORIENTATION, 1) in _TURNED and image.format != "TIFF"  # Pillow turns TIFFs itself
@@ -69,16 +69,16 @@ def admit(data: bytes, resize: ResizeRule) -> Admitted:
         else:
             stored = data
             _check(data)
-        return Admitted(stored, size[1], size[0], upright[1], upright[0], tuple(changes))
+        return IntakeResult(stored, size[1], size[0], upright[1], upright[0], tuple(changes))
 
 
-def decode(data: bytes) -> Image.Image:
+def decode_image(data: bytes) -> Image.Image:
     """A file's picture, upright, 8 bits deep, in sRGB or grey; what is transparent shows white paper.
 
     Raises:
         UnusableError: the bytes are no picture, or not a whole one.
     """
-    with unusable_is_said():
+    with decoder_errors():
         return _decode(open_image(data), data)
 
 
@@ -89,7 +89,7 @@ def open_image(data: bytes) -> Image.Image:
         UnusableError: the file is empty, or the picture too large.
     """
     if not data:
-        raise UnusableError("empty file")
+        raise UnreadableImageError("empty file")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("Pillow is set to accept truncated images; shards must not hold them")
     image = Image.open(io.BytesIO(data))
@@ -100,7 +100,7 @@ def open_image(data: bytes) -> Image.Image:
 def check_size(width: int, height: int) -> None:
     """Refuse a picture whose header asks for more memory than an honest one would."""
     if width * height > _MOST_PIXELS:
-        raise UnusableError(f"{width}x{height} pixels are more than {_MOST_PIXELS}")
+        raise UnreadableImageError(f"{width}x{height} pixels are more than {_MOST_PIXELS}")
 
 
 def _check(data: bytes) -> None:
@@ -110,12 +110,12 @@ def _check(data: bytes) -> None:
 
 def _decode(image: Image.Image, data: bytes) -> Image.Image:
     """The picture to the end, upright, as RGB in sRGB or grey."""
-    picture = load(image, data)
+    picture = load_pixels(image, data)
     exif_of(picture)  # which takes away what exif_transpose would fail on
     return _to_8_bits(_to_srgb(ImageOps.exif_transpose(picture)))
 
 
-def load(image: Image.Image, data: bytes) -> Image.Image:
+def load_pixels(image: Image.Image, data: bytes) -> Image.Image:
     """Decode what `open_image` looked at, to the end.
 
     Raises:
@@ -132,14 +132,14 @@ def load(image: Image.Image, data: bytes) -> Image.Image:
 
 
 @contextmanager
-def unusable_is_said() -> Iterator[None]:
+def decoder_errors() -> Iterator[None]:
     """What Pillow and libjpeg say of a file that cannot be used, as one kind of error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # corrupt EXIF: the pixels are fine
         try:
             yield
         except (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError) as error:
-            raise UnusableError(_reason(error)) from None
+            raise UnreadableImageError(_reason(error)) from None
 
 
 def _needed_changes(image: Image.Image) -> list[str]:
@@ -212,7 +212,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):  # no agreement on what is white
-        raise UnusableError(f"pixels of mode {image.mode}, whose range is not known")
+        raise UnreadableImageError(f"pixels of mode {image.mode}, whose range is not known")
     if not image.has_transparency_data:
         return image.convert("RGB")
     picture = image.convert("RGBA")

@@ -47,7 +47,7 @@ def exif_of(image: Image.Image) -> Image.Exif:
         return Image.Exif()
 
 
-def updated(exif: Image.Exif, width: int, height: int) -> bytes:
+def updated_exif(exif: Image.Exif, width: int, height: int) -> bytes:
     """What EXIF says of a photo, now that it is upright, in sRGB, and without a thumbnail.
 
     Args:
@@ -69,7 +69,7 @@ def updated(exif: Image.Exif, width: int, height: int) -> bytes:
         return b""
 
 
-def with_resolution(exif: bytes, dpi: tuple[float, float] | None) -> Image.Exif:
+def exif_with_resolution(exif: bytes, dpi: tuple[float, float] | None) -> Image.Exif:
     """What EXIF says of a photo, with its dots per inch along x and y."""
     found = Image.Exif()
     found.load(exif)
@@ -105,7 +105,7 @@ def resolution(exif: Image.Exif, info: dict[Any, Any]) -> tuple[float, float] | 
     return dpi if all(1 < value < 100_000 for value in dpi) else None
 
 
-def noted(xmp: bytes) -> bytes:
+def xmp_with_note(xmp: bytes) -> bytes:
     """An XMP packet that says in its history that koala coloured the photo; what else it said stays.
 
     Args:

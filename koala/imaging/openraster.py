@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from koala.core.atomic_io import whole
+from koala.core.atomic_io import open_atomic
 
 _LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded sRGB
 _THUMBNAIL = (256, 256)  # the largest that OpenRaster allows
@@ -55,7 +55,7 @@ def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float
         ValueError: the arrays are not of these shapes and types.
     """
     _check(grey, color, [color.shape[:2]])
-    with whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with open_atomic(path) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo("mimetype"), b"image/openraster")  # must be first, and not be compressed
         archive.writestr(zipfile.ZipInfo("stack.xml"), _stack(color.shape[1], color.shape[0], dpi))
         _add(archive, "data/color.png", Image.fromarray(color).convert("RGBA"))
@@ -69,7 +69,7 @@ def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float
 def write_layer(path: Path, photo: Picture, color: Picture) -> None:
     """Write `color_layer` as a PNG, there whole or not at all."""
     layer = Image.fromarray(color_layer(photo, color))
-    with whole(path) as file:
+    with open_atomic(path) as file:
         _save(layer, file)
 
 

@@ -23,10 +23,17 @@ import tifffile
 from numpy.typing import DTypeLike, NDArray
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError, first_line
 from koala.imaging import metadata
-from koala.imaging.jpeg_intake import UnusableError, check_size, load, open_image, transform_to_srgb, unusable_is_said
+from koala.imaging.jpeg_intake import (
+    UnreadableImageError,
+    check_size,
+    decoder_errors,
+    load_pixels,
+    open_image,
+    transform_to_srgb,
+)
 from koala.imaging.metadata import ORIENTATION, exif_of
 
 _Operation = Callable[[NDArray[Any]], NDArray[Any]]
@@ -78,7 +85,7 @@ class Photo:
     dpi: tuple[float, float] | None = None
 
 
-def read(path: Path) -> Photo:
+def read_photo(path: Path) -> Photo:
     """Read a photograph of any kind; of several pages or frames the first.
 
     TIFFs and PNGs of 16 bits are read as such, and so are greys of other formats; all else is read in 8 bits.
@@ -88,14 +95,14 @@ def read(path: Path) -> Photo:
         UserError: the file cannot be read, is no picture, not a whole one, or of a kind that is refused.
     """
     try:
-        return decode(path.read_bytes())
-    except (UnusableError, OSError) as error:
+        return decode_photo(path.read_bytes())
+    except (UnreadableImageError, OSError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def is_large(path: Path) -> bool:
     """Whether a photo should be alone in memory, by the size of its file and by what its header says."""
-    with suppress(UnusableError, OSError), unusable_is_said():
+    with suppress(UnreadableImageError, OSError), decoder_errors():
         if path.stat().st_size > _LARGE_BYTES:
             return True
         with Image.open(path) as image:
@@ -103,14 +110,14 @@ def is_large(path: Path) -> bool:
     return False
 
 
-def decode(data: bytes) -> Photo:
-    """The photograph that a file's bytes are; see `read`.
+def decode_photo(data: bytes) -> Photo:
+    """The photograph that a file's bytes are; see `read_photo`.
 
     Raises:
         UnusableError: they are no picture, not a whole one, or of a kind that is refused.
         UserError: its kind needs a package that is not installed.
     """
-    with unusable_is_said(), _damage_is_said():
+    with decoder_errors(), _damage_is_said():
         return _photo(data)
 
 
@@ -121,7 +128,7 @@ def suffix_for(photo: Path) -> str:
     return suffix if suffix in _FORMATS else ".png"
 
 
-def write(picture: NDArray[Any], like: Photo, path: Path) -> None:
+def write_photo(picture: NDArray[Any], like: Photo, path: Path) -> None:
     """Write a coloured photo so that it is there whole or not at all, with all that its source said of itself.
 
     Args:
@@ -133,11 +140,11 @@ def write(picture: NDArray[Any], like: Photo, path: Path) -> None:
         UserError: a PNG of 16 bits needs a package that is not installed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    put(path, encode(picture, like, path.suffix), durable=False)
+    write_atomic(path, encode_photo(picture, like, path.suffix), durable=False)
 
 
-def encode(picture: NDArray[Any], like: Photo, suffix: str) -> bytes:
-    """The bytes of a coloured photo's file; see `write`."""
+def encode_photo(picture: NDArray[Any], like: Photo, suffix: str) -> bytes:
+    """The bytes of a coloured photo's file; see `write_photo`."""
     return _encode(_with_alpha(picture, like.alpha), _FORMATS[suffix.lower()], like)
 
 
@@ -150,7 +157,7 @@ def _photo(data: bytes) -> Photo:
         _accept_heif()
     image = open_image(data)
     deep = image.format == "PNG" and data[24] == 16
-    pixels = load(image, data)  # of deep PNGs as well: chunks behind the pixels are read with them
+    pixels = load_pixels(image, data)  # of deep PNGs as well: chunks behind the pixels are read with them
     exif, info = exif_of(pixels), pixels.info
     if deep:
         del image, pixels
@@ -168,7 +175,7 @@ def _damage_is_said() -> Iterator[None]:
     try:
         yield
     except (tifffile.TiffFileError, zlib.error, struct.error, LookupError, TypeError, RuntimeError) as error:
-        raise UnusableError(f"damaged: {first_line(error)}") from None
+        raise UnreadableImageError(f"damaged: {first_line(error)}") from None
 
 
 def _finished(samples: NDArray[Any], exif: Image.Exif, info: dict[Any, Any]) -> Photo:
@@ -180,7 +187,7 @@ def _finished(samples: NDArray[Any], exif: Image.Exif, info: dict[Any, Any]) -> 
     return Photo(
         np.ascontiguousarray(samples[..., :3]) if channels > 2 else np.repeat(samples[..., :1], 3, axis=-1),
         np.ascontiguousarray(samples[..., -1]) if channels % 2 == 0 else None,
-        metadata.updated(exif, width, height),
+        metadata.updated_exif(exif, width, height),
         info.get("xmp") or b"",
         metadata.resolution(exif, info),
     )
@@ -207,7 +214,7 @@ def _samples(image: Image.Image) -> NDArray[Any]:
 def _mode(image: Image.Image) -> str:
     """The one of L, LA, RGB and RGBA that loses nothing."""
     if image.mode in ("I", "F"):
-        raise UnusableError(f"pixels of mode {image.mode}, whose range is not known; save it with 8 or 16 bits")
+        raise UnreadableImageError(f"pixels of mode {image.mode}, whose range is not known; save it with 8 or 16 bits")
     color = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     return color + "A" if image.has_transparency_data else color
 
@@ -215,21 +222,21 @@ def _mode(image: Image.Image) -> str:
 def _is_deep(page: tifffile.TiffPage) -> bool:
     """Whether a TIFF has 16 bits, which Pillow would cut to 8."""
     if page.is_reduced:
-        raise UnusableError("its first page is a preview, as in a camera's raw file; save it as a plain TIFF")
+        raise UnreadableImageError("its first page is a preview, as in a camera's raw file; save it as a plain TIFF")
     if page.dtype is None or page.dtype.itemsize == 1:
         return False
     if page.dtype != np.uint16 or page.bitspersample != 16:
-        raise UnusableError(f"pixels of type {page.dtype}, whose range is not known; save it with 8 or 16 bits")
+        raise UnreadableImageError(f"pixels of type {page.dtype}, whose range is not known; save it with 8 or 16 bits")
     return True
 
 
 def _read_deep_tiff(page: tifffile.TiffPage, data: bytes) -> Photo:
     check_size(page.imagewidth, page.imagelength)
     if any(start + length > len(data) for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)):
-        raise UnusableError("image file is truncated")
+        raise UnreadableImageError("image file is truncated")
     photometric = tifffile.PHOTOMETRIC(page.photometric)
     if photometric not in _TIFF_COLORS or page.axes not in ("YX", "YXS", "SYX"):
-        raise UnusableError(f"16 bits of {photometric.name} {page.axes}; save it as RGB or grey")
+        raise UnreadableImageError(f"16 bits of {photometric.name} {page.axes}; save it as RGB or grey")
     if page.compression not in (tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.ADOBE_DEFLATE):
         _imagecodecs()
     samples = page.asarray().astype(np.uint16, copy=False)  # from the file's byte order
@@ -288,7 +295,7 @@ def srgb_profile() -> bytes:
     return profile[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + profile[36:]
 
 
-def in_depth(samples: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+def convert_depth(samples: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """Samples in uint8 or uint16."""
     if samples.dtype == dtype:
         return samples
@@ -298,13 +305,13 @@ def in_depth(samples: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def _with_alpha(picture: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
-    return picture if alpha is None else np.dstack([picture, in_depth(alpha, picture.dtype)])
+    return picture if alpha is None else np.dstack([picture, convert_depth(alpha, picture.dtype)])
 
 
 def _encode(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
     """A file's bytes: `(H, W, 3 or 4)` pixels and what `like` says of them."""
-    exif = metadata.with_resolution(like.exif, like.dpi)
-    xmp = metadata.noted(like.xmp)
+    exif = metadata.exif_with_resolution(like.exif, like.dpi)
+    xmp = metadata.xmp_with_note(like.xmp)
     if kind == "TIFF":
         return _tiff(picture, exif, xmp)
     said: dict[str, Any] = {"icc_profile": srgb_profile(), "exif": exif.tobytes() if exif else b"", "xmp": xmp}
@@ -318,8 +325,8 @@ def _encode(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
     if kind == "JPEG":
         picture = picture[..., :3]
         said["exif"] = said["exif"] if len(said["exif"]) <= _JPEG_ROOM else b""
-        said["xmp"] = xmp if len(xmp) <= _JPEG_ROOM else metadata.noted(b"")
-    return _saved(Image.fromarray(in_depth(picture, np.uint8)), kind, **_OPTIONS.get(kind, {}), **said)
+        said["xmp"] = xmp if len(xmp) <= _JPEG_ROOM else metadata.xmp_with_note(b"")
+    return _saved(Image.fromarray(convert_depth(picture, np.uint8)), kind, **_OPTIONS.get(kind, {}), **said)
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -3,7 +3,7 @@
 In the light parts of a sepia picture red and green are full, and what detail there is lies in blue, which is a ninth
 of a fixed grey. A faded picture keeps to the middle of the scale, and so does its fixed grey. Both are undone by asking
 the picture: a tone is a line through the colours, from its black to its white, along which each channel stops where it
-is empty or full. `reduction` finds that line; where on it a colour lies is its grey.
+is empty or full. `gray_conversion` finds that line; where on it a colour lies is its grey.
 
 Pictures are judged by a smaller copy, averaged down to 100 to 500 pixels a side, and turned grey pixel by pixel, so
 that large ones can be taken in strips.
@@ -46,7 +46,7 @@ _FADED = 0.05  # of the line inside sRGB: so far from its ends a tone's black an
 
 
 @dataclass(frozen=True)
-class Reduction:
+class GrayConversion:
     """A way from sRGB to grey: a weighted sum of the channels, then a curve of straight pieces.
 
     Attributes:
@@ -71,10 +71,10 @@ class Reduction:
         return grey.clamp(0, 1)
 
 
-REC601 = Reduction(tuple(color.GREY_FROM_RGB.ravel().tolist()))  # for what is grey, and what is in colour
+REC601 = GrayConversion(tuple(color.GREY_FROM_RGB.ravel().tolist()))  # for what is grey, and what is in colour
 
 
-def kind(thumbnail: NDArray) -> Kind:
+def classify_tone(thumbnail: NDArray) -> Kind:
     """Tell grey pictures, toned ones and those in colour apart.
 
     Args:
@@ -86,7 +86,7 @@ def kind(thumbnail: NDArray) -> Kind:
     return "toned" if is_toned(lab) else "color"
 
 
-def reduction(thumbnail: NDArray, known: Kind | None = None) -> Reduction:
+def gray_conversion(thumbnail: NDArray, known: Kind | None = None) -> GrayConversion:
     """How a picture is turned grey: by its own tone where it is toned, by `REC601` where not.
 
     The line of a tone goes through the mean of the colours, along what they have most in common (their first
@@ -95,10 +95,10 @@ def reduction(thumbnail: NDArray, known: Kind | None = None) -> Reduction:
     stopped): a photo need hold neither.
 
     Args:
-        thumbnail: `(H, W, 3)` sRGB, float in 0..1; as for `kind`.
+        thumbnail: `(H, W, 3)` sRGB, float in 0..1; as for `classify_tone`.
         known: its kind, where that was asked already.
     """
-    return _along_tone(thumbnail) if (known or kind(thumbnail)) == "toned" else REC601
+    return _along_tone(thumbnail) if (known or classify_tone(thumbnail)) == "toned" else REC601
 
 
 def is_grey(rgb: NDArray[np.uint8]) -> bool:
@@ -155,7 +155,7 @@ def _deviation(lightness: NDArray, ab: list[NDArray]) -> float:
     return float(np.sqrt(np.square(distance).mean()))
 
 
-def _along_tone(thumbnail: NDArray) -> Reduction:
+def _along_tone(thumbnail: NDArray) -> GrayConversion:
     """The reduction of a toned picture, `(H, W, 3)` in 0..1."""
     pixels = thumbnail.reshape(-1, 3).astype(np.float64)
     empty, full = pixels < _EDGE, pixels > 1 - _EDGE
@@ -185,7 +185,7 @@ def _along_tone(thumbnail: NDArray) -> Reduction:
     black = min(darkest, first + _FADED * (last - first))
     white = max(lightest, last - _FADED * (last - first))
     bends = np.array([black, *line[(line > black) & (line < white)], white])
-    return Reduction(
+    return GrayConversion(
         tuple(weights.tolist()), tuple(sums(bends).tolist()), tuple(((bends - black) / (white - black)).tolist())
     )
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from koala.config.inference import ColorizeSettings
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.imaging import openraster, photo_io
@@ -180,26 +180,28 @@ class _Artist:
             return self._do(job)
 
     def _do(self, job: Job) -> Outcome:
-        photo = photo_io.read(job.source)
+        photo = photo_io.read_photo(job.source)
         view = colorize.look(photo.pixels, self._size)
         if view.kind == "color" and not self._settings.recolor:
             job.copy.parent.mkdir(parents=True, exist_ok=True)
-            put(job.copy, job.source.read_bytes(), durable=False)
+            write_atomic(job.copy, job.source.read_bytes(), durable=False)
             return "in colour"
         ab, over = self._predict(view.lightness), None if job.layers else photo.pixels
         colored = colorize.paint(photo.pixels, view, ab, self._settings.dials, out=over)
         if job.layers:
             self._write_layers(job.layers, photo, view, colored)
-        photo_io.write(colored, photo, job.target)
+        photo_io.write_photo(colored, photo, job.target)
         return "coloured"
 
     def _write_layers(self, path: Path, photo: photo_io.Photo, view: colorize.View, colored: NDArray[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        color = photo_io.in_depth(colored, np.uint8)
+        color = photo_io.convert_depth(colored, np.uint8)
         if self._settings.layers == "ora":
-            openraster.write_ora(path, photo_io.in_depth(colorize.grey(photo.pixels, view), np.uint8), color, photo.dpi)
+            openraster.write_ora(
+                path, photo_io.convert_depth(colorize.grey(photo.pixels, view), np.uint8), color, photo.dpi
+            )
         else:
-            openraster.write_layer(path, photo_io.in_depth(photo.pixels, np.uint8), color)
+            openraster.write_layer(path, photo_io.convert_depth(photo.pixels, np.uint8), color)
 
 
 def _jobs(settings: ColorizeSettings) -> Iterator[Job]:

@@ -37,7 +37,7 @@ class View:
     """
 
     kind: toning.Kind
-    reduction: toning.Reduction
+    reduction: toning.GrayConversion
     lightness: Tensor
 
 
@@ -65,7 +65,7 @@ def colorize(
 
     Returns:
         `(H, W, 3)` sRGB of the same dtype. L* is that of the photo to within rounding: of a grey one its own, of a
-        toned one that of `koala.imaging.toning.reduction`.
+        toned one that of `koala.imaging.toning.gray_conversion`.
 
     Raises:
         UserError: the file cannot be read as a picture, or a dial cannot stand there.
@@ -73,7 +73,7 @@ def colorize(
     """
     given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
     dials = validate(ColorizeOptions, given, "colorize")
-    pixels = photo_io.read(Path(photo)).pixels if isinstance(photo, str | Path) else photo
+    pixels = photo_io.read_photo(Path(photo)).pixels if isinstance(photo, str | Path) else photo
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
@@ -92,8 +92,8 @@ def look(pixels: NDArray[Any], short_side: int) -> View:
     height, width, _ = pixels.shape
     small = _reduced(pixels, _size(height, width, max(short_side, _THUMBNAIL)))
     thumbnail = small[0].permute(1, 2, 0).numpy()
-    kind = toning.kind(thumbnail)
-    reduction = toning.reduction(thumbnail, kind)
+    kind = toning.classify_tone(thumbnail)
+    reduction = toning.gray_conversion(thumbnail, kind)
     lightness = _resize(_lightness_of_grey(reduction(small)), _size(height, width, short_side))
     return View(kind, reduction, lightness)
 
@@ -180,7 +180,7 @@ def _strips(height: int, width: int) -> Iterator[slice]:
 
 def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> Tensor:
     """A photo made small: `(1, 3, h, w)` float in 0..1."""
-    return _resize(_tensor(photo_io.in_depth(pixels, np.uint8), torch.device("cpu")), size).float() / 255
+    return _resize(_tensor(photo_io.convert_depth(pixels, np.uint8), torch.device("cpu")), size).float() / 255
 
 
 def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:

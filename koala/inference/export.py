@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from koala.config.inference import ExportSettings
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.imaging import color
 from koala.models import checkpoint, hub
@@ -142,15 +142,15 @@ def export_command(settings: ExportSettings) -> int:
             what was made does not compute the same.
     """
     _check(settings)
-    found = checkpoint.find(hub.locate(settings.model))
+    found = checkpoint.find_checkpoint(hub.resolve_model(settings.model))
     if settings.out is not None:
-        checkpoint.publish(found, settings.out)
+        checkpoint.publish_weights(found, settings.out)
         size = sum(path.stat().st_size for path in settings.out.iterdir())
         print(f"{settings.out}: {found.path} after {found.images_seen} images, {_megabytes(size)}", flush=True)
     if settings.onnx is not None or settings.program is not None:
         _write_programs(settings, found)
     if settings.push and settings.out is not None:
-        print(hub.push(settings.out, settings.push))
+        print(hub.push_folder(settings.out, settings.push))
     return 0
 
 
@@ -161,7 +161,7 @@ def _check(settings: ExportSettings) -> None:
         raise UserError("there is nothing to write; name a folder with --out, or a file with --onnx or --program")
     if settings.push and out is None:
         raise UserError("--push puts the folder of --out on the hub; name one")
-    if settings.push and not hub.is_name(settings.push):
+    if settings.push and not hub.is_hub_name(settings.push):
         raise UserError(f"--push {settings.push} is no name on the Hugging Face hub; write USER/NAME")
     if out is not None and out.exists() and ((out / "training.pt").exists() or not (out / "checkpoint.json").exists()):
         raise UserError(f"{out} exists and is no exported model; name a new folder with --out")
@@ -188,7 +188,7 @@ def _write_programs(settings: ExportSettings, found: checkpoint.Checkpoint) -> N
         else:
             verdict = _verdict(path, largest_difference(run(data), program))
         path.parent.mkdir(parents=True, exist_ok=True)
-        put(path, data)
+        write_atomic(path, data)
         print(f"{path}: {_megabytes(len(data))}; {verdict}", flush=True)
 
 

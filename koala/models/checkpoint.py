@@ -30,12 +30,12 @@ from torch.utils._pytree import tree_map
 
 from koala.config.load import to_dict, validate
 from koala.config.training import TrainSettings
-from koala.core.atomic_io import put, sha256
+from koala.core.atomic_io import sha256, write_atomic
 from koala.core.errors import UserError
 from koala.core.version import __version__
 from koala.models import extractor, hub
 from koala.models.network import Colorizer, Network
-from koala.models.objectives import head
+from koala.models.objectives import required_head
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """The model that koala carries."""
@@ -69,7 +69,10 @@ class Checkpoint:
         Raises:
             UserError: its weights cannot be read, or are those of another network.
         """
-        network, path = Network(self.embedding_size, head(self.settings.objective)), self.path / "model.safetensors"
+        network, path = (
+            Network(self.embedding_size, required_head(self.settings.objective)),
+            self.path / "model.safetensors",
+        )
         try:
             network.load_state_dict(extractor.read_tensors(path))
         except RuntimeError:
@@ -121,7 +124,7 @@ class Snapshot:
     state: dict[str, Any]
 
 
-class Saver:
+class AsyncSaver:
     """Writes checkpoints while the training goes on, one at a time: it waits for nothing but the copy to memory.
 
     Args:
@@ -142,7 +145,7 @@ class Saver:
         """
         self.wait()
         copied = replace(snapshot, weights=_copied(snapshot.weights), training=_copied(snapshot.training))
-        self._pending = self._writer.submit(save, self._folder, copied, self._keep)
+        self._pending = self._writer.submit(save_checkpoint, self._folder, copied, self._keep)
 
     def wait(self) -> None:
         """Wait until the newest checkpoint is on the disk.
@@ -163,7 +166,7 @@ class Saver:
         self._writer.shutdown()
 
 
-def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
+def save_checkpoint(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     """Write a checkpoint below `folder`, whole or not at all, and remove those that are too old.
 
     Args:
@@ -180,7 +183,7 @@ def save(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     return path
 
 
-def publish(found: Checkpoint, path: Path) -> None:
+def publish_weights(found: Checkpoint, path: Path) -> None:
     """Write a checkpoint for others to colour with: the weights alone, in half precision, and a card.
 
     Args:
@@ -189,7 +192,7 @@ def publish(found: Checkpoint, path: Path) -> None:
     """
     halves = {name: weight.half() for name, weight in found.network().state_dict().items()}
     card = path / "README.md"
-    text = card.read_bytes() if card.exists() else hub.card(found.facts()).encode()
+    text = card.read_bytes() if card.exists() else hub.model_card(found.facts()).encode()
     _write(path, {**_for_others(found, halves), card.name: text})
 
 
@@ -265,7 +268,7 @@ def _copied(values: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationRecord:
     """What is known of a run's validations.
 
     Attributes:
@@ -279,48 +282,48 @@ class Validation:
     best_loss: float
 
 
-def save_validation(folder: Path, validation: Validation) -> None:
+def save_validation(folder: Path, validation: ValidationRecord) -> None:
     """Remember when a run was last validated, and its best checkpoint."""
-    put(folder / "validation.json", json.dumps(asdict(validation)).encode())
+    write_atomic(folder / "validation.json", json.dumps(asdict(validation)).encode())
 
 
-def read_validation(folder: Path) -> Validation | None:
+def read_validation(folder: Path) -> ValidationRecord | None:
     """What is known of a run's validations; none before the first."""
     try:
-        return TypeAdapter(Validation).validate_json((folder / "validation.json").read_bytes())
+        return TypeAdapter(ValidationRecord).validate_json((folder / "validation.json").read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def newest(folder: Path) -> Checkpoint | None:
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint below a run's folder of checkpoints; a damaged one is passed over and named."""
     for path in reversed(_checkpoints(folder)):
         try:
-            return read(path)
+            return read_checkpoint(path)
         except UserError as error:
             print(f"{error}; the one before is taken", file=sys.stderr)
     return None
 
 
-def find(path: Path) -> Checkpoint:
+def find_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint at `path`, or the best one (else the newest) of the run at `path`.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
     if (path / "checkpoint.json").exists():
-        return read(path)
+        return read_checkpoint(path)
     folder = path / "checkpoints"
     validation = read_validation(folder)
     if validation is not None and (best := _path(folder, validation.best_images_seen)).exists():
-        return read(best)
-    found = newest(folder)
+        return read_checkpoint(best)
+    found = latest_checkpoint(folder)
     if found is None:
         raise UserError(f"{path} holds no checkpoint; name a run folder or a checkpoint folder of koala train")
     return found
 
 
-def read(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint's description and check its files.
 
     Raises:
@@ -394,7 +397,7 @@ class PretrainedColorizer(Colorizer, ModelHubMixin):
         Raises:
             UserError: as `load_model`.
         """
-        return cls.of(find(hub.locate(pretrained_model_name_or_path, **options)), weights)
+        return cls.of(find_checkpoint(hub.resolve_model(pretrained_model_name_or_path, **options)), weights)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Put the model on the Hugging Face hub.
@@ -409,16 +412,16 @@ class PretrainedColorizer(Colorizer, ModelHubMixin):
         Raises:
             UserError: nobody is logged in, or may not write there, or the hub cannot be reached.
         """
-        with hub.in_words(repo_id):
+        with hub.explain_push_error(repo_id):
             return super().push_to_hub(repo_id, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         for name, data in _for_others(self.found, self.network.state_dict()).items():
-            put(save_directory / name, data)
+            write_atomic(save_directory / name, data)
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """The card that lies beside the weights."""
-        return ModelCard(hub.card(self.found.facts()))
+        return ModelCard(hub.model_card(self.found.facts()))
 
 
 def load_model(name_or_path: str | Path | None = None, weights: str = "") -> PretrainedColorizer:
@@ -445,8 +448,8 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
 def _extractor(found: Checkpoint, weights: str) -> extractor.Extractor | None:
     """The extractor that a network was trained with."""
     settings = found.settings.extractor
-    built = extractor.build(replace(settings, weights=weights or settings.weights), found.settings.seed)
-    if built is not None and extractor.fingerprint(built) != found.extractor_sha256:
+    built = extractor.build_extractor(replace(settings, weights=weights or settings.weights), found.settings.seed)
+    if built is not None and extractor.weights_sha256(built) != found.extractor_sha256:
         raise UserError(
             f"the weights of {settings.name} are not those that {found.path} was trained with; "
             "name their file with --extractor.weights FILE"

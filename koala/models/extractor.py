@@ -60,17 +60,17 @@ class Extractor(nn.Module):
         super().train(self.batch_statistics)
         return self
 
-    def in_precision(self, dtype: torch.dtype) -> "Extractor":
+    def to_precision(self, dtype: torch.dtype) -> "Extractor":
         """Keep the weights of convolutions and linear layers as autocast would make them anew in each step."""
         for module in self.model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(dtype)
         return self
 
-    def in_place(self, device: torch.device, mixed_precision: MixedPrecision) -> "Extractor":
+    def to_device(self, device: torch.device, mixed_precision: MixedPrecision) -> "Extractor":
         """Move to the device, in the precision of the computation."""
         if mixed_precision != "no":
-            self.in_precision(torch.float16 if mixed_precision == "fp16" else torch.bfloat16)
+            self.to_precision(torch.float16 if mixed_precision == "fp16" else torch.bfloat16)
         return self.to(device)
 
     @torch.no_grad()
@@ -81,7 +81,7 @@ class Extractor(nn.Module):
         return self.model(picture.contiguous(memory_format=torch.channels_last))
 
 
-def build(settings: Settings, seed: int = 0, flag: str = "--extractor.weights") -> Extractor | None:
+def build_extractor(settings: Settings, seed: int = 0, flag: str = "--extractor.weights") -> Extractor | None:
     """Make the extractor that the settings name.
 
     Args:
@@ -101,8 +101,8 @@ def build(settings: Settings, seed: int = 0, flag: str = "--extractor.weights") 
     return Extractor(model, settings.batch_statistics)
 
 
-def to_fetch(settings: Settings, flag: str = "--extractor.weights") -> int | None:
-    """How many bytes of weights `build` would fetch; none where they are at hand.
+def bytes_to_download(settings: Settings, flag: str = "--extractor.weights") -> int | None:
+    """How many bytes of weights `build_extractor` would fetch; none where they are at hand.
 
     Raises:
         UserError: timm has no such model or no weights of it, or they cannot be fetched from here.
@@ -158,7 +158,7 @@ def _with_weights(settings: Settings, flag: str) -> Any:
     return model
 
 
-def fingerprint(extractor: Extractor) -> str:
+def weights_sha256(extractor: Extractor) -> str:
     """sha256 of the extractor's weights."""
     digest = hashlib.sha256()
     for name, value in extractor.model.state_dict().items():
@@ -231,7 +231,7 @@ def _fetch(name: str, flag: str) -> Path:
 
     repository, file = _place(name, flag)
     try:
-        with hub.quietly():  # the sentence below tells of it
+        with hub.quiet_hub():  # the sentence below tells of it
             return Path(hf_hub_download(repository, file))
     except Exception:  # whatever the network does, the remedy is the same
         raise _unreachable(name, flag) from None

@@ -41,12 +41,12 @@ koala is under the MIT licence; which one holds for these weights is for their o
 """
 
 
-def is_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
     """Whether it has the form USER/NAME."""
     return _NAME.fullmatch(name) is not None
 
 
-def locate(name_or_path: str | Path, **options: Any) -> Path:
+def resolve_model(name_or_path: str | Path, **options: Any) -> Path:
     """The folder of a model: the one at that path, or else a copy of the one that has that name on the hub.
 
     Args:
@@ -59,7 +59,7 @@ def locate(name_or_path: str | Path, **options: Any) -> Path:
     name = str(name_or_path)
     if Path(name).exists():
         return Path(name)
-    if not is_name(name):
+    if not is_hub_name(name):
         raise UserError(f"there is no {name}, nor is this a name on the Hugging Face hub; name a folder, or USER/NAME")
     folder = _fetch(name, options)
     if not (folder / "checkpoint.json").exists():
@@ -67,7 +67,7 @@ def locate(name_or_path: str | Path, **options: Any) -> Path:
     return folder
 
 
-def push(folder: Path, name: str) -> str:
+def push_folder(folder: Path, name: str) -> str:
     """Put a model's folder on the hub as it is, into a repository that is made if there is none.
 
     Returns:
@@ -79,7 +79,7 @@ def push(folder: Path, name: str) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="koala", library_version=__version__)
-    with in_words(name):
+    with explain_push_error(name):
         repository = api.create_repo(name, exist_ok=True).repo_id
         return api.upload_folder(
             repo_id=repository,
@@ -90,7 +90,7 @@ def push(folder: Path, name: str) -> str:
 
 
 @contextmanager
-def in_words(name: str) -> Iterator[None]:
+def explain_push_error(name: str) -> Iterator[None]:
     """Tell in a sentence why a model cannot be put on the hub.
 
     Raises:
@@ -99,7 +99,7 @@ def in_words(name: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     try:
-        with quietly():
+        with quiet_hub():
             yield
     except TypeError:  # a call that does not fit
         raise
@@ -117,7 +117,7 @@ def in_words(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def quiet_hub() -> Iterator[None]:
     """Let the hub's client not tell of its retries, where one sentence tells of how they end."""
     from huggingface_hub.utils import logging
 
@@ -129,7 +129,7 @@ def quietly() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def card(facts: Mapping[str, str]) -> str:
+def model_card(facts: Mapping[str, str]) -> str:
     """A model's page on the hub, for its owner to go on with.
 
     Args:
@@ -144,7 +144,7 @@ def _fetch(name: str, options: Mapping[str, Any]) -> Path:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        with quietly():
+        with quiet_hub():
             return Path(snapshot_download(name, allow_patterns=list(FILES), **options))
     except RepositoryNotFoundError:  # or one that is not for everybody
         reason = 'shows no such model; check the name, or run "hf auth login" if it is a private one'

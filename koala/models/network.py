@@ -118,7 +118,7 @@ class Network(nn.Module):
             raise ValueError(f"height and width must be multiples of {STRIDE}, got {tuple(lightness.shape)}")
         return self.decoder(self.fusion(self.encoder(lightness), embedding))
 
-    def colors(self, output: Tensor, temperature: float = ab_bins.TEMPERATURE) -> Tensor:
+    def to_ab(self, output: Tensor, temperature: float = ab_bins.TEMPERATURE) -> Tensor:
         """What `forward` returns as `(B, 2, H, W)` ab, float32.
 
         Args:
@@ -168,4 +168,4 @@ class Colorizer(nn.Module):
         """`forward` in a form that can be traced: the memory's format and the mode of inference stay as they are."""
         if embedding is None and self.extractor is not None:
             embedding = self.extractor(lightness)
-        return self.network.colors(self.network(lightness, embedding), temperature or self.temperature)
+        return self.network.to_ab(self.network(lightness, embedding), temperature or self.temperature)

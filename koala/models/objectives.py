@@ -38,10 +38,10 @@ def weighted_mse(predicted: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     Args:
         predicted: ab.
         true: ab.
-        weights: `(Q,)` of the bins (`koala.imaging.ab_bins.weights`).
+        weights: `(Q,)` of the bins (`koala.imaging.ab_bins.rebalancing_weights`).
     """
     error = (predicted.float() - true.float()).square().mean(dim=1)
-    return (weights[ab_bins.index(color.to_units(true))] * error).mean()
+    return (weights[ab_bins.bin_index(color.to_units(true))] * error).mean()
 
 
 def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     Args:
         logits: `(B, Q, H / 4, W / 4)`.
         true: `(B, 2, H, W)` ab.
-        weights: `(Q,)` of the bins (`koala.imaging.ab_bins.weights`).
+        weights: `(Q,)` of the bins (`koala.imaging.ab_bins.rebalancing_weights`).
 
     References:
         Zhang et al., arXiv:1603.08511, eq. 2.
@@ -61,7 +61,7 @@ def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     ab = color.to_units(F.avg_pool2d(true.float(), ab_bins.STRIDE))
     which, shares = ab_bins.soft_targets(ab)
     likelihood = torch.log_softmax(logits.float(), dim=1).gather(1, which)
-    surprise = -(shares * likelihood).sum(dim=1) * weights[ab_bins.index(ab)]
+    surprise = -(shares * likelihood).sum(dim=1) * weights[ab_bins.bin_index(ab)]
     colored = (ab.abs().amax(dim=(1, 2, 3)) > _COLORED).float()
     return (surprise.mean(dim=(1, 2)) * colored).mean()
 
@@ -97,7 +97,7 @@ def _colorfulness(lightness: Tensor, ab: Tensor) -> Tensor:
 # ---------------------------------------------------------------- as the settings name it
 
 
-def head(settings: ObjectiveSettings) -> Head:
+def required_head(settings: ObjectiveSettings) -> Head:
     """What a network must predict for an objective."""
     return "bins" if settings.name == "classification" else "ab"
 
@@ -140,7 +140,7 @@ class Objective:
         loss = self._main(output, true)
         settings = self._settings
         if settings.colorfulness or self._distance is not None:
-            predicted = network.colors(output)
+            predicted = network.to_ab(output)
             if settings.colorfulness:
                 loss = loss + joined * settings.colorfulness * colorfulness_error(lightness, predicted, true)
             if self._distance is not None:

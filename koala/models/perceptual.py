@@ -15,12 +15,12 @@ FLAG = "--objective.perceptual-weights"
 _WEIGHTS = (0.0625, 0.125, 0.25, 0.5, 1.0)  # of the network's stages; where there are fewer, of the last ones
 
 
-def judge(settings: ObjectiveSettings) -> ExtractorSettings:
+def extractor_settings(settings: ObjectiveSettings) -> ExtractorSettings:
     """The network that the settings name, as an extractor's settings."""
     return ExtractorSettings(settings.perceptual_network, weights=settings.perceptual_weights)
 
 
-class Perceptual(nn.Module):
+class PerceptualLoss(nn.Module):
     """The mean absolute difference of features, stage by stage.
 
     Args:
@@ -44,9 +44,9 @@ class Perceptual(nn.Module):
         name = settings.perceptual_network
         if name == "none":
             raise UserError("a perceptual term needs a network; name one with --objective.perceptual-network")
-        built = extractor.build(judge(settings), flag=FLAG)
+        built = extractor.build_extractor(extractor_settings(settings), flag=FLAG)
         assert built is not None, "there is one but for the name none"
-        self.sha256 = extractor.fingerprint(built)
+        self.sha256 = extractor.weights_sha256(built)
         self.extractor = built
         model: Any = built.model
         try:

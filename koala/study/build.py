@@ -20,7 +20,7 @@ from PIL import Image
 
 from koala.config.load import save_toml
 from koala.config.study import BuildStudy
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.core.version import __version__
@@ -53,7 +53,7 @@ class Version:
 
     name: str
     source: sources.Source
-    items: dict[str, sources.Item]
+    items: dict[str, sources.SourceItem]
 
     @classmethod
     def open(cls, name: str, path: Path) -> "Version":
@@ -63,7 +63,7 @@ class Version:
             UserError: there is no such source, or two of its pictures show the same scene.
         """
         source = sources.open_source(path)
-        items: dict[str, sources.Item] = {}
+        items: dict[str, sources.SourceItem] = {}
         for item in sources.list_items(source):
             scene, is_picture = _scene(item.name)
             if not is_picture:
@@ -231,7 +231,7 @@ def write(settings: BuildStudy, manifest: Manifest, files: dict[str, bytes]) -> 
     pictures.mkdir(parents=True)
     length = max(map(len, files.values())) + 4
     for name, jpeg in files.items():
-        put(pictures / f"{name}.jpg", fill_up(jpeg, length), durable=False)
+        write_atomic(pictures / f"{name}.jpg", fill_up(jpeg, length), durable=False)
     (settings.dir / "languages").mkdir(exist_ok=True)
     for path in PAGE.glob("*.toml"):
         shutil.copyfile(path, settings.dir / "languages" / path.name)
@@ -284,8 +284,8 @@ def _names(path: Path) -> list[str]:
 
 def _read(version: Version, scene: str) -> Image.Image:
     try:
-        return jpeg_intake.decode(version.source.read(version.items[scene])).convert("RGB")
-    except (jpeg_intake.UnusableError, OSError) as error:
+        return jpeg_intake.decode_image(version.source.read(version.items[scene])).convert("RGB")
+    except (jpeg_intake.UnreadableImageError, OSError) as error:
         raise _UnfitError(f"its picture by {version.name} cannot be read ({error})") from None
 
 

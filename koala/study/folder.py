@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from koala.config.load import load_toml
 from koala.config.study import StudySettings
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.study.trials import ORIGINAL
 
@@ -114,7 +114,7 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        put(path, (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomic(path, (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from koala.config.study import ReportStudy
 from koala.core import http
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.study import answers, figures, statistics, words
@@ -45,10 +45,10 @@ def write(analysis: Analysis, study: Folder | None, out: Path) -> None:
     tables = ("versions", "comparisons", "pictures", "people", "groups", "published")
     with Progress(len(tables) + 1, "analysing", "tables") as progress:
         for name in tables:
-            put(out / f"{name}.csv", getattr(analysis, name).to_csv(index=False).encode(), durable=False)
+            write_atomic(out / f"{name}.csv", getattr(analysis, name).to_csv(index=False).encode(), durable=False)
             progress.advance(1, name)
-        put(out / "answers.csv", analysis.collected.answers.to_csv(index=False).encode(), durable=False)
-        put(out / "report.html", page(analysis, study).encode(), durable=False)
+        write_atomic(out / "answers.csv", analysis.collected.answers.to_csv(index=False).encode(), durable=False)
+        write_atomic(out / "report.html", page(analysis, study).encode(), durable=False)
         progress.advance(1)
 
 

@@ -23,8 +23,8 @@ from koala.config.evaluation import EvaluateSettings
 from koala.config.fields import part_numbers
 from koala.config.load import to_dict, validate
 from koala.config.training import AblateSettings, AblationSettings, TrainSettings
-from koala.core.atomic_io import put
-from koala.core.distributed import is_first
+from koala.core.atomic_io import write_atomic
+from koala.core.distributed import is_main_process
 from koala.core.errors import UserError
 from koala.data import color_prior, embedding_cache
 from koala.evaluation import compare, evaluate, results
@@ -36,7 +36,7 @@ _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Run:
+class AblationRun:
     """A training of an ablation.
 
     Attributes:
@@ -51,7 +51,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """A variant under one evaluation.
 
     Attributes:
@@ -71,7 +71,7 @@ class Row:
 # ---------------------------------------------------------------- what is to be done
 
 
-def runs(settings: AblateSettings) -> list[Run]:
+def plan_runs(settings: AblateSettings) -> list[AblationRun]:
     """All trainings, seed by seed, so that each variant is there once before any is trained again.
 
     Raises:
@@ -85,7 +85,7 @@ def runs(settings: AblateSettings) -> list[Run]:
         for name in ablation.variants:
             folder = settings.out / f"{name}-{seed}"
             evaluations = {word: folder / word for word in ablation.evaluations} or {"": folder / "evaluation"}
-            found.append(Run(name, replace(_variant(ablation, name), seed=seed, run=folder), evaluations))
+            found.append(AblationRun(name, replace(_variant(ablation, name), seed=seed, run=folder), evaluations))
     return found
 
 
@@ -117,14 +117,14 @@ def ablate(settings: AblateSettings) -> int:
     Raises:
         UserError: the settings cannot be honoured.
     """
-    everything = runs(settings)
+    everything = plan_runs(settings)
     part, parts = part_numbers(settings.part)
     for shards in {run.settings.data.shards for run in everything if objectives.needs_prior(run.settings.objective)}:
-        color_prior.read(shards)  # before the variants that come earlier take their hours
+        color_prior.read_prior(shards)  # before the variants that come earlier take their hours
     for run in everything[part - 1 :: parts]:
         if code := _make(run, settings.ablation.evaluations):
             return code
-    if not is_first():
+    if not is_main_process():
         return 0
     missing = [run for run in everything if not all(map(results.read_scores, run.evaluations.values()))]
     if missing:
@@ -134,12 +134,12 @@ def ablate(settings: AblateSettings) -> int:
     return 0
 
 
-def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
+def _make(run: AblationRun, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
     """Train a run and evaluate it; what is done already takes no time."""
     training = run.settings
     shards = training.data.shards
     if training.extractor.cache:
-        embedding_cache.embed(embedding_cache.for_training(training))
+        embedding_cache.embed_command(embedding_cache.embed_settings_for(training))
     if code := trainer.train(training):
         return code
     for name, folder in run.evaluations.items():
@@ -148,27 +148,29 @@ def _make(run: Run, evaluations: Mapping[str, Mapping[str, Any]]) -> int:
         flags = {**common, **evaluations.get(name, {})}
         settings = validate(EvaluateSettings, flags, f"evaluations.{name}")
         if settings.extractor.cache and training.extractor.name != "none":
-            embedding_cache.embed(embedding_cache.for_training(replace(training, data=evaluate.seen(settings))))
+            embedding_cache.embed_command(
+                embedding_cache.embed_settings_for(replace(training, data=evaluate.seen(settings)))
+            )
         evaluate.evaluate(settings)
     return 0
 
 
-def _lay_side_by_side(everything: Sequence[Run], out: Path) -> None:
+def _lay_side_by_side(everything: Sequence[AblationRun], out: Path) -> None:
     """Write the tables, and print the one for people."""
     scores: dict[str, list[dict[str, float]]] = {}
     for run in everything:
         for evaluation, folder in run.evaluations.items():
             name = f"{run.variant}, {evaluation}" if evaluation else run.variant
-            scores.setdefault(name, []).append(results.read(folder).scores)
-    rows = table(scores)
+            scores.setdefault(name, []).append(results.read_result(folder).scores)
+    rows = score_table(scores)
     seeds = len(next(iter(scores.values())))
-    put(out / "ablation.csv", to_csv(rows).encode())
-    put(out / "ablation.md", to_markdown(rows, seeds).encode())
+    write_atomic(out / "ablation.csv", to_csv(rows).encode())
+    write_atomic(out / "ablation.md", to_markdown(rows, seeds).encode())
     first = [run for run in everything if run.settings.seed == everything[0].settings.seed]
     for evaluation in everything[0].evaluations:
-        columns = [results.read(run.evaluations[evaluation], run.variant) for run in first]
+        columns = [results.read_result(run.evaluations[evaluation], run.variant) for run in first]
         if len(columns) > 1:
-            compare.write(compare.compare(columns), out / "comparison" / evaluation)
+            compare.write_comparison(compare.compare(columns), out / "comparison" / evaluation)
     print(to_markdown(rows, seeds))
     print(f"{out}: ablation.md, ablation.csv, comparison/")
 
@@ -176,7 +178,7 @@ def _lay_side_by_side(everything: Sequence[Run], out: Path) -> None:
 # ---------------------------------------------------------------- tables
 
 
-def table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
+def score_table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[AblationRow]:
     """Lay scores side by side.
 
     Args:
@@ -188,7 +190,7 @@ def table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
     means = {row: {name: float(column.mean()) for name, column in columns.items()} for row, columns in values.items()}
     first = next(iter(means.values()))
     return [
-        Row(
+        AblationRow(
             row,
             mine,
             {name: mine[name] - first[name] for name in names} if mine is not first else {},
@@ -212,7 +214,7 @@ def _chance(rows: Sequence[np.ndarray]) -> float | None:
     return float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * math.sqrt(2 * pooled / len(rows[0]))
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[AblationRow]) -> str:
     """A line for each score of each row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -223,7 +225,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def to_markdown(rows: Sequence[Row], seeds: int) -> str:
+def to_markdown(rows: Sequence[AblationRow], seeds: int) -> str:
     """A table in Markdown; a difference that is more than chance leaves is bold."""
     names = list(rows[0].means)
     lines = [f"| variant | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
@@ -233,7 +235,7 @@ def to_markdown(rows: Sequence[Row], seeds: int) -> str:
     return "\n".join([*lines, "", f"{known}{judged}.", ""])
 
 
-def _cell(row: Row, name: str) -> str:
+def _cell(row: AblationRow, name: str) -> str:
     mean = f"{row.means[name]:.4g}"
     if name not in row.differences:
         return mean

@@ -18,8 +18,8 @@ from typing import Any, Literal
 from koala.config.training import DoctorSettings, TrainSettings
 from koala.core.errors import UserError, first_line
 from koala.training import doctor_checks
-from koala.training.doctor_checks import INTERFACES, Finding, Status, count
-from koala.training.process_store import MARGIN_S, PATIENCE_S, World
+from koala.training.doctor_checks import INTERFACES, Finding, Status, format_count
+from koala.training.process_store import MARGIN_S, PATIENCE_S, ProcessStore
 
 STATUSES: tuple[Status, ...] = ("ok", "warning", "failed")
 _STUCK = "see in a shell on that machine whether its file systems and its driver answer"
@@ -31,7 +31,7 @@ _FEW_HOSTS = 4  # that are named in the heading
 
 
 @dataclass(frozen=True)
-class Check:
+class DoctorCheck:
     """A line of the page.
 
     Attributes:
@@ -44,30 +44,34 @@ class Check:
 
     name: str
     by: Literal["process", "node", "main"]
-    look: Callable[[TrainSettings, World], Finding]
+    look: Callable[[TrainSettings, ProcessStore], Finding]
     patience_s: float = PATIENCE_S
     when_stuck: str = _STUCK
 
 
 CHECKS = (
-    Check("imports", "process", doctor_checks.imports, patience_s=600),  # from a disk that a thousand others read, too
-    Check("versions", "process", doctor_checks.versions),
-    Check("driver", "node", doctor_checks.driver),
-    Check("GPUs", "node", doctor_checks.gpus),
-    Check("precision", "process", doctor_checks.precision),
-    Check("processors", "node", doctor_checks.processors),
-    Check("open files", "process", doctor_checks.open_files),
-    Check("shared memory", "node", doctor_checks.shared_memory),
-    Check("clock", "node", doctor_checks.clock),
-    Check("batch", "main", doctor_checks.batch),
-    Check("decoding", "process", doctor_checks.decoding),
-    Check("extractor", "node", doctor_checks.extractor),
-    Check("objective", "node", doctor_checks.objective),
-    Check("shards", "node", doctor_checks.shards, patience_s=300),  # thousands of small files
-    Check("embeddings", "node", doctor_checks.embeddings, patience_s=300),
-    Check("run folder", "main", doctor_checks.run_folder),
-    Check("same folder", "process", doctor_checks.same_folder),
-    Check("network", "process", doctor_checks.network, when_stuck=INTERFACES),  # last: what hangs on a GPU stays there
+    DoctorCheck(
+        "imports", "process", doctor_checks.imports, patience_s=600
+    ),  # from a disk that a thousand others read, too
+    DoctorCheck("versions", "process", doctor_checks.versions),
+    DoctorCheck("driver", "node", doctor_checks.driver),
+    DoctorCheck("GPUs", "node", doctor_checks.gpus),
+    DoctorCheck("precision", "process", doctor_checks.precision),
+    DoctorCheck("processors", "node", doctor_checks.processors),
+    DoctorCheck("open files", "process", doctor_checks.open_files),
+    DoctorCheck("shared memory", "node", doctor_checks.shared_memory),
+    DoctorCheck("clock", "node", doctor_checks.clock),
+    DoctorCheck("batch", "main", doctor_checks.batch),
+    DoctorCheck("decoding", "process", doctor_checks.decoding),
+    DoctorCheck("extractor", "node", doctor_checks.extractor),
+    DoctorCheck("objective", "node", doctor_checks.objective),
+    DoctorCheck("shards", "node", doctor_checks.shards, patience_s=300),  # thousands of small files
+    DoctorCheck("embeddings", "node", doctor_checks.embeddings, patience_s=300),
+    DoctorCheck("run folder", "main", doctor_checks.run_folder),
+    DoctorCheck("same folder", "process", doctor_checks.same_folder),
+    DoctorCheck(
+        "network", "process", doctor_checks.network, when_stuck=INTERFACES
+    ),  # last: what hangs on a GPU stays there
 )
 
 
@@ -80,32 +84,32 @@ def doctor(settings: DoctorSettings) -> int:
     Raises:
         UserError: this process does not reach the others.
     """
-    return examine(settings, World.meet())
+    return run_checks(settings, ProcessStore.connect())
 
 
-def examine(settings: TrainSettings, world: World) -> int:
+def run_checks(settings: TrainSettings, store: ProcessStore) -> int:
     """Go through the checks, all processes at the same time; see `doctor`."""
-    page = Page(world)
+    page = DoctorPage(store)
     for check in CHECKS:
         page.announce(check.name)
-        mine = asdict(finding(check, settings, world)) if _has_turn(check, world) else None
-        found = world.gathered(check.name, mine, check.patience_s + MARGIN_S)
-        if world.is_main:
-            page.add(check.name, merged(_answers(found, world)))
-    return world.from_main("verdict", page.close)
+        mine = asdict(run_check(check, settings, store)) if _has_turn(check, store) else None
+        found = store.gather(check.name, mine, check.patience_s + MARGIN_S)
+        if store.is_main:
+            page.add(check.name, merge_findings(_answers(found, store)))
+    return store.broadcast("verdict", page.close)
 
 
-def _has_turn(check: Check, world: World) -> bool:
-    return {"process": True, "node": world.local_rank == 0, "main": world.is_main}[check.by]
+def _has_turn(check: DoctorCheck, store: ProcessStore) -> bool:
+    return {"process": True, "node": store.local_rank == 0, "main": store.is_main}[check.by]
 
 
-def finding(check: Check, settings: TrainSettings, world: World) -> Finding:
+def run_check(check: DoctorCheck, settings: TrainSettings, store: ProcessStore) -> Finding:
     """What this process finds; an error is a finding, too, and so is a check that does not end."""
     found: list[Finding] = []
 
     def look() -> None:
         try:
-            found.append(check.look(settings, world))
+            found.append(check.look(settings, store))
         except UserError as error:
             fact, _, remedy = str(error).rpartition("; ")
             found.append(Finding("failed", fact or remedy, remedy if fact else ""))
@@ -125,7 +129,7 @@ def finding(check: Check, settings: TrainSettings, world: World) -> Finding:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProcessFinding:
     """A finding, and whose it is."""
 
     host: str
@@ -133,7 +137,7 @@ class Answer:
     finding: Finding
 
 
-def merged(answers: Sequence[Answer]) -> Finding:
+def merge_findings(answers: Sequence[ProcessFinding]) -> Finding:
     """The worst finding; where it is not all's, and not good, those whose it is are named."""
     worst = max(answers, key=lambda answer: (STATUSES.index(answer.finding.status), -answer.finding.measure)).finding
     alike = [answer for answer in answers if answer.finding.text == worst.text]
@@ -144,31 +148,33 @@ def merged(answers: Sequence[Answer]) -> Finding:
     return replace(worst, text=f"{first}{f' and {len(others)} more' if others else ''}: {worst.text}")
 
 
-def _answers(found: dict[int, Any], world: World) -> list[Answer]:
+def _answers(found: dict[int, Any], store: ProcessStore) -> list[ProcessFinding]:
     """What those found whose turn it was; one that was silent has failed."""
     silent = asdict(Finding("failed", "no answer from this process", "see in its log what became of it"))
-    answers = [found.get(rank, silent) for rank in range(world.size)]
-    return [Answer(world.hosts[rank], rank, Finding(**answer)) for rank, answer in enumerate(answers) if answer]
+    answers = [found.get(rank, silent) for rank in range(store.size)]
+    return [ProcessFinding(store.hosts[rank], rank, Finding(**answer)) for rank, answer in enumerate(answers) if answer]
 
 
 # ---------------------------------------------------------------- the page
 
 
-class Page:
+class DoctorPage:
     """The lines, written by the first process; the others keep silent.
 
     Args:
-        world: who takes part.
+        store: who takes part.
     """
 
-    def __init__(self, world: World) -> None:
-        self._shown = world.is_main
+    def __init__(self, store: ProcessStore) -> None:
+        self._shown = store.is_main
         self._statuses: Counter[Status] = Counter()
         self._lively = self._shown and sys.stdout.isatty()
         self._width = min(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH)
-        hosts = list(dict.fromkeys(world.hosts))
+        hosts = list(dict.fromkeys(store.hosts))
         named = ", ".join(hosts[:_FEW_HOSTS]) + (", ..." if len(hosts) > _FEW_HOSTS else "")
-        self._say(f"koala doctor: {count(world.size, 'process')} on {count(world.nodes, 'node')} ({named})\n")
+        self._say(
+            f"koala doctor: {format_count(store.size, 'process')} on {format_count(store.nodes, 'node')} ({named})\n"
+        )
 
     def announce(self, name: str) -> None:
         """On a terminal, say what is being looked at; its line takes the place."""
@@ -178,12 +184,12 @@ class Page:
     def add(self, name: str, finding: Finding) -> None:
         """Write what was found."""
         self._statuses[finding.status] += 1
-        self._say(row(name, finding, self._width, colored=self._lively and "NO_COLOR" not in os.environ))
+        self._say(format_line(name, finding, self._width, colored=self._lively and "NO_COLOR" not in os.environ))
 
     def close(self) -> int:
         """Write the verdict, and give the exit code."""
         failed, warnings = self._statuses["failed"], self._statuses["warning"]
-        counts = f"{failed or 'nothing'} failed, {count(warnings, 'warning')}, {self._statuses['ok']} ok"
+        counts = f"{failed or 'nothing'} failed, {format_count(warnings, 'warning')}, {self._statuses['ok']} ok"
         self._say(f"\n{counts}")
         return 1 if failed else 0
 
@@ -192,7 +198,7 @@ class Page:
             print(text, flush=True)
 
 
-def row(name: str, finding: Finding, width: int, colored: bool = False) -> str:
+def format_line(name: str, finding: Finding, width: int, colored: bool = False) -> str:
     """A line of the page: name, status and text, and below it the remedy."""
     margin = " " * (_NAME_WIDTH + _STATUS_WIDTH)
     status = f"{finding.status:{_STATUS_WIDTH}}"

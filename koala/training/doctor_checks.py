@@ -25,7 +25,7 @@ from koala.config.data import DataSettings, ResizeRule, for_evaluation
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError, first_line
 from koala.core.version import __version__
-from koala.training.process_store import PATIENCE_S, World
+from koala.training.process_store import PATIENCE_S, ProcessStore
 
 if TYPE_CHECKING:  # imported where they are used, so that a damaged installation is a finding, too
     import torch
@@ -75,7 +75,7 @@ class Finding:
 # ---------------------------------------------------------------- the machine
 
 
-def imports(settings: TrainSettings, world: World) -> Finding:
+def imports(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether what koala stands on can be imported, and how long that takes."""
     began = time.monotonic()
     for name, module in _MODULES.items():
@@ -90,11 +90,11 @@ def imports(settings: TrainSettings, world: World) -> Finding:
     return Finding("warning", text, "install koala on a disk of the node, or in a container", measure=-seconds)
 
 
-def versions(settings: TrainSettings, world: World) -> Finding:
+def versions(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether all processes have the same versions."""
     mine = {"koala": __version__, "Python": platform.python_version()}
     mine |= {name: importlib.import_module(module).__version__ for name, module in _MODULES.items()}
-    first = world.from_main("versions", lambda: mine)
+    first = store.broadcast("versions", lambda: mine)
     others = [f"{name} {version}, not {first[name]}" for name, version in mine.items() if version != first[name]]
     if others:
         text = f"{' and '.join(others)} as the first process has"
@@ -102,7 +102,7 @@ def versions(settings: TrainSettings, world: World) -> Finding:
     return Finding("ok", ", ".join(f"{name} {version}" for name, version in mine.items()))
 
 
-def driver(settings: TrainSettings, world: World) -> Finding:
+def driver(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the NVIDIA driver is new enough for the CUDA that torch and DALI are built for."""
     import torch
     from nvidia import dali
@@ -137,7 +137,7 @@ def driver_cuda() -> tuple[int, int] | None:
     return None if failed else (version.value // 1000, version.value % 1000 // 10)
 
 
-def gpus(settings: TrainSettings, world: World) -> Finding:
+def gpus(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether each process of the node has a GPU, and each GPU its memory free."""
     import torch
 
@@ -149,28 +149,28 @@ def gpus(settings: TrainSettings, world: World) -> Finding:
         return Finding("warning", "none: training on the CPU is slow", remedy)
     names = Counter(torch.cuda.get_device_properties(index).name for index in range(number))
     memory = [torch.cuda.mem_get_info(index) for index in range(number)]  # free and all, in bytes
-    text = f"{' and '.join(f'{many} x {name}' for name, many in names.items())}, {size(memory[0][1])} each"
+    text = f"{' and '.join(f'{many} x {name}' for name, many in names.items())}, {format_bytes(memory[0][1])} each"
     if settings.device == "cpu":
         return Finding("warning", f"{text}, which --device cpu leaves idle", "leave --device at auto")
-    if world.local_size != number:
-        status: Status = "failed" if world.local_size > number else "warning"
+    if store.local_size != number:
+        status: Status = "failed" if store.local_size > number else "warning"
         remedy = "start one for each GPU; --num_processes of accelerate launch counts those of all nodes"
-        return Finding(status, f"{text}, for {count(world.local_size, 'process')}", remedy)
+        return Finding(status, f"{text}, for {format_count(store.local_size, 'process')}", remedy)
     busy = [index for index, (free, total) in enumerate(memory) if free < (1 - _BUSY_SHARE) * total]
     if busy:
-        text = f"{text}; GPU {', '.join(map(str, busy))} in use: {size(memory[busy[0]][0])} free"
+        text = f"{text}; GPU {', '.join(map(str, busy))} in use: {format_bytes(memory[busy[0]][0])} free"
         return Finding("warning", text, "see with nvidia-smi by whom, or choose others with CUDA_VISIBLE_DEVICES")
     return Finding("ok", text)
 
 
-def precision(settings: TrainSettings, world: World) -> Finding:
+def precision(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the device computes in the precision that is asked for."""
-    from koala.core.distributed import has_bf16, on_cpu
+    from koala.core.distributed import on_cpu, supports_bf16
 
     cpu = on_cpu(_device_there(settings), settings.mixed_precision)
     asked = "fp32" if settings.mixed_precision == "no" else settings.mixed_precision
     text = f"{asked} on the {'CPU' if cpu else 'GPU'}"
-    if settings.mixed_precision == "bf16" and not has_bf16(cpu):
+    if settings.mixed_precision == "bf16" and not supports_bf16(cpu):
         return Finding("warning", f"{text}, which only imitates it, slowly", "choose another --mixed-precision")
     return Finding("ok", text)
 
@@ -180,41 +180,41 @@ def _device_there(settings: TrainSettings) -> str:
     return "cpu" if settings.device == "cpu" else "auto"
 
 
-def processors(settings: TrainSettings, world: World) -> Finding:
+def processors(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether there is a CPU for each thread that decodes."""
     cpus, threads = len(os.sched_getaffinity(0)), settings.data.threads
-    text = f"{cpus} CPUs, and {threads * world.local_size} threads that decode"
-    if cpus >= threads * world.local_size:
+    text = f"{cpus} CPUs, and {threads * store.local_size} threads that decode"
+    if cpus >= threads * store.local_size:
         return Finding("ok", text, measure=cpus)
-    remedy = f"choose --data.threads {max(1, cpus // world.local_size)}, or ask for more CPUs (Slurm: --cpus-per-task)"
+    remedy = f"choose --data.threads {max(1, cpus // store.local_size)}, or ask for more CPUs (Slurm: --cpus-per-task)"
     return Finding("warning", text, remedy, measure=cpus)
 
 
-def open_files(settings: TrainSettings, world: World) -> Finding:
+def open_files(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether a process may open enough files and sockets."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = _FEW_FILES + _FILES_PER_PROCESS * world.size
+    needed = _FEW_FILES + _FILES_PER_PROCESS * store.size
     if limit == resource.RLIM_INFINITY or limit >= needed:
         return Finding("ok", f"{'any number' if limit == resource.RLIM_INFINITY else limit} in each process")
     return Finding("warning", f"{limit} in each process, of about {needed}", f"run ulimit -n {needed} before, or more")
 
 
-def shared_memory(settings: TrainSettings, world: World) -> Finding:
+def shared_memory(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether there is room in /dev/shm, through which NCCL moves data between the processes of a node."""
     remedy = "give the container more: docker run --shm-size 8g, or mount -o remount,size=8g /dev/shm"
     try:
         room = shutil.disk_usage("/dev/shm")
     except OSError as error:
         return Finding("warning", f"/dev/shm: {error.strerror}", remedy)
-    text = f"{size(room.free)} of {size(room.total)} free in /dev/shm"
+    text = f"{format_bytes(room.free)} of {format_bytes(room.total)} free in /dev/shm"
     enough = room.free >= _SMALL_SHARED_MEMORY
     return Finding("ok", text, measure=room.free) if enough else Finding("warning", text, remedy, measure=room.free)
 
 
-def clock(settings: TrainSettings, world: World) -> Finding:
+def clock(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the nodes' clocks agree; they look at them when the first process says so."""
-    behind = world.from_main("clock", time.time) - time.time()
-    if world.nodes == 1:
+    behind = store.broadcast("clock", time.time) - time.time()
+    if store.nodes == 1:
         return Finding("ok", "one node has one clock")
     if abs(behind) <= _CLOCK_SKEW_S:
         return Finding("ok", f"within {abs(behind):.2f} s of the first node's", measure=-abs(behind))
@@ -226,18 +226,18 @@ def clock(settings: TrainSettings, world: World) -> Finding:
 # ---------------------------------------------------------------- the training
 
 
-def batch(settings: TrainSettings, world: World) -> Finding:
+def batch(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the global batch can be shared out."""
-    from koala.data.sampler import Order, micro_batches
+    from koala.data.sampler import EpochSampler, micro_batches
 
-    order = Order((settings.batch,), settings.seed)
+    order = EpochSampler((settings.batch,), settings.seed)
     pieces = settings.accumulation
-    part = next(micro_batches(order, 0, settings.batch, rank=0, world_size=world.size, accumulation=pieces))
-    text = f"{settings.batch} images = {count(world.size, 'process')} x {count(pieces, 'piece')} x {len(part)}"
-    return Finding("ok", text)
+    part = next(micro_batches(order, 0, settings.batch, rank=0, world_size=store.size, accumulation=pieces))
+    processes = format_count(store.size, "process")
+    return Finding("ok", f"{settings.batch} images = {processes} x {format_count(pieces, 'piece')} x {len(part)}")
 
 
-def decoding(settings: TrainSettings, world: World) -> Finding:
+def decoding(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether DALI decodes a picture on the device, and its colours are right."""
     import numpy as np
     import torch
@@ -249,7 +249,7 @@ def decoding(settings: TrainSettings, world: World) -> Finding:
 
     device = "cpu" if on_cpu(_device_there(settings), "no") else "gpu"
     if device == "gpu":
-        torch.cuda.set_device(world.local_rank)
+        torch.cuda.set_device(store.local_rank)
     picture = Image.new("RGB", (96, 64), _ORANGE)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=95, subsampling=0)
@@ -268,9 +268,9 @@ def decoding(settings: TrainSettings, world: World) -> Finding:
     return Finding("failed", f"{text} has wrong colours, by {distance:.2f} of 1", "install another nvidia-dali")
 
 
-def extractor(settings: TrainSettings, world: World) -> Finding:
+def extractor(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the extractor can be built, or where its weights would have to be fetched, whether they can."""
-    from koala.models.extractor import build, fingerprint, to_fetch
+    from koala.models.extractor import build_extractor, bytes_to_download, weights_sha256
 
     wanted = settings.extractor
     if wanted.name == "none":
@@ -278,34 +278,34 @@ def extractor(settings: TrainSettings, world: World) -> Finding:
     if wanted.cache:
         return Finding("ok", f"{wanted.name} is not needed, with its embeddings at hand")
     try:
-        missing = to_fetch(wanted)
+        missing = bytes_to_download(wanted)
     except UserError as error:
         if not _nothing_to_train_on(settings):
             raise
         fact, _, remedy = str(error).partition("; ")
         return Finding("warning", fact, remedy)
     if missing is not None:
-        return Finding("ok", f"the weights of {wanted.name} will be fetched: {size(missing)}")
-    built = build(wanted, settings.seed)
+        return Finding("ok", f"the weights of {wanted.name} will be fetched: {format_bytes(missing)}")
+    built = build_extractor(wanted, settings.seed)
     assert built is not None, "there is one but for the name none"
-    return Finding("ok", f"{wanted.name} with {built.embedding_size} features, weights {fingerprint(built)[:8]}")
+    return Finding("ok", f"{wanted.name} with {built.embedding_size} features, weights {weights_sha256(built)[:8]}")
 
 
-def objective(settings: TrainSettings, world: World) -> Finding:
+def objective(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether what the objective needs is at hand: the prior of colours, the network that judges."""
     from koala.data import color_prior
-    from koala.models.extractor import to_fetch
+    from koala.models.extractor import bytes_to_download
     from koala.models.objectives import needs_prior
-    from koala.models.perceptual import FLAG, judge
+    from koala.models.perceptual import FLAG, extractor_settings
 
     wanted, at_hand = settings.objective, []
     if needs_prior(wanted):
-        color_prior.read(settings.data.shards)
+        color_prior.read_prior(settings.data.shards)
         at_hand.append("prior")
     if wanted.perceptual:
-        missing = to_fetch(judge(wanted), FLAG)
+        missing = bytes_to_download(extractor_settings(wanted), FLAG)
         at_hand.append(
-            wanted.perceptual_network + (f" will be fetched: {size(missing)}" if missing is not None else "")
+            wanted.perceptual_network + (f" will be fetched: {format_bytes(missing)}" if missing is not None else "")
         )
     return Finding("ok", ", ".join([wanted.name, *at_hand]))
 
@@ -315,33 +315,33 @@ def _nothing_to_train_on(settings: TrainSettings) -> bool:
     return settings.data.shards == DataSettings().shards and not settings.data.shards.exists()
 
 
-def shards(settings: TrainSettings, world: World) -> Finding:
+def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the shards are there and whole, can be read, and are the same everywhere."""
-    from koala.data.audit import open_selected
-    from koala.data.shards import SPLITS, read_manifest, verify
+    from koala.data.audit import open_filtered
+    from koala.data.shards import SPLITS, read_manifest, verify_shards
 
     folder = settings.data.shards
     if _nothing_to_train_on(settings):
         return Finding("warning", f"none at {folder}", "name them with --data.shards, or make some: koala shards write")
     manifest = read_manifest(folder)
-    faults = verify(folder, quick=True, show=False)
+    faults = verify_shards(folder, quick=True, show=False)
     if faults:
-        text = f"{count(len(faults), 'fault')}: {faults[0]}{', ...' if len(faults) > 1 else ''}"
+        text = f"{format_count(len(faults), 'fault')}: {faults[0]}{', ...' if len(faults) > 1 else ''}"
         remedy = f"koala shards verify {folder} tells all; koala shards repair {folder} --source DIR writes them again"
         return Finding("failed", text, remedy)
     splits = {
-        split: open_selected(folder, split, settings.data.where)
+        split: open_filtered(folder, split, settings.data.where)
         for split in SPLITS
         if split == "train" or manifest.samples(split)
     }
     for split, found in splits.items():
         _read_some(folder, split, found)
     sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-    if sha256 != world.from_main("manifest", lambda: sha256):
+    if sha256 != store.broadcast("manifest", lambda: sha256):
         text = f"{folder} holds other shards here than on the first node"
         return Finding("failed", text, "copy them anew, or name a folder that all nodes see")
     counts = " and ".join(f"{len(found)} {split}" for split, found in splits.items())
-    number = count(sum(map(len, manifest.splits.values())), "shard")
+    number = format_count(sum(map(len, manifest.splits.values())), "shard")
     return Finding("ok", f"{folder}: {counts} samples in {number}; some were read at random")
 
 
@@ -353,47 +353,47 @@ def _read_some(folder: Path, split: str, shards: "Shards") -> None:
     """
     import numpy as np
 
-    from koala.imaging.jpeg_intake import UnusableError, admit
+    from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
 
     for sample in map(int, np.random.default_rng().integers(len(shards), size=_SAMPLES)):
         try:
-            admit(shards.read(sample).tobytes(), ResizeRule())
-        except UnusableError as reason:
+            validate_or_transcode(shards.read(sample).tobytes(), ResizeRule())
+        except UnreadableImageError as reason:
             raise UserError(
                 f"{folder}: sample {sample} of {split} does not decode: {reason}; koala shards verify {folder} tells "
                 "all, koala shards repair writes bad shards again"
             ) from None
 
 
-def embeddings(settings: TrainSettings, world: World) -> Finding:
+def embeddings(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the embeddings that the training wants are there and whole, and can be read."""
     if not settings.extractor.cache:
         return Finding("ok", "none are asked for")
     import numpy as np
 
-    from koala.data.embedding_cache import Embeddings, find
+    from koala.data.embedding_cache import CachedEmbeddings, find_cache
     from koala.data.shards import Shards, read_manifest
 
-    cache, folder = find(settings), settings.data.shards
+    cache, folder = find_cache(settings), settings.data.shards
     shards = Shards.open(folder, "train")
-    kept = Embeddings(cache, read_manifest(folder).splits["train"], shards)
+    kept = CachedEmbeddings(cache, read_manifest(folder).splits["train"], shards)
     for sample in map(int, np.random.default_rng().integers(len(shards), size=_SAMPLES)):
         kept.read(sample, mirror=False)
     return Finding("ok", f"{cache.folder}: complete; some were read at random")
 
 
-def run_folder(settings: TrainSettings, world: World) -> Finding:
+def run_folder(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the checkpoints find room where the run is to be, and how fast they are written."""
     folder, number = _place_of(settings), settings.keep + 2  # and the best, and the one that is being written
     checkpoint = checkpoint_bytes(settings)
     free = shutil.disk_usage(folder).free
     if free < number * checkpoint:
-        text = f"{folder}: {size(free)} free, {number} checkpoints need {size(number * checkpoint)}"
+        text = f"{folder}: {format_bytes(free)} free, {number} checkpoints need {format_bytes(number * checkpoint)}"
         return Finding("failed", text, "make room, keep fewer with --keep, or choose another --run")
     seconds = _seconds_to_write(folder, checkpoint)
     text = (
-        f"{folder}: {size(free)} free; a checkpoint of {size(checkpoint)} is written in {seconds:.1f} s "
-        f"({size(checkpoint / seconds)}/s)"
+        f"{folder}: {format_bytes(free)} free; a checkpoint of {format_bytes(checkpoint)} is written in "
+        f"{seconds:.1f} s ({format_bytes(checkpoint / seconds)}/s)"
     )
     if seconds <= _SLOW_SAVE_S:
         return Finding("ok", text)
@@ -417,7 +417,7 @@ def _place_of(settings: TrainSettings) -> Path:
 
 def _seconds_to_write(folder: Path, length: int) -> float:
     """How long it takes until so many bytes are on the disk."""
-    from koala.core.atomic_io import sync
+    from koala.core.atomic_io import fsync
 
     block = os.urandom(1 << 20)  # nothing that a file system could make smaller
     with _temporary(folder) as path:
@@ -425,7 +425,7 @@ def _seconds_to_write(folder: Path, length: int) -> float:
         with path.open("wb") as file:
             for _ in range(-(-length // len(block))):
                 file.write(block)
-            sync(file)
+            fsync(file)
         return time.monotonic() - began
 
 
@@ -446,15 +446,15 @@ def _temporary(folder: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def same_folder(settings: TrainSettings, world: World) -> Finding:
+def same_folder(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether what the first process writes into the run folder is seen by the others."""
     folder = _place_of(settings)
     with ExitStack() as stack:
-        name = world.from_main("token", lambda: stack.enter_context(_temporary(folder)).name)
+        name = store.broadcast("token", lambda: stack.enter_context(_temporary(folder)).name)
         there = _comes(folder / name)
-        world.gathered("token was seen", there, PATIENCE_S / 2)  # before it goes
+        store.gather("token was seen", there, PATIENCE_S / 2)  # before it goes
     if there:
-        return Finding("ok", f"seen by {count(world.size, 'process')} on {count(world.nodes, 'node')}")
+        return Finding("ok", f"seen by {format_count(store.size, 'process')} on {format_count(store.nodes, 'node')}")
     text = f"{folder} is not the folder that the first process writes to"
     return Finding("failed", text, "name with --run a folder on a file system that all nodes share")
 
@@ -472,14 +472,14 @@ def _comes(path: Path) -> bool:
 # ---------------------------------------------------------------- the network
 
 
-def network(settings: TrainSettings, world: World) -> Finding:
+def network(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the processes find each other as the training's will, and how fast they sum gradients."""
-    from koala.core.distributed import accelerated
+    from koala.core.distributed import open_accelerator
 
     # beyond all patience, since torch's own watchdog would end the process before the page is written
     timeout = timedelta(seconds=2 * PATIENCE_S)
     try:
-        with accelerated(_device_there(settings), "no", settings.processes, timeout) as accelerator:
+        with open_accelerator(_device_there(settings), "no", settings.processes, timeout) as accelerator:
             if accelerator.num_processes == 1:
                 return Finding("ok", "one process, which needs none")
             return _reduced(accelerator.device)
@@ -501,8 +501,9 @@ def _reduced(device: "torch.device") -> Finding:
     seconds = _seconds_to_reduce(values.zero_())
     bus = bus_bandwidth(length, seconds, world_size)
     text = (
-        f"{dist.get_backend()} all-reduces gradients of {size(length)} in {1000 * seconds:.1f} ms: algorithm bandwidth "
-        f"{size(length / seconds)}/s, bus bandwidth {size(bus)}/s (times 2 (n - 1) / n, n = {world_size})"
+        f"{dist.get_backend()} all-reduces gradients of {format_bytes(length)} in {1000 * seconds:.1f} ms: "
+        f"algorithm bandwidth {format_bytes(length / seconds)}/s, bus bandwidth {format_bytes(bus)}/s "
+        f"(times 2 (n - 1) / n, n = {world_size})"
     )
     if device.type == "cuda" and bus < _SLOW_BUS:
         return Finding("warning", text, f"see whether NCCL takes the fast network; {INTERFACES}")
@@ -548,7 +549,7 @@ def weights_bytes() -> int:
 # ---------------------------------------------------------------- in words
 
 
-def size(number: float) -> str:
+def format_bytes(number: float) -> str:
     """A number of bytes, in words."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if number < 1000:
@@ -557,6 +558,6 @@ def size(number: float) -> str:
     return f"{number:.1f} TB"
 
 
-def count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """A number of things, in words."""
     return f"{number} {noun if number == 1 else noun + ('es' if noun.endswith('s') else 's')}"

@@ -52,7 +52,7 @@ def activation_bytes(network: Network, size: int) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in kept.values()) // _IMAGES
 
 
-def shapes(network: Network, size: int) -> Mapping[str, tuple[int, ...]]:
+def layer_shapes(network: Network, size: int) -> Mapping[str, tuple[int, ...]]:
     """Output shape of each part of the network, without the batch."""
     network, found = _shadow(network), dict[str, tuple[int, ...]]()
     with _watching(network, found), torch.no_grad():
@@ -60,7 +60,7 @@ def shapes(network: Network, size: int) -> Mapping[str, tuple[int, ...]]:
     return found
 
 
-def in_words(
+def describe_plan(
     settings: TrainSettings, network: Network, extractor: nn.Module | None, processes: int, images: Mapping[str, int]
 ) -> str:
     """All settings, and what training takes with them, for people.
@@ -82,7 +82,7 @@ def in_words(
     activations = activation_bytes(network, size) * piece // (1 if settings.mixed_precision == "no" else 2)
     facts = {
         "input": f"lightness (1, {size}, {size}), embedding ({network.fusion.embedding_size})",
-        **{part: str(shape) for part, shape in shapes(network, size).items()},
+        **{part: str(shape) for part, shape in layer_shapes(network, size).items()},
         "parameters": f"{trained:,} trained, {sum(weight.numel() for weight in frozen):,} frozen",
         "images": ", ".join(f"{count:,} {which}" for which, count in images.items()),
         "steps": f"{images['in all'] // batch:,} of {batch} images, {piece} at a time in each of {processes} processes",

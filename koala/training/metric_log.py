@@ -14,11 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from koala.core.atomic_io import put
+from koala.core.atomic_io import write_atomic
 from koala.data.dali_pipeline import Batch
 from koala.evaluation import failure_signs, metrics
 from koala.imaging import color
-from koala.imaging.contact_sheet import outside_srgb
+from koala.imaging.contact_sheet import out_of_gamut
 
 Activity = Literal["data", "saving", "validating"]
 
@@ -29,7 +29,7 @@ PEAK_TFLOPS = {
 }
 
 
-class Window:
+class MetricWindow:
     """Losses, gradient norms and times since the last entry."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ def peak_tflops(device: torch.device, mixed_precision: str) -> float:
     return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), 0.0)
 
 
-def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
+def color_statistics(batch: Batch, predicted: Tensor) -> dict[str, float]:
     """What predicted colours are like; padding, which is black, is left out where no colour fits.
 
     Args:
@@ -112,7 +112,7 @@ def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
         `out_of_gamut`, the share of places outside sRGB; `saturated`, the share of ab at the end of the network's
         scale; `chroma_ratio`, mean chroma over that of the photos, unless these have none.
     """
-    outside = outside_srgb(color.lab_to_rgb(color.to_lab(batch.lightness, predicted.float()), outside="keep"))
+    outside = out_of_gamut(color.lab_to_rgb(color.to_lab(batch.lightness, predicted.float()), outside="keep"))
     seen = batch.lightness > -1
     found = {
         "out_of_gamut": float((outside & seen).sum() / seen.sum().clamp(min=1)),
@@ -124,7 +124,7 @@ def colors(batch: Batch, predicted: Tensor) -> dict[str, float]:
     return found
 
 
-class Log:
+class MetricLogger:
     """TensorBoard's file and `metrics.jsonl` of a run folder; on other processes than the first, nothing.
 
     Entries after the clock will be made again and are taken away.
@@ -135,12 +135,12 @@ class Log:
         self._board: Any = None
         self._file: Any = None
 
-    def __enter__(self) -> "Log":
+    def __enter__(self) -> "MetricLogger":
         if self._write:
             from torch.utils.tensorboard.writer import SummaryWriter
 
             self._board = SummaryWriter(str(self._path.parent), purge_step=self._images_seen + 1)
-            put(self._path, b"".join(_until(self._path, self._images_seen)))
+            write_atomic(self._path, b"".join(_until(self._path, self._images_seen)))
             self._file = self._path.open("a", encoding="utf-8")
         return self
 
@@ -179,7 +179,7 @@ def _until(path: Path, images_seen: int) -> Iterator[bytes]:
             yield line
 
 
-def in_words(entry: Mapping[str, float]) -> str:
+def format_entry(entry: Mapping[str, float]) -> str:
     """An entry as a person reads it in a log."""
     parts = [
         ("gradient {:.2g}", "train/gradient_norm", 1.0),

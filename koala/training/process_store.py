@@ -14,7 +14,7 @@ PATIENCE_S = 60.0
 MARGIN_S = 15.0  # more, until a process that has not answered is given up
 
 
-class World:
+class ProcessStore:
     """The processes, and which of them this one is.
 
     Args:
@@ -36,12 +36,12 @@ class World:
         self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
         self._store = store
         self._lost: set[int] = set()
-        known = self.gathered("host", (host, local_rank))
+        known = self.gather("host", (host, local_rank))
         self.hosts = [known.get(number, ("an unknown node", 0))[0] for number in range(size)]
-        self.nodes: int = self.from_main("nodes", lambda: sum(first == 0 for _, first in known.values()))
+        self.nodes: int = self.broadcast("nodes", lambda: sum(first == 0 for _, first in known.values()))
 
     @classmethod
-    def meet(cls) -> Self:
+    def connect(cls) -> Self:
         """Find the others, as the launcher's variables say.
 
         Raises:
@@ -74,7 +74,7 @@ class World:
         """Whether this is the first process."""
         return self.rank == 0
 
-    def gathered(self, name: str, value: Any, patience_s: float = PATIENCE_S) -> dict[int, Any]:
+    def gather(self, name: str, value: Any, patience_s: float = PATIENCE_S) -> dict[int, Any]:
         """Give the first process everybody's values; called by all.
 
         Args:
@@ -102,7 +102,7 @@ class World:
         self._put(f"{name}/all", True)
         return found
 
-    def from_main(self, name: str, work: Callable[[], Any]) -> Any:
+    def broadcast(self, name: str, work: Callable[[], Any]) -> Any:
         """Let the first process do something, and give what comes of it to all; called by all.
 
         Args:

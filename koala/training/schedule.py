@@ -7,7 +7,7 @@ from koala.config.training import TrainSettings
 REFERENCE_BATCH = 50  # the report's, to which the learning rate belongs where it is scaled
 
 
-def peak(settings: TrainSettings) -> float:
+def peak_learning_rate(settings: TrainSettings) -> float:
     """The learning rate after the warm-up, scaled with the global batch as asked.
 
     References:
@@ -23,7 +23,7 @@ def learning_rate(images_seen: int, total: int, settings: TrainSettings) -> floa
     A linear warm-up from zero, and then: constant; half a cosine that ends at zero after `total` images; or steps,
     each time `decay` times as high.
     """
-    rate = peak(settings)
+    rate = peak_learning_rate(settings)
     if images_seen < settings.warmup:
         return rate * images_seen / settings.warmup
     after = images_seen - settings.warmup
@@ -36,11 +36,11 @@ def learning_rate(images_seen: int, total: int, settings: TrainSettings) -> floa
             return rate * settings.decay ** (after // settings.decay_every)
 
 
-def joined(images_seen: int, total: int) -> float:
+def ramp_up(images_seen: int, total: int) -> float:
     """What part of its weight a term has that joins the objective: it rises from none at first to all half-way."""
     return min(1.0, 2 * images_seen / total)
 
 
-def is_time(images_seen: int, step: int, period: int) -> bool:
+def is_due(images_seen: int, step: int, period: int) -> bool:
     """Whether a multiple of `period` images was passed in the last `step` images; never for a period of 0."""
     return period > 0 and images_seen // period != (images_seen - step) // period

@@ -18,13 +18,13 @@ class TrainState:
     Attributes:
         network: the trained weights.
         optimizer: its state.
-        average: the weights' moving average, or none.
+        ema: the weights' moving average, or none.
         images_seen: the clock, over all processes.
     """
 
     network: Network
     optimizer: torch.optim.Optimizer
-    average: AveragedModel | None = None
+    ema: AveragedModel | None = None
     images_seen: int = 0
 
     @classmethod
@@ -32,19 +32,19 @@ class TrainState:
         """The state before the first step of a network that is on its device."""
         # the report's optimizer, all its arithmetic in one pass over the weights
         optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-        return cls(network, optimizer, _average(network, settings) if settings.ema else None)
+        return cls(network, optimizer, _new_ema(network, settings) if settings.ema else None)
 
     @property
     def model(self) -> Network:
         """What is validated, saved and used: the moving average, where there is one."""
-        return self.network if self.average is None else self.average.module  # type: ignore[return-value]
+        return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
 
-    def kept(self, scaler: Any) -> dict[str, Any]:
+    def state_dict(self, scaler: Any) -> dict[str, Any]:
         """What a checkpoint keeps beside the model and the clock: plain values and tensors."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "network": self.network.state_dict() if self.average is not None else None,
+            "network": self.network.state_dict() if self.ema is not None else None,
         }
 
     def restore(self, found: Checkpoint, scaler: Any) -> None:
@@ -53,18 +53,18 @@ class TrainState:
         self.network.load_state_dict(saved.get("network") or model)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.images_seen = found.images_seen
-        if self.average is not None:
-            self.average.module.load_state_dict(model)
-            self.average.n_averaged += 1  # of none, it would begin anew
+        if self.ema is not None:
+            self.ema.module.load_state_dict(model)
+            self.ema.n_averaged += 1  # of none, it would begin anew
         if scaler is not None and saved.get("scaler"):
             scaler.load_state_dict(saved["scaler"])
 
-    def step_average(self) -> None:
+    def update_ema(self) -> None:
         """Let the moving average follow the weights."""
-        if self.average is not None:
-            self.average.update_parameters(self.network)
+        if self.ema is not None:
+            self.ema.update_parameters(self.network)
 
 
-def _average(network: Network, settings: TrainSettings) -> AveragedModel:
+def _new_ema(network: Network, settings: TrainSettings) -> AveragedModel:
     """An average of the weights in which those of `ema` images ago count half as much as today's."""
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.5 ** (settings.batch / settings.ema)))

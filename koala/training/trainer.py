@@ -24,22 +24,22 @@ from koala.config.data import for_evaluation
 from koala.config.fields import SplitName
 from koala.config.load import save_toml
 from koala.config.training import TrainSettings
-from koala.core.atomic_io import put
-from koala.core.distributed import Stop, accelerated, dali_device, main_first, on_main
+from koala.core.atomic_io import write_atomic
+from koala.core.distributed import GracefulStop, dali_device, main_process_first, on_main_process, open_accelerator
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
 from koala.data import audit, color_prior, embedding_cache
-from koala.data.dali_pipeline import Batch, batches
-from koala.data.sampler import Order, every_sample_once, micro_batches
+from koala.data.dali_pipeline import Batch, load_batches
+from koala.data.sampler import EpochSampler, micro_batches, sequential_batches
 from koala.data.shards import Shards, read_manifest
 from koala.evaluation import failure_signs
 from koala.imaging import ab_bins, contact_sheet
 from koala.models import checkpoint, extractor
 from koala.models.network import Network
-from koala.models.objectives import Objective, head, needs_prior
-from koala.models.perceptual import Perceptual
+from koala.models.objectives import Objective, needs_prior, required_head
+from koala.models.perceptual import PerceptualLoss
 from koala.training import estimate, metric_log
-from koala.training.schedule import is_time, joined, learning_rate
+from koala.training.schedule import is_due, learning_rate, ramp_up
 from koala.training.train_state import TrainState
 
 RUNS = Path("log/koala")
@@ -82,7 +82,7 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
     settings, state = trainer.settings, trainer.state
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.images_seen, trainer.total, settings)
-    share = joined(state.images_seen, trainer.total)
+    share = ramp_up(state.images_seen, trainer.total)
     losses = []
     for piece in range(settings.accumulation):
         batch = trainer.next_batch(parts)
@@ -98,7 +98,7 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> Step:
     loss_now, norm = torch.stack([torch.stack(losses).sum(), length]).tolist()  # here the device is waited for
     if trainer.may_step(loss_now, norm):
         trainer.optimizer.step()
-        state.step_average()
+        state.update_ema()
     trainer.optimizer.zero_grad()
     state.images_seen += settings.batch
     return Step(loss_now, norm, batch, output.detach())
@@ -114,13 +114,13 @@ def train(settings: TrainSettings) -> int:
         UserError: the settings cannot be honoured.
     """
     _choose_arithmetic(settings)
-    with accelerated(settings.device, settings.mixed_precision, settings.processes) as accelerator:
+    with open_accelerator(settings.device, settings.mixed_precision, settings.processes) as accelerator:
         trainer = Trainer(settings, accelerator)
         if settings.dry_run:
             trainer.say(trainer.plan())
             return 0
         trainer.begin()
-        with Stop(accelerator) as stop:
+        with GracefulStop(accelerator) as stop:
             try:
                 return trainer.loop(stop)
             except torch.OutOfMemoryError as error:
@@ -145,24 +145,24 @@ class Trainer:
         self.settings, self.accelerator = settings, accelerator
         if settings.data.aging and settings.data.lightness == "color":
             raise UserError("an old photograph has no L* of colours; leave out --data.aging or --data.lightness color")
-        self.shards = audit.open_selected(settings.data.shards, "train", settings.data.where)
+        self.shards = audit.open_filtered(settings.data.shards, "train", settings.data.where)
         self.val_shards = self._open_validation()
-        self.order = Order(self.shards.shard_sizes, settings.seed)
+        self.order = EpochSampler(self.shards.shard_sizes, settings.seed)
         self.total = math.ceil(settings.epochs * len(self.shards) / settings.batch) * settings.batch
         self.extractor: extractor.Extractor | None = None
-        self.cache: embedding_cache.Cache | None = None
+        self.cache: embedding_cache.EmbeddingCache | None = None
         self.embedding_size, self.extractor_sha256 = 0, ""
         self._see_the_whole()
         torch.manual_seed(settings.seed)
-        self.network = Network(self.embedding_size, head(settings.objective))
+        self.network = Network(self.embedding_size, required_head(settings.objective))
         self.objective = self._objective()
         self.flops_per_image = estimate.flops_per_image(self.network, self.extractor, settings.data.size)
-        self.window = metric_log.Window()
+        self.window = metric_log.MetricWindow()
         self.words = ""
 
     def begin(self) -> None:
         """Make the run's folder, or go on from the newest checkpoint in it."""
-        self.run = on_main(self.accelerator, lambda: _choose_folder(self.settings))
+        self.run = on_main_process(self.accelerator, lambda: _choose_folder(self.settings))
         self.checkpoints = self.run / "checkpoints"
         self.state = self._start()
         if self.settings.compile:
@@ -179,40 +179,42 @@ class Trainer:
         """Find the cached embeddings, or build the extractor that computes them in each step."""
         settings, accelerator = self.settings, self.accelerator
         if settings.extractor.cache:
-            self.cache = on_main(accelerator, lambda: embedding_cache.find(settings))
+            self.cache = on_main_process(accelerator, lambda: embedding_cache.find_cache(settings))
             self.embedding_size, self.extractor_sha256 = self.cache.key.embedding_size, self.cache.key.extractor_sha256
             return
         # the first process fetches the extractor's weights, the others find them
-        built = main_first(accelerator, lambda: extractor.build(settings.extractor, settings.seed))
+        built = main_process_first(accelerator, lambda: extractor.build_extractor(settings.extractor, settings.seed))
         if built is not None:
-            self.embedding_size, self.extractor_sha256 = built.embedding_size, extractor.fingerprint(built)
-            self.extractor = built.in_place(accelerator.device, settings.mixed_precision)
+            self.embedding_size, self.extractor_sha256 = built.embedding_size, extractor.weights_sha256(built)
+            self.extractor = built.to_device(accelerator.device, settings.mixed_precision)
 
     def _objective(self) -> Objective:
         """What is made small."""
         settings, device = self.settings.objective, self.accelerator.device
         self.prior_sha256, self.judge_sha256, weights, distance = "", "", None, None
         if needs_prior(settings):
-            found = on_main(self.accelerator, lambda: color_prior.read(self.settings.data.shards))
-            self.prior_sha256 = color_prior.fingerprint(found)
-            weights = ab_bins.weights(found, settings.rebalancing).to(device)
+            found = on_main_process(self.accelerator, lambda: color_prior.read_prior(self.settings.data.shards))
+            self.prior_sha256 = color_prior.prior_sha256(found)
+            weights = ab_bins.rebalancing_weights(found, settings.rebalancing).to(device)
         if settings.perceptual:
             size = self.settings.data.size
             # the first process fetches the weights, the others find them
-            distance = main_first(self.accelerator, lambda: Perceptual(settings, size)).to(device)
+            distance = main_process_first(self.accelerator, lambda: PerceptualLoss(settings, size)).to(device)
             self.judge_sha256 = distance.sha256
         return Objective(settings, weights, distance)
 
-    def _cached(self, shards: Shards, split: SplitName) -> embedding_cache.Embeddings | None:
+    def _cached(self, shards: Shards, split: SplitName) -> embedding_cache.CachedEmbeddings | None:
         """Where the batches of a split find their embeddings."""
         if self.cache is None:
             return None
-        return embedding_cache.Embeddings(self.cache, read_manifest(self.settings.data.shards).splits[split], shards)
+        return embedding_cache.CachedEmbeddings(
+            self.cache, read_manifest(self.settings.data.shards).splits[split], shards
+        )
 
     def _start(self) -> TrainState:
         """A new state, or that of the newest checkpoint."""
         # one process looks, so that all go on from the same checkpoint whatever their file systems show them
-        found = on_main(self.accelerator, lambda: checkpoint.newest(self.checkpoints))
+        found = on_main_process(self.accelerator, lambda: checkpoint.latest_checkpoint(self.checkpoints))
         if found is not None:
             self._check_same(found)
         network = self.network.to(self.accelerator.device).to(memory_format=torch.channels_last)
@@ -247,7 +249,7 @@ class Trainer:
         data = self.settings.data
         if not read_manifest(data.shards).samples("val"):
             return None
-        return audit.open_selected(data.shards, "val", data.where)
+        return audit.open_filtered(data.shards, "val", data.where)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -256,9 +258,9 @@ class Trainer:
         if first:
             save_toml(_lasting(self.settings), self.run / "config.toml")
         self.samples = _SampleLog(self.run, self.accelerator) if self.settings.log_samples else None
-        self.watch = failure_signs.Watch()
-        self.saver = checkpoint.Saver(self.checkpoints, self.settings.keep)
-        with metric_log.Log(self.run, self.state.images_seen, write=first) as self.log:
+        self.watch = failure_signs.FailureWatch()
+        self.saver = checkpoint.AsyncSaver(self.checkpoints, self.settings.keep)
+        with metric_log.MetricLogger(self.run, self.state.images_seen, write=first) as self.log:
             try:
                 yield
             finally:
@@ -284,11 +286,11 @@ class Trainer:
             "to validate on": len(self.val_shards) if self.val_shards is not None else 0,
             "in all": self.total,
         }
-        return estimate.in_words(settings, self.network, self.extractor, self.accelerator.num_processes, images)
+        return estimate.describe_plan(settings, self.network, self.extractor, self.accelerator.num_processes, images)
 
     # ------------------------------------------------------------ the loop
 
-    def loop(self, stop: "Stop") -> int:
+    def loop(self, stop: "GracefulStop") -> int:
         """Take steps, and between them log, save and validate when it is time."""
         settings, state, step = self.settings, self.state, self.settings.batch
         if self.complete and not self._validation_is_due():
@@ -304,17 +306,17 @@ class Trainer:
             if self._validation_is_due():  # it was interrupted
                 self._validate(bar)
             parts = self._batches()
-            self.window = metric_log.Window()
+            self.window = metric_log.MetricWindow()
             while not self.complete:
                 taken = train_step(self, parts)
                 profiled()
                 self.window.add(taken.loss, taken.norm, step)
                 bar.advance(step, f"loss {taken.loss:.5f}{self.words}")
-                if is_time(state.images_seen, step, settings.log_every * step):
+                if is_due(state.images_seen, step, settings.log_every * step):
                     self._log(taken, bar)
                 number = 0 if self.complete else stop.requested()
                 due = self._is_validation_time()
-                if due or number or is_time(state.images_seen, step, settings.checkpoint_every * step):
+                if due or number or is_due(state.images_seen, step, settings.checkpoint_every * step):
                     self._save()
                 if due and not number:
                     self._validate(bar)
@@ -327,13 +329,13 @@ class Trainer:
 
     def _is_validation_time(self) -> bool:
         period = self.settings.validate_every * len(self.shards)
-        return is_time(self.state.images_seen, self.settings.batch, period) or self.complete
+        return is_due(self.state.images_seen, self.settings.batch, period) or self.complete
 
     def _validation_is_due(self) -> bool:
         """Whether the checkpoint that is gone on from was to be validated, and was not."""
         if self.val_shards is None or not self.state.images_seen or not self._is_validation_time():
             return False
-        known = on_main(self.accelerator, lambda: checkpoint.read_validation(self.checkpoints))
+        known = on_main_process(self.accelerator, lambda: checkpoint.read_validation(self.checkpoints))
         return known is None or known.images_seen < self.state.images_seen
 
     def _batches(self) -> Iterator[Batch]:
@@ -346,7 +348,7 @@ class Trainer:
             accumulation=self.settings.accumulation,
         )
         size = self.settings.batch // (self.accelerator.num_processes * self.settings.accumulation)
-        return batches(
+        return load_batches(
             self.shards,
             places,
             self.settings.data,
@@ -385,7 +387,7 @@ class Trainer:
             return True
         seen = self.state.images_seen
         path = self.run / f"not-finite-{seen:012d}.json"
-        on_main(self.accelerator, lambda: self._write_samples(path, loss, norm))
+        on_main_process(self.accelerator, lambda: self._write_samples(path, loss, norm))
         what = f"the gradient after {seen} images is not finite (loss {loss}); its samples are in {path}"
         if self.settings.on_nan == "skip":
             self.say(f"warning: {what}; the step is left out")
@@ -398,16 +400,16 @@ class Trainer:
 
     def _write_samples(self, path: Path, loss: float, norm: float) -> None:
         """Write down which samples the batch that comes next holds."""
-        samples = self.order.places(self.state.images_seen, self.settings.batch).samples
+        samples = self.order.positions(self.state.images_seen, self.settings.batch).samples
         described = [{"sample": int(n), **asdict(self.shards.describe(int(n)))} for n in samples]
         found = {"images_seen": self.state.images_seen, "loss": str(loss), "gradient_norm": str(norm)}
-        put(path, json.dumps({**found, "samples": described}, indent=1).encode())
+        write_atomic(path, json.dumps({**found, "samples": described}, indent=1).encode())
 
     # ------------------------------------------------------------ what is written
 
     def _log(self, taken: Step, bar: Progress) -> None:
         """Loss, learning rate, speed, times, colours and pictures of the training set."""
-        window, self.window = self.window, metric_log.Window()
+        window, self.window = self.window, metric_log.MetricWindow()
         shares = window.shares()
         mine = [window.loss(), *shares.values(), float(self.saver.failed())]
         loss, *means, failed = (self._sum(torch.tensor(mine, dtype=torch.float64)) / self._devices).tolist()
@@ -418,8 +420,8 @@ class Trainer:
         settings, device = self.settings, self.accelerator.device
         peak = settings.peak_tflops or metric_log.peak_tflops(device, settings.mixed_precision)
         before = self.state.images_seen - settings.batch
-        predicted = self.network.colors(taken.output)
-        colors = metric_log.colors(taken.batch, predicted)
+        predicted = self.network.to_ab(taken.output)
+        colors = metric_log.color_statistics(taken.batch, predicted)
         entry = {
             "train/loss": loss,
             "train/learning_rate": learning_rate(before, self.total, settings),
@@ -432,7 +434,7 @@ class Trainer:
             entry["memory/gpu_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         for warning in self.watch.warnings(self.state.images_seen, colors):
             bar.say(warning)
-        self.words = f", {metric_log.in_words(entry)}"
+        self.words = f", {metric_log.format_entry(entry)}"
         self.log.add(self.state.images_seen, entry)
         self._show("train/pictures", taken.batch, predicted)
 
@@ -455,7 +457,7 @@ class Trainer:
         self.log.add(seen, {"val/loss": loss})
         before = checkpoint.read_validation(self.checkpoints)
         if before is None or loss < before.best_loss:
-            best = checkpoint.Validation(seen, best_images_seen=seen, best_loss=loss)
+            best = checkpoint.ValidationRecord(seen, best_images_seen=seen, best_loss=loss)
         else:
             best = replace(before, images_seen=seen)
         checkpoint.save_validation(self.checkpoints, best)
@@ -466,16 +468,16 @@ class Trainer:
         data, device = for_evaluation(self.settings.data), dali_device(self.accelerator)
         rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         size = min(self.settings.batch, _VALIDATION_BATCH)
-        places = every_sample_once(len(shards), size, rank=rank, world_size=world_size)
+        places = sequential_batches(len(shards), size, rank=rank, world_size=world_size)
         model = self.state.model.eval()
         total = torch.zeros(2, dtype=torch.float64)
         kept = self._cached(shards, "val")
-        for index, batch in enumerate(batches(shards, places, data, device, batch=size, embeddings=kept)):
+        for index, batch in enumerate(load_batches(shards, places, data, device, batch=size, embeddings=kept)):
             output = self.predict(model, batch)
             loss = self.objective(model, output, batch.lightness, batch.ab)
             total += torch.tensor([loss.item() * len(batch.ab), len(batch.ab)], dtype=torch.float64)
             if index == 0:
-                self._show("val/pictures", batch, self.network.colors(output))
+                self._show("val/pictures", batch, self.network.to_ab(output))
         model.train()
         summed, count = self._sum(total)
         return float(summed / count)
@@ -483,7 +485,7 @@ class Trainer:
     def _save(self) -> None:
         """Begin to write a checkpoint; the first process does, the others wait until it has its copy."""
         with self.window.during("saving"):
-            on_main(self.accelerator, lambda: self.saver.save(self._snapshot()))
+            on_main_process(self.accelerator, lambda: self.saver.save(self._snapshot()))
 
     def _snapshot(self) -> checkpoint.Snapshot:
         return checkpoint.Snapshot(
@@ -492,14 +494,14 @@ class Trainer:
             weights=self.state.model.state_dict(),
             embedding_size=self.embedding_size,
             extractor_sha256=self.extractor_sha256,
-            training=self.state.kept(self.accelerator.scaler),
+            training=self.state.state_dict(self.accelerator.scaler),
             state={"data": self._data_fingerprint, "prior": self.prior_sha256, "judge": self.judge_sha256},
         )
 
     def _settle(self) -> None:
         """Wait until the newest checkpoint is on the disk; in all processes, an error if it is not."""
         with self.window.during("saving"):
-            on_main(self.accelerator, self.saver.wait)
+            on_main_process(self.accelerator, self.saver.wait)
 
     @contextlib.contextmanager
     def _profiling(self) -> Iterator[Callable[[], None]]:

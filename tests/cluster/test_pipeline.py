@@ -52,7 +52,7 @@ def test_from_images_to_scores(slurm, home, photo_folder, training, tmp_path):
     assert entry["JobState"] == "COMPLETED", printed
 
     shards, run = home / "shards/data", home / "runs/all"
-    shard_writer.write(WriteShards(photo_folder, tmp_path / "one", RECIPE))
+    shard_writer.write_shards(WriteShards(photo_folder, tmp_path / "one", RECIPE))
     assert tars(shards) == tars(tmp_path / "one")
     assert len(list(home.glob("all-write-*_*.out"))) == 3
     assert f"{shards}: all is well" in printed

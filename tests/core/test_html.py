@@ -12,8 +12,8 @@ from koala.core import html
 
 
 def test_text_is_never_html():
-    assert html.text("<a href='x'>&") == "&lt;a href=&#x27;x&#x27;&gt;&amp;"
-    html.text("no text: \udcff").encode("utf-8")  # a file's name may be none
+    assert html.escape("<a href='x'>&") == "&lt;a href=&#x27;x&#x27;&gt;&amp;"
+    html.escape("no text: \udcff").encode("utf-8")  # a file's name may be none
 
 
 @pytest.mark.parametrize("values", [np.arange(100.0), np.full(7, 3.0), np.array([2.5])])

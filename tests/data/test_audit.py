@@ -18,7 +18,7 @@ from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import audit, shard_writer
-from koala.data.sampler import Order
+from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards
 from koala.evaluation import evaluate
 from koala.imaging import color
@@ -44,7 +44,7 @@ def write(folder, photos: dict[str, bytes], out, **recipe):
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in photos.items():
         (folder / name).write_bytes(data)
-    return shard_writer.write(WriteShards(folder, out, ShardRecipe(**recipe)))
+    return shard_writer.write_shards(WriteShards(folder, out, ShardRecipe(**recipe)))
 
 
 def rows(folder, shard="train-000000") -> list[dict[str, str]]:
@@ -55,7 +55,7 @@ def rows(folder, shard="train-000000") -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def audited_once(shard_folder, tmp_path_factory):
     folder = shutil.copytree(shard_folder, tmp_path_factory.mktemp("audited") / "shards")
-    audit.audit(folder)
+    audit.audit_shards(folder)
     return folder
 
 
@@ -86,19 +86,19 @@ def test_chroma_against_scikit_image(seed):
     with Image.open(io.BytesIO(data)) as image:
         lab = rgb2lab(np.asarray(image))
     expected = np.hypot(lab[..., 1], lab[..., 2]).mean()
-    assert audit.measure(data).chroma == pytest.approx(expected, abs=0.01)
+    assert audit.measure_colors(data).chroma == pytest.approx(expected, abs=0.01)
 
 
 def test_chroma_of_a_large_picture_is_about_that_at_full_size():
     photo = make_photo(3, 1100, 900)
-    small, full = audit.measure(jpeg(photo)), audit.mean_chroma(rgb_to_lab(np.asarray(photo)))
+    small, full = audit.measure_colors(jpeg(photo)), audit.mean_chroma(rgb_to_lab(np.asarray(photo)))
     assert small.chroma == pytest.approx(full, rel=0.02)
     assert small.colorfulness == pytest.approx(color.colorfulness(np.asarray(photo)), rel=0.02)
 
 
 def test_one_channel_and_three_equal_ones_are_grey():
     grey = make_photo(1, 300, 200).convert("L")
-    one, three = audit.measure(jpeg(grey)), audit.measure(jpeg(grey.convert("RGB")))
+    one, three = audit.measure_colors(jpeg(grey)), audit.measure_colors(jpeg(grey.convert("RGB")))
     assert (one.color_model, three.color_model) == ("grey", "rgb")
     for colors in (one, three):
         assert colors.grey and colors.near_grey and not colors.sepia
@@ -109,7 +109,7 @@ def test_grey_is_made_sure_of_at_full_size():
     """A tinge of one level in some pixels is lost in the smaller picture."""
     pixels = np.asarray(make_photo(1, 800, 600).convert("L").convert("RGB")).copy()
     pixels[200:204, 300:304] += np.array([0, 0, 12], np.uint8)
-    colors = audit.measure(jpeg(Image.fromarray(pixels), quality=100, subsampling="4:4:4"))
+    colors = audit.measure_colors(jpeg(Image.fromarray(pixels), quality=100, subsampling="4:4:4"))
     assert not colors.grey and colors.near_grey
 
 
@@ -117,7 +117,7 @@ def test_grey_is_made_sure_of_at_full_size():
 def test_grey_with_noise_in_its_colours_is_near_grey(noise):
     pixels = np.asarray(make_photo(2, 300, 200).convert("L").convert("RGB"))
     noisy = pixels + np.random.default_rng(0).normal(0, noise, pixels.shape)
-    colors = audit.measure(jpeg(Image.fromarray(noisy.clip(0, 255).astype(np.uint8))))
+    colors = audit.measure_colors(jpeg(Image.fromarray(noisy.clip(0, 255).astype(np.uint8))))
     assert colors.near_grey and not colors.grey and not colors.sepia
 
 
@@ -125,7 +125,7 @@ def test_a_small_red_thing_on_paper_is_not_near_grey():
     """Two pixels of a hundred, though the mean chroma is below 2."""
     pixels = np.full((200, 200, 3), 250, np.uint8)
     pixels[:24, :24] = (200, 60, 70)
-    colors = audit.measure(jpeg(Image.fromarray(pixels)))
+    colors = audit.measure_colors(jpeg(Image.fromarray(pixels)))
     assert colors.chroma < 2 and not colors.near_grey
 
 
@@ -133,21 +133,21 @@ def test_a_small_red_thing_on_paper_is_not_near_grey():
 @pytest.mark.parametrize("quality", [75, 95])
 def test_toned_pictures_are_found(tone, quality):
     for seed in range(3):
-        colors = audit.measure(jpeg(toned(scene(seed), TONES[tone]), quality=quality))
+        colors = audit.measure_colors(jpeg(toned(scene(seed), TONES[tone]), quality=quality))
         assert colors.sepia and not colors.near_grey and not colors.grey
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_photographs_in_colour_have_no_flag(seed):
-    colors = audit.measure(jpeg(make_photo(seed, 300, 200)))
+    colors = audit.measure_colors(jpeg(make_photo(seed, 300, 200)))
     assert not (colors.grey or colors.near_grey or colors.sepia)
 
 
 @pytest.mark.slow
 def test_real_photographs(real_photos, tmp_path):
     """Counted by eye: 11 files of one channel, 2 more without colours, 4 toned; and a brick wall that seems to be."""
-    shard_writer.write(WriteShards(real_photos, tmp_path, ShardRecipe(samples_per_shard=300)))
-    audit.audit(tmp_path, workers=2)
+    shard_writer.write_shards(WriteShards(real_photos, tmp_path, ShardRecipe(samples_per_shard=300)))
+    audit.audit_shards(tmp_path, workers=2)
     found = rows(tmp_path) + rows(tmp_path, "train-000001")
     count = {name: sum(row[name] == "True" for row in found) for name in audit.FLAGS}
     assert count == {"grey": 11, "near_grey": 13, "sepia": 5}
@@ -165,7 +165,9 @@ def test_a_row_for_each_sample(audited):
         description = opened.describe(number)
         assert (row["sample"], row["key"], row["source"]) == (str(number % 10), description.key, description.source)
         assert (int(row["width"]), int(row["height"])) == (opened.width[number], opened.height[number])
-        assert float(row["chroma"]) == pytest.approx(audit.measure(opened.read(number).tobytes()).chroma, abs=1e-3)
+        assert float(row["chroma"]) == pytest.approx(
+            audit.measure_colors(opened.read(number).tobytes()).chroma, abs=1e-3
+        )
     grey = [row["source"] for row in found + rows(audited, "val-000000") if row["color_model"] == "grey"]
     assert grey == ["first/photo 05.jpg"]
 
@@ -178,12 +180,12 @@ def test_what_is_audited_is_not_looked_at_again(audited, monkeypatch):
     before = times(audited)
     (audited / "train-000002.audit.csv").unlink()
     (audited / "train-000001.audit.csv").write_text("half a li")
-    audit.audit(audited, "train")
+    audit.audit_shards(audited, "train")
     after = times(audited)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"train-000001.audit.csv", "train-000002.audit.csv"}
     monkeypatch.setattr(audit, "measure", None)
-    audit.audit(audited)
+    audit.audit_shards(audited)
 
 
 def test_a_changed_shard_is_audited_again(photo_folder, audited):
@@ -196,7 +198,7 @@ def test_a_changed_shard_is_audited_again(photo_folder, audited):
         shutil.copy(audited / f"train-000000.{kind}", audited / f"train-000003.{kind}")
     record = json.loads((audited / "train-000003.json").read_text())
     (audited / "train-000003.json").write_text(json.dumps({**record, "shard": "train-000003.tar"}))
-    audit.audit(audited)
+    audit.audit_shards(audited)
     assert (audited / "train-000003.audit.csv").read_text() != old
     assert rows(audited, "train-000003") == rows(audited, "train-000000")
 
@@ -205,14 +207,14 @@ def test_shards_still_being_written_are_left_for_later(shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
     (folder / "manifest.json").unlink()
     (folder / "train-000003.json").unlink()
-    assert audit.audit(folder, "train") == [f"train-00000{number}.tar" for number in range(3)]
+    assert audit.audit_shards(folder, "train") == [f"train-00000{number}.tar" for number in range(3)]
     assert sorted(times(folder)) == [f"train-00000{number}.audit.csv" for number in range(3)]
     assert not list(folder.glob("*.part"))
 
 
 def test_two_processes_find_the_same(audited, shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
-    audit.audit(folder, workers=2)
+    audit.audit_shards(folder, workers=2)
     for path in audited.glob("*.audit.csv"):
         assert (folder / path.name).read_bytes() == path.read_bytes()
 
@@ -225,7 +227,7 @@ def test_a_damaged_picture_is_named_also_by_another_process(shard_folder, tmp_pa
     tar.write_bytes(tar.read_bytes().replace(data, b"x" * len(data)))
     for workers in (1, 2):
         with pytest.raises(UserError, match=rf"train-000001.tar: {key} \(.*\) does not decode"):
-            audit.audit(folder, workers=workers)
+            audit.audit_shards(folder, workers=workers)
 
 
 def test_names_of_all_kinds_are_kept(tmp_path):
@@ -239,13 +241,13 @@ def test_names_of_all_kinds_are_kept(tmp_path):
         b"gr\xfcn.jpg".decode("utf-8", "surrogateescape"),
     ]
     write(tmp_path / "in", {name: jpeg(make_photo(1)) for name in names}, tmp_path / "out")
-    audit.audit(tmp_path / "out")
+    audit.audit_shards(tmp_path / "out")
     opened = Shards.open(tmp_path / "out", "train")
     for number, name in enumerate(opened.describe(i).source for i in range(len(opened))):
         if name.isprintable() and '"' not in name:
-            keep = audit.select(tmp_path / "out", "train", f'source == "{name}"')
+            keep = audit.filter_samples(tmp_path / "out", "train", f'source == "{name}"')
             assert np.flatnonzero(keep).tolist() == [number]
-    assert audit.select(tmp_path / "out", "train", "chroma > 0").all()
+    assert audit.filter_samples(tmp_path / "out", "train", "chroma > 0").all()
 
 
 def test_the_command_says_and_draws(tmp_path, capsys):
@@ -283,14 +285,16 @@ def test_select_is_what_the_table_says(audited):
     found = [row for shard in range(4) for row in rows(audited, f"train-{shard:06d}")]
     chroma = np.array([float(row["chroma"]) for row in found])
     middle = float(np.median(chroma))
-    keep = audit.select(audited, "train", f"chroma >= {middle}")
+    keep = audit.filter_samples(audited, "train", f"chroma >= {middle}")
     assert keep.dtype == np.bool_ and np.array_equal(keep, chroma >= middle) and 0 < keep.sum() < 40
-    assert np.array_equal(audit.select(audited, "train", f"not chroma >= {middle}"), chroma < middle)
-    both = audit.select(audited, "train", f'chroma < {middle} and\n color_model == "rgb" and not (grey or sepia)')
+    assert np.array_equal(audit.filter_samples(audited, "train", f"not chroma >= {middle}"), chroma < middle)
+    both = audit.filter_samples(
+        audited, "train", f'chroma < {middle} and\n color_model == "rgb" and not (grey or sepia)'
+    )
     expected = [row["color_model"] == "rgb" and float(row["chroma"]) < middle for row in found]
     assert both.tolist() == expected
-    assert audit.select(audited, "train", "sample in [0, 1]").sum() == 8
-    assert audit.select(audited, "train", "width > height & chroma > 0").tolist() == [
+    assert audit.filter_samples(audited, "train", "sample in [0, 1]").sum() == 8
+    assert audit.filter_samples(audited, "train", "width > height & chroma > 0").tolist() == [
         int(row["width"]) > int(row["height"]) for row in found
     ]
 
@@ -313,9 +317,9 @@ def test_kept_samples_are_numbered_anew(audited):
 
 
 def test_each_epoch_is_a_permutation_of_what_is_kept(audited):
-    kept = audit.open_selected(audited, "train", 'color_model == "rgb" and width > 50')
-    order = Order(kept.shard_sizes, seed=3, shards_per_block=2)
-    places = order.places(0, 3 * len(kept))
+    kept = audit.open_filtered(audited, "train", 'color_model == "rgb" and width > 50')
+    order = EpochSampler(kept.shard_sizes, seed=3, shards_per_block=2)
+    places = order.positions(0, 3 * len(kept))
     met = [kept.describe(int(sample)).key for sample in places.samples]
     expected = sorted(
         row["key"]
@@ -347,38 +351,38 @@ def test_each_epoch_is_a_permutation_of_what_is_kept(audited):
 )
 def test_bad_conditions_are_one_sentence(audited_once, where, message):
     with pytest.raises(UserError, match=message) as error:
-        audit.open_selected(audited_once, "train", where)
+        audit.open_filtered(audited_once, "train", where)
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_no_audit_or_an_old_one_is_said(audited, shard_folder):
     message = "no audit of train-000000.tar as it is; run koala shards audit"
     with pytest.raises(UserError, match=message):
-        audit.open_selected(shard_folder, "train", "grey")
+        audit.open_filtered(shard_folder, "train", "grey")
     path = audited / "train-000000.audit.csv"
     text = path.read_text()
     path.write_text(text.replace("sha256 ", "sha256 0"))
     with pytest.raises(UserError, match=message):
-        audit.open_selected(audited, "train", "chroma > 5")
+        audit.open_filtered(audited, "train", "chroma > 5")
     path.write_text("\n".join(text.splitlines()[:5]))
     with pytest.raises(UserError, match=r"train-000000.audit.csv is damaged; delete it"):
-        audit.open_selected(audited, "train", "chroma > 5")
+        audit.open_filtered(audited, "train", "chroma > 5")
     path.write_text(text.replace("chroma,", "chrome,"))
     with pytest.raises(UserError, match=r"train-000000.audit.csv is damaged \(.*delete it"):
-        audit.open_selected(audited, "train", "chroma > 5")
+        audit.open_filtered(audited, "train", "chroma > 5")
 
 
 def test_a_split_without_samples_is_said(photo_folder, tmp_path):
-    shard_writer.write(WriteShards(photo_folder, tmp_path))
-    audit.audit(tmp_path)
+    shard_writer.write_shards(WriteShards(photo_folder, tmp_path))
+    audit.audit_shards(tmp_path)
     with pytest.raises(UserError, match='holds no "val" samples'):
-        audit.open_selected(tmp_path, "val", "chroma > 5")
+        audit.open_filtered(tmp_path, "val", "chroma > 5")
 
 
 def test_training_and_evaluation_with_a_condition(audited, tmp_path):
     """A training of an epoch sees as many images as are kept, and does not go on with others."""
     where = 'color_model == "rgb" and width > 50'
-    kept = {split: len(audit.open_selected(audited, split, where)) for split in ("train", "val")}
+    kept = {split: len(audit.open_filtered(audited, split, where)) for split in ("train", "val")}
     settings = TrainSettings(
         data=DataSettings(audited, size=16, threads=2, where=where),
         extractor=ExtractorSettings("none"),
@@ -387,7 +391,7 @@ def test_training_and_evaluation_with_a_condition(audited, tmp_path):
         run=tmp_path / "run",
     )
     assert trainer.train(settings) == 0
-    assert checkpoint.find(tmp_path / "run").images_seen == -(-kept["train"] // 4) * 4 < 40
+    assert checkpoint.find_checkpoint(tmp_path / "run").images_seen == -(-kept["train"] // 4) * 4 < 40
     scored = EvaluateSettings(tmp_path / "run", audited, where=where, threads=2, out=tmp_path / "scores")
     assert evaluate.evaluate(scored) == 0
     report = json.loads((tmp_path / "scores/scores.json").read_text())

@@ -21,14 +21,14 @@ def test_the_prior_is_that_of_the_training_pictures(tmp_path):
     for number in range(8):
         picture = Image.fromarray(red) if number < 6 else Image.new("L", (40, 40), 90)
         (photos / f"{number}.jpg").write_bytes(jpeg(picture, quality=100, subsampling="4:4:4"))
-    shard_writer.write(WriteShards(photos, shards, ShardRecipe(samples_per_shard=3)))
+    shard_writer.write_shards(WriteShards(photos, shards, ShardRecipe(samples_per_shard=3)))
     assert color_prior.prior_command(MeasurePrior(shards)) == 0
     found = np.genfromtxt(color_prior.prior_path(shards), delimiter=",", names=True, skip_header=1)
     middle = np.floor(color.rgb_to_lab(red[:1, :1])[0, 0, 1:] / 10 + 0.5) * 10
     hit = {(row["a"], row["b"]): row["pictures"] for row in found if row["pictures"]}
     assert hit == {tuple(middle): 6, (0, 0): 2}
     assert found["prior"].sum() == pytest.approx(1)
-    assert color_prior.read(shards).tolist() == pytest.approx(found["prior"].tolist())
+    assert color_prior.read_prior(shards).tolist() == pytest.approx(found["prior"].tolist())
     assert found["prior"].argmax() == found["pictures"].argmax()
 
 
@@ -43,41 +43,41 @@ def test_pictures_count_the_same_whatever_their_size(shard_folder, tmp_path):
 
 def test_what_is_audited_is_not_looked_at_again(shard_folder, tmp_path, monkeypatch):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
-    audit.audit(folder)
+    audit.audit_shards(folder)
     monkeypatch.setattr(audit, "measure", lambda _: pytest.fail("looked at again"))
     assert color_prior.prior_command(MeasurePrior(folder)) == 0
 
 
 def test_a_prior_that_is_not_there_or_damaged_is_named(tmp_path):
     with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
-        color_prior.read(tmp_path)
+        color_prior.read_prior(tmp_path)
     for content in ("", "a,b,pictures,prior\n0,0,1,nan\n" * 2, "a,b,pictures,prior\n0,0,1,x\n"):
         color_prior.prior_path(tmp_path).write_text(content)
         with pytest.raises(UserError, match=r"prior.csv is damaged; measure it again"):
-            color_prior.read(tmp_path)
+            color_prior.read_prior(tmp_path)
 
 
 def test_a_prior_of_other_shards_is_not_taken(photo_folder, shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
     color_prior.prior_command(MeasurePrior(folder))
-    shard_writer.write(WriteShards(photo_folder, tmp_path / "others", ShardRecipe(seed=1)))
+    shard_writer.write_shards(WriteShards(photo_folder, tmp_path / "others", ShardRecipe(seed=1)))
     shutil.copy(color_prior.prior_path(folder), tmp_path / "others")
     with pytest.raises(UserError, match=r"prior.csv was measured on other shards; measure it again"):
-        color_prior.read(tmp_path / "others")
+        color_prior.read_prior(tmp_path / "others")
 
 
 def test_an_audit_that_kept_no_colors_is_made_again_for_the_prior_alone(shard_folder, tmp_path, monkeypatch):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
-    audit.audit(folder)
+    audit.audit_shards(folder)
     for path in folder.glob("*.bins.csv"):
         path.unlink()
-    assert audit.select(folder, "train", "chroma >= 0").all(), "what was measured of each sample still counts"
+    assert audit.filter_samples(folder, "train", "chroma >= 0").all(), "what was measured of each sample still counts"
     assert color_prior.prior_command(MeasurePrior(folder)) == 0
 
 
 def test_an_audit_without_its_colors_is_named(shard_folder, tmp_path):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
-    audit.audit(folder, "train")
+    audit.audit_shards(folder, "train")
     path = audit.bins_path(folder, "train-000000.tar")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
     with pytest.raises(UserError, match=r"train-000000.bins.csv is damaged; delete it and run koala shards prior"):
@@ -93,6 +93,6 @@ def test_all_bins_have_a_row(shard_folder, tmp_path):
 
 def test_shards_without_training_pictures_have_no_prior(photo_folder, tmp_path):
     recipe = ShardRecipe(split=SplitRule(val_share=1.0))
-    shard_writer.write(WriteShards(photo_folder, tmp_path / "shards", recipe))
+    shard_writer.write_shards(WriteShards(photo_folder, tmp_path / "shards", recipe))
     with pytest.raises(UserError, match='holds no whole "train" shard'):
         color_prior.prior_command(MeasurePrior(tmp_path / "shards"))

@@ -11,7 +11,7 @@ from skimage.color import rgb2lab
 from koala.config.data import DataSettings
 from koala.core.errors import UserError
 from koala.data import dali_pipeline
-from koala.data.sampler import Order, every_sample_once, micro_batches
+from koala.data.sampler import EpochSampler, micro_batches, sequential_batches
 from koala.data.shards import Shards
 
 GEOMETRIES = ("pad", "crop", "random_crop", "squash", "legacy")
@@ -23,8 +23,8 @@ def train(shard_folder):
 
 
 def all_batches(shards, data, device="cpu", **options):
-    places = every_sample_once(len(shards), 16, rank=0, world_size=1)
-    return list(dali_pipeline.batches(shards, places, data, device, batch=16, **options))
+    places = sequential_batches(len(shards), 16, rank=0, world_size=1)
+    return list(dali_pipeline.load_batches(shards, places, data, device, batch=16, **options))
 
 
 def decode(shards, sample: int) -> Image.Image:
@@ -33,7 +33,7 @@ def decode(shards, sample: int) -> Image.Image:
 
 def with_pillow(photo: Image.Image, geometry: str, size: int, rng: np.random.Generator) -> np.ndarray:
     """The same view made by padding with black, cutting and resizing with Pillow."""
-    top, left, bottom, right = dali_pipeline.view(geometry, photo.height, photo.width, rng)
+    top, left, bottom, right = dali_pipeline.source_rectangle(geometry, photo.height, photo.width, rng)
     if geometry == "random_crop":
         square = photo.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
         return np.asarray(square)[:, ::-1] if rng.integers(2) else np.asarray(square)
@@ -49,7 +49,7 @@ def test_geometry_is_pillows(train, geometry):
         for sample, rgb in zip(batch.samples, batch.rgb, strict=True):
             expected = with_pillow(decode(train, sample), geometry, 32, np.random.default_rng([3, 0, sample]))
             difference = np.abs(rgb.permute(1, 2, 0).numpy().astype(int) - expected).max(axis=-1)
-            window = dali_pipeline.window(
+            window = dali_pipeline.crop_window(
                 geometry, int(train.height[sample]), int(train.width[sample]), 32, np.random.default_rng(0)
             )
             for axis in (0, 1):
@@ -72,11 +72,13 @@ def test_geometry_is_pillows(train, geometry):
     ],
 )
 def test_views(geometry, height, width, expected):
-    assert dali_pipeline.view(geometry, height, width, np.random.default_rng(0)) == expected
+    assert dali_pipeline.source_rectangle(geometry, height, width, np.random.default_rng(0)) == expected
 
 
 def test_random_crops_stay_inside_and_vary():
-    views = [dali_pipeline.view("random_crop", 300, 400, np.random.default_rng([0, 0, i])) for i in range(200)]
+    views = [
+        dali_pipeline.source_rectangle("random_crop", 300, 400, np.random.default_rng([0, 0, i])) for i in range(200)
+    ]
     for top, left, bottom, right in views:
         assert 0 <= top < bottom <= 300 and 0 <= left < right <= 400
         assert bottom - top == pytest.approx(right - left)
@@ -87,7 +89,7 @@ def test_random_crops_stay_inside_and_vary():
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (7, 3), (4000, 9)])
 def test_absurd_sizes_have_a_window(geometry, height, width):
-    window = dali_pipeline.window(geometry, height, width, 64, np.random.default_rng(0))
+    window = dali_pipeline.crop_window(geometry, height, width, 64, np.random.default_rng(0))
     for length, place in zip(window.shape, window.place, strict=True):
         assert 1 <= length <= 64 and 0 <= place <= 64 - length
 
@@ -112,7 +114,7 @@ def test_lightness_of_the_colors_where_asked_for(train):
 def test_padding_is_black_without_color(train):
     batch = all_batches(train, DataSettings(size=32, threads=2))[0]
     for sample, lightness, ab in zip(batch.samples, batch.lightness, batch.ab, strict=True):
-        window = dali_pipeline.window("pad", int(train.height[sample]), int(train.width[sample]), 32, None)
+        window = dali_pipeline.crop_window("pad", int(train.height[sample]), int(train.width[sample]), 32, None)
         outside = torch.ones(32, 32, dtype=torch.bool)
         (y, x), (rows, columns) = window.place, window.shape
         outside[y : y + rows, x : x + columns] = False
@@ -125,12 +127,12 @@ def test_a_last_batch_that_is_shorter(train):
 
 def test_crops_depend_on_seed_epoch_and_sample_alone(train):
     """The same places in another grouping, as another world size would have it, give the same pictures."""
-    order = Order(train.shard_sizes, seed=1)
+    order = EpochSampler(train.shard_sizes, seed=1)
     data = DataSettings(geometry="random_crop", size=16, threads=2)
 
     def pictures(world_size, rank):
         places = micro_batches(order, 32, 16, rank=rank, world_size=world_size)
-        stream = dali_pipeline.batches(train, places, data, "cpu", batch=16 // world_size, seed=1)
+        stream = dali_pipeline.load_batches(train, places, data, "cpu", batch=16 // world_size, seed=1)
         return [next(stream).ab for _ in range(3)]
 
     together = torch.cat(pictures(1, 0))

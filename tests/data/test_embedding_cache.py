@@ -18,7 +18,7 @@ from koala.config.models import ExtractorSettings, ExtractorWeightsOrCache
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import dali_pipeline, embedding_cache, shard_writer
-from koala.data.sampler import every_sample_once
+from koala.data.sampler import sequential_batches
 from koala.data.shards import Shards
 from koala.evaluation import evaluate, results
 from koala.models import checkpoint, extractor
@@ -40,7 +40,7 @@ def embedded(shard_folder, tmp_path_factory) -> Path:
     """The shards, with the embeddings of a small extractor of random weights."""
     folder = tmp_path_factory.mktemp("embedded") / "shards"
     shutil.copytree(shard_folder, folder)
-    assert embedding_cache.embed(embed_settings(folder)) == 0
+    assert embedding_cache.embed_command(embed_settings(folder)) == 0
     return folder
 
 
@@ -96,19 +96,21 @@ def test_what_is_mirrored_in_the_graph_is_the_mirror_image(tmp_path, geometry):
     for number in range(24):
         photo = make_photo(number, width=31 + number, height=60 if number < 12 else 35)
         (tmp_path / "photos" / f"{number}.jpg").write_bytes(jpeg(photo))
-    shard_writer.write(WriteShards(tmp_path / "photos", tmp_path / "shards"))
+    shard_writer.write_shards(WriteShards(tmp_path / "photos", tmp_path / "shards"))
     shards = Shards.open(tmp_path / "shards", "train")
     data = DataSettings(tmp_path / "shards", geometry=geometry, size=40, threads=2)
 
     def lightness(mirror: bool) -> torch.Tensor:
-        places = every_sample_once(len(shards), 8, rank=0, world_size=1)
-        stream = dali_pipeline.batches(shards, places, replace(data, mirror=mirror), "cpu", batch=8, seed=5)
+        places = sequential_batches(len(shards), 8, rank=0, world_size=1)
+        stream = dali_pipeline.load_batches(shards, places, replace(data, mirror=mirror), "cpu", batch=8, seed=5)
         return torch.cat([batch.lightness for batch in stream])
 
     plain, mirrored = lightness(False), lightness(True)
     sizes = zip(shards.height, shards.width, strict=True)
     windows = [
-        dali_pipeline.window(geometry, int(height), int(width), 40, np.random.default_rng([5, 0, sample]), mirror=True)
+        dali_pipeline.crop_window(
+            geometry, int(height), int(width), 40, np.random.default_rng([5, 0, sample]), mirror=True
+        )
         for sample, (height, width) in enumerate(sizes)
     ]
     chosen = torch.tensor([window.mirror for window in windows])
@@ -122,14 +124,14 @@ def test_what_is_mirrored_in_the_graph_is_the_mirror_image(tmp_path, geometry):
 
 def test_rows_are_the_embeddings_of_what_is_seen(embedded):
     """In training's own batches, mirrored ones among them: what is read is what the extractor says of the lightness."""
-    built = extractor.build(EXTRACTOR)
+    built = extractor.build_extractor(EXTRACTOR)
     shards = Shards.open(embedded, "train")
-    cache = embedding_cache.find(TrainSettings(DataSettings(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
+    cache = embedding_cache.find_cache(TrainSettings(DataSettings(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
     entries = embedding_cache.read_manifest(embedded).splits["train"]
-    kept = embedding_cache.Embeddings(cache, entries, shards)
+    kept = embedding_cache.CachedEmbeddings(cache, entries, shards)
     data = DataSettings(embedded, size=SIZE, threads=2, mirror=True)
-    for batch in dali_pipeline.batches(
-        shards, every_sample_once(40, 8, rank=0, world_size=1), data, "cpu", batch=8, embeddings=kept
+    for batch in dali_pipeline.load_batches(
+        shards, sequential_batches(40, 8, rank=0, world_size=1), data, "cpu", batch=8, embeddings=kept
     ):
         expected = built(batch.lightness)
         assert batch.embedding.dtype == torch.float32
@@ -139,10 +141,10 @@ def test_rows_are_the_embeddings_of_what_is_seen(embedded):
 
 
 def test_where_samples_are_left_out_the_others_keep_their_rows(embedded):
-    cache = embedding_cache.find(TrainSettings(DataSettings(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
+    cache = embedding_cache.find_cache(TrainSettings(DataSettings(embedded, size=SIZE), replace(EXTRACTOR, cache=True)))
     keep = np.arange(40) % 7 == 3
     chosen = Shards.open(embedded, "train", keep)
-    kept = embedding_cache.Embeddings(cache, embedding_cache.read_manifest(embedded).splits["train"], chosen)
+    kept = embedding_cache.CachedEmbeddings(cache, embedding_cache.read_manifest(embedded).splits["train"], chosen)
     rows = np.concatenate([np.load(path) for path in sorted(cache.folder.glob("train-*.npy"))])
     for mirror in (False, True):
         read = np.stack([kept.read(sample, mirror) for sample in range(len(chosen))])
@@ -157,7 +159,7 @@ def test_what_is_whole_is_kept_and_what_is_not_is_made_again(own):
     for name in ("train-000002.npy", "val-000000.json"):
         (folder / name).write_bytes((folder / name).read_bytes()[:-10])
     kept = (folder / "train-000003.npy").stat().st_mtime_ns
-    embedding_cache.embed(embed_settings(own))
+    embedding_cache.embed_command(embed_settings(own))
     assert side_files(own) == before
     assert (folder / "train-000003.npy").stat().st_mtime_ns == kept
 
@@ -167,20 +169,20 @@ def test_a_flipped_bit_is_found(own):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    embedding_cache.embed(embed_settings(own))
+    embedding_cache.embed_command(embed_settings(own))
     assert side_files(own) == before
 
 
 def test_another_precision_does_not_mix_with_what_is_there(own):
     with pytest.raises(UserError, match=r"was begun with mixed_precision = no, not bf16; go on with that"):
-        embedding_cache.embed(replace(embed_settings(own), mixed_precision="bf16"))
+        embedding_cache.embed_command(replace(embed_settings(own), mixed_precision="bf16"))
 
 
 def test_bf16_is_near_fp32(own):
     path = cache_folder(own) / "val-000000.npy"
     full = np.load(path).astype(float)
     shutil.rmtree(own / "embeddings")
-    embedding_cache.embed(replace(embed_settings(own), mixed_precision="bf16"))
+    embedding_cache.embed_command(replace(embed_settings(own), mixed_precision="bf16"))
     half = np.load(path).astype(float)
     assert 0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
@@ -206,17 +208,19 @@ def test_a_trainings_file_says_what_is_to_be_made(own, settings, tmp_path):
     save_toml(replace(settings, run=None), training)
     before = side_files(own)
     shutil.rmtree(own / "embeddings")
-    embedding_cache.embed(EmbedShards(own, batch=8, training=training))
+    embedding_cache.embed_command(EmbedShards(own, batch=8, training=training))
     assert side_files(own) == before
     for flag in ({"data": ViewSettings(size=64)}, {"mixed_precision": "bf16"}):
         with pytest.raises(UserError, match=r"run\.toml says which extractor, view, precision and seed; leave out"):
-            embedding_cache.embed(EmbedShards(own, training=training, **flag))
+            embedding_cache.embed_command(EmbedShards(own, training=training, **flag))
 
 
 def test_embeddings_for_a_training_have_its_precision(settings):
-    assert embedding_cache.for_training(replace(settings, mixed_precision="bf16")).mixed_precision == "bf16"
+    assert embedding_cache.embed_settings_for(replace(settings, mixed_precision="bf16")).mixed_precision == "bf16"
     asked = EmbedShards(settings.data.shards)
-    assert embedding_cache.for_training(replace(settings, mixed_precision="bf16"), asked).mixed_precision == "bf16"
+    assert (
+        embedding_cache.embed_settings_for(replace(settings, mixed_precision="bf16"), asked).mixed_precision == "bf16"
+    )
 
 
 @pytest.mark.slow
@@ -245,7 +249,7 @@ def test_cached_and_live_training_have_the_same_losses(settings, tmp_path):
         cached, computed = scalars(settings.run, name), scalars(tmp_path / "live", name)
         assert cached.keys() == computed.keys()
         assert max(abs(cached[step] - computed[step]) for step in cached) < 1e-3
-    first, second = (checkpoint.find(run) for run in (settings.run, tmp_path / "live"))
+    first, second = (checkpoint.find_checkpoint(run) for run in (settings.run, tmp_path / "live"))
     assert first.extractor_sha256 == second.extractor_sha256
     assert checkpoint.load_model(settings.run).extractor is not None
 
@@ -254,7 +258,7 @@ def test_no_extractor_is_run_with_the_cache(settings, monkeypatch):
     def forward(*_: object) -> None:
         raise AssertionError("the extractor was run")
 
-    size = extractor.build(EXTRACTOR).embedding_size
+    size = extractor.build_extractor(EXTRACTOR).embedding_size
     monkeypatch.setattr(extractor.Extractor, "forward", forward)
     monkeypatch.setattr(extractor.Extractor, "_measure", lambda _: size)
     assert trainer.train(settings) == 0
@@ -271,7 +275,7 @@ def test_the_cache_may_come_and_go_between_sittings(settings):
     trainer.train(replace(settings, epochs=0.3))
     trainer.train(live(replace(settings, epochs=0.6)))
     trainer.train(settings)
-    assert checkpoint.newest(settings.run / "checkpoints").images_seen == 40
+    assert checkpoint.latest_checkpoint(settings.run / "checkpoints").images_seen == 40
 
 
 def test_mirroring_must_stay(settings):
@@ -283,14 +287,16 @@ def test_mirroring_must_stay(settings):
 def test_the_weights_need_not_be_there(own, settings, tmp_path):
     """Embeddings of a file's weights are taken where the file is not: the checkpoint keeps their fingerprint."""
     file = tmp_path / "weights.safetensors"
-    built = extractor.build(EXTRACTOR, seed=1)
+    built = extractor.build_extractor(EXTRACTOR, seed=1)
     save_file({name: value.contiguous() for name, value in built.model.state_dict().items()}, file)
     named = replace(EXTRACTOR, weights=str(file))
-    embedding_cache.embed(replace(embed_settings(own), extractor=named))
+    embedding_cache.embed_command(replace(embed_settings(own), extractor=named))
     file.unlink()
     data = replace(settings.data, shards=own)
     trainer.train(replace(settings, data=data, extractor=replace(named, cache=True), epochs=0.1))
-    assert checkpoint.newest(settings.run / "checkpoints").extractor_sha256 == extractor.fingerprint(built)
+    assert checkpoint.latest_checkpoint(settings.run / "checkpoints").extractor_sha256 == extractor.weights_sha256(
+        built
+    )
 
 
 # ---------------------------------------------------------------- refusals
@@ -339,7 +345,7 @@ def test_a_cache_that_is_not_complete_is_refused(own, settings):
     with pytest.raises(UserError, match="of 2 of 5 shards cannot be used: there are no embeddings of train-000001"):
         trainer.train(settings)
     (folder / "train-000001.npy").unlink()
-    embedding_cache.embed(embed_settings(own))
+    embedding_cache.embed_command(embed_settings(own))
     record = folder / "train-000002.json"
     record.write_text(re.sub('"shard_sha256": "....', '"shard_sha256": "0000', record.read_text()))
     with pytest.raises(UserError, match=r"train-000002.npy was made of another train-000002.tar; run koala shards"):
@@ -361,12 +367,14 @@ def test_what_is_another_each_time_is_not_kept(settings, change, message):
         trainer.train(replace(settings, extractor=named, data=replace(settings.data, geometry=geometry)))
     view = ViewSettings(geometry=geometry, size=SIZE)
     with pytest.raises(UserError, match=message):
-        embedding_cache.embed(EmbedShards(settings.data.shards, named, view))
+        embedding_cache.embed_command(EmbedShards(settings.data.shards, named, view))
 
 
 def test_a_file_that_grows_shorter_while_it_is_read_is_said(own):
-    cache = embedding_cache.find(TrainSettings(DataSettings(own, size=SIZE), replace(EXTRACTOR, cache=True)))
-    kept = embedding_cache.Embeddings(cache, embedding_cache.read_manifest(own).splits["val"], Shards.open(own, "val"))
+    cache = embedding_cache.find_cache(TrainSettings(DataSettings(own, size=SIZE), replace(EXTRACTOR, cache=True)))
+    kept = embedding_cache.CachedEmbeddings(
+        cache, embedding_cache.read_manifest(own).splits["val"], Shards.open(own, "val")
+    )
     kept.read(0, False)
     path = cache.folder / "val-000000.npy"
     with path.open("r+b") as file:
@@ -393,7 +401,7 @@ def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypat
 
 def test_photos_that_age_are_not_kept(settings):
     aging = replace(settings, data=replace(settings.data, aging=0.5))
-    for ask in (embedding_cache.find, embedding_cache.for_training):
+    for ask in (embedding_cache.find_cache, embedding_cache.embed_settings_for):
         with pytest.raises(UserError, match=r"with --data.aging a photo looks otherwise each time"):
             ask(aging)
 

@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_workers_change_nothing(photo_folder, shard_folder, tmp_path):
-    shard_writer.write(WriteShards(photo_folder, tmp_path, RECIPE, workers=3))
+    shard_writer.write_shards(WriteShards(photo_folder, tmp_path, RECIPE, workers=3))
     assert contents(tmp_path) == contents(shard_folder)
 
 
@@ -57,7 +57,7 @@ def test_parts_written_at_the_same_time(photo_folder, shard_folder, tmp_path):
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "a/b", "1/0"])
 def test_parts_that_do_not_exist(photo_folder, tmp_path, part):
     with pytest.raises(UserError, match="is not I/N"):
-        shard_writer.write(WriteShards(photo_folder, tmp_path, RECIPE, part=part))
+        shard_writer.write_shards(WriteShards(photo_folder, tmp_path, RECIPE, part=part))
 
 
 @pytest.mark.slow
@@ -116,21 +116,21 @@ def test_a_full_disk_leaves_no_half_shard_and_goes_on_later(photo_folder, shard_
     assert result.returncode == 2
     assert "File too large" in result.stderr and "Traceback" not in result.stderr
     assert not list(tmp_path.glob("*.part")) and not (tmp_path / "manifest.json").exists()
-    shard_writer.write(WriteShards(photo_folder, tmp_path, RECIPE))
+    shard_writer.write_shards(WriteShards(photo_folder, tmp_path, RECIPE))
     assert contents(tmp_path) == contents(shard_folder)
 
 
 def test_files_that_may_not_be_read_are_set_aside(photo_folder, tmp_path, monkeypatch):
     """Root may read everything, so the refusal is made here."""
-    read = sources.Folder.read
+    read = sources.FolderSource.read
 
     def refused(source, item):
         if item.name == "first/photo 11.jpg":
             raise PermissionError(13, "Permission denied", item.name)
         return read(source, item)
 
-    monkeypatch.setattr(sources.Folder, "read", refused)
-    manifest = shard_writer.write(WriteShards(photo_folder, tmp_path / "out", RECIPE))
+    monkeypatch.setattr(sources.FolderSource, "read", refused)
+    manifest = shard_writer.write_shards(WriteShards(photo_folder, tmp_path / "out", RECIPE))
     assert (manifest.written, manifest.quarantined) == (47, 1)
     assert "Permission denied" in (tmp_path / "out/quarantine.jsonl").read_text()
 
@@ -153,7 +153,7 @@ def damaged(shard_folder, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_verify_names_each_bad_shard(damaged, workers):
-    faults = shards.verify(damaged, workers=workers)
+    faults = shards.verify_shards(damaged, workers=workers)
     for name in ("train-000001", "train-000002", "val-000000"):
         assert any(name in fault for fault in faults)
     assert not any("train-000000" in fault or "train-000003" in fault for fault in faults)
@@ -180,7 +180,7 @@ def test_repair_from_another_source_is_refused(damaged, photo_folder, tmp_path):
     other = shutil.copytree(photo_folder, tmp_path / "other")
     next(other.rglob("*.jpg")).rename(other / "renamed.jpg")
     with pytest.raises(UserError, match="another recipe or source"):
-        shard_writer.repair(RepairShards(damaged, other))
+        shard_writer.repair_shards(RepairShards(damaged, other))
 
 
 def test_repair_from_changed_images_is_refused(damaged, photo_folder, tmp_path):
@@ -189,14 +189,14 @@ def test_repair_from_changed_images_is_refused(damaged, photo_folder, tmp_path):
     for photo, source in zip(photos, [photos[-1], *photos[:-1]], strict=True):
         photo.write_bytes((photo_folder / source.relative_to(other)).read_bytes())
     with pytest.raises(UserError, match="have changed; write all shards to another --out"):
-        shard_writer.repair(RepairShards(damaged, other))
+        shard_writer.repair_shards(RepairShards(damaged, other))
 
 
 def test_what_was_set_aside_is_listed(photo_folder, tmp_path):
     source = shutil.copytree(photo_folder, tmp_path / "source")
     (source / "zero.jpg").write_bytes(b"")
     (source / "list.txt").write_text("no picture")
-    manifest = shard_writer.write(WriteShards(source, tmp_path / "out", RECIPE))
+    manifest = shard_writer.write_shards(WriteShards(source, tmp_path / "out", RECIPE))
     lines = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
     assert manifest.read == manifest.written + manifest.quarantined == 50
     assert {line["source"]: line["reason"] for line in lines} == {"zero.jpg": "empty file", "list.txt": "not an image"}

@@ -20,7 +20,7 @@ from tests.photographs import jpeg, make_photo
 
 
 def write(source, out, **recipe):
-    return shard_writer.write(WriteShards(source, out, ShardRecipe(**recipe)))
+    return shard_writer.write_shards(WriteShards(source, out, ShardRecipe(**recipe)))
 
 
 def contents(folder):
@@ -179,14 +179,14 @@ def test_verify_finds_a_flipped_bit_anywhere(copied):
     for place in (0, 700, len(data) // 2, len(data) - 1):
         data[place] ^= 1
         tar.write_bytes(data)
-        assert any(fault.startswith("train-000002.tar: sha256") for fault in shards.verify(copied)), place
+        assert any(fault.startswith("train-000002.tar: sha256") for fault in shards.verify_shards(copied)), place
         data[place] ^= 1
 
 
 def test_verify_finds_an_index_that_would_mislead(copied):
     (copied / "train-000000.idx").write_text("v1.2 0\n")
     (copied / "train-000001.idx").unlink()
-    faults = shards.verify(copied)
+    faults = shards.verify_shards(copied)
     assert [fault.partition(":")[0] for fault in faults] == ["train-000000.idx", "train-000001.idx"]
 
 
@@ -195,7 +195,7 @@ def test_verify_names_the_key_of_a_bad_sample(copied):
     found, jpeg_bytes = opened.describe(12), opened.read(12).tobytes()
     tar = copied / "train-000001.tar"
     tar.write_bytes(tar.read_bytes().replace(jpeg_bytes, b"x" * len(jpeg_bytes)))
-    assert any(f"{found.key} ({found.source}) does not decode" in fault for fault in shards.verify(copied))
+    assert any(f"{found.key} ({found.source}) does not decode" in fault for fault in shards.verify_shards(copied))
 
 
 def test_verify_names_what_is_missing_or_short(copied, capsys):
@@ -246,7 +246,7 @@ def test_names_that_are_no_text_are_kept(tmp_path):
     (tmp_path / "source" / os.fsdecode(b"\xff.jpg")).write_text("no picture")
     assert shard_writer.write_command(WriteShards(tmp_path / "source", tmp_path / "out")) == 0
     assert shards.Shards.open(tmp_path / "out", "train").describe(0).source == name
-    assert shards.verify(tmp_path / "out") == []
+    assert shards.verify_shards(tmp_path / "out") == []
 
 
 def test_missing_source_is_said(tmp_path):
@@ -264,4 +264,4 @@ def test_missing_source_is_said(tmp_path):
 def test_real_photographs(real_photos, tmp_path):
     manifest = write(real_photos, tmp_path, samples_per_shard=128)
     assert (manifest.read, manifest.written, manifest.quarantined) == (600, 600, 0)
-    assert shards.verify(tmp_path) == []
+    assert shards.verify_shards(tmp_path) == []

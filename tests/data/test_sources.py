@@ -11,7 +11,7 @@ import pytest
 from koala.config.data import ShardRecipe, SplitRule, WriteShards
 from koala.core.errors import UserError
 from koala.data import shard_writer, shards, sources
-from koala.data.sources import Folder, Label, Listing, Tars, Zip
+from koala.data.sources import ClassLabel, FolderSource, ListSource, TarSource, ZipSource
 from tests.photographs import jpeg, make_photo
 
 NAMES = ["a/one.jpg", "a/two words.jpg", "b/über.dot.jpg", "b/" + "long" * 30 + ".jpg"]
@@ -50,12 +50,12 @@ def list_names(folder, name, header=""):
 @pytest.mark.parametrize(
     ("kind", "make"),
     [
-        (Folder, lambda folder, _: folder),
-        (Tars, lambda folder, tmp: pack_tar(folder, tmp / "images.tar")),
-        (Zip, lambda folder, tmp: pack_zip(folder, tmp / "images.zip")),
-        (Listing, lambda folder, _: list_names(folder, "list.txt")),
-        (Listing, lambda folder, _: list_names(folder, "list.csv")),
-        (Listing, lambda folder, _: list_names(folder, "header.csv", "name,class\n")),
+        (FolderSource, lambda folder, _: folder),
+        (TarSource, lambda folder, tmp: pack_tar(folder, tmp / "images.tar")),
+        (ZipSource, lambda folder, tmp: pack_zip(folder, tmp / "images.zip")),
+        (ListSource, lambda folder, _: list_names(folder, "list.txt")),
+        (ListSource, lambda folder, _: list_names(folder, "list.csv")),
+        (ListSource, lambda folder, _: list_names(folder, "header.csv", "name,class\n")),
     ],
 )
 def test_every_kind_of_source_gives_the_same_images(folder, tmp_path, kind, make):
@@ -68,13 +68,13 @@ def test_every_kind_of_source_gives_the_same_images(folder, tmp_path, kind, make
 
 def test_the_same_images_make_the_same_shards_from_a_folder_and_from_a_tar(folder, tmp_path):
     for number, path in enumerate((folder, pack_tar(folder, tmp_path / "images.tar"))):
-        shard_writer.write(WriteShards(path, tmp_path / f"out{number}"))
+        shard_writer.write_shards(WriteShards(path, tmp_path / f"out{number}"))
     first, second = ({p.name: p.read_bytes() for p in (tmp_path / f"out{n}").iterdir()} for n in (0, 1))
     assert first == second
 
 
 def test_a_webdataset_is_a_source(shard_folder, tmp_path):
-    shard_writer.write(WriteShards(shard_folder, tmp_path))
+    shard_writer.write_shards(WriteShards(shard_folder, tmp_path))
     again = shards.Shards.open(tmp_path, "train")
     assert len(again) == 48
     before = {
@@ -98,7 +98,7 @@ def test_a_name_that_comes_twice_is_set_aside(folder, tmp_path):
             info = tarfile.TarInfo("same.jpg")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    manifest = shard_writer.write(WriteShards(tmp_path / "twice.tar", tmp_path / "out"))
+    manifest = shard_writer.write_shards(WriteShards(tmp_path / "twice.tar", tmp_path / "out"))
     assert (manifest.read, manifest.written, manifest.quarantined) == (2, 1, 1)
     (line,) = (tmp_path / "out/quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["reason"] == "another image has this name"
@@ -107,7 +107,7 @@ def test_a_name_that_comes_twice_is_set_aside(folder, tmp_path):
 def test_a_file_that_a_list_names_in_vain_is_set_aside(folder, tmp_path):
     listing = list_names(folder, "list.txt")
     listing.write_text(listing.read_text() + "gone.jpg\n")
-    manifest = shard_writer.write(WriteShards(listing, tmp_path / "out"))
+    manifest = shard_writer.write_shards(WriteShards(listing, tmp_path / "out"))
     assert (manifest.written, manifest.quarantined) == (4, 1)
     assert "No such file" in (tmp_path / "out/quarantine.jsonl").read_text()
 
@@ -146,14 +146,14 @@ def labels_of(source_path):
 
 def test_classes_of_train_and_val(imagenet):
     found = labels_of(imagenet)
-    assert found["n02085620_1.JPEG"] == Label("n02085620", 1)
-    assert found["ILSVRC2012_val_00000001.JPEG"] == Label("n07753592", 3)
-    assert found["ILSVRC2012_val_00000002.JPEG"] == Label("n01440764", 0)
+    assert found["n02085620_1.JPEG"] == ClassLabel("n02085620", 1)
+    assert found["ILSVRC2012_val_00000001.JPEG"] == ClassLabel("n07753592", 3)
+    assert found["ILSVRC2012_val_00000002.JPEG"] == ClassLabel("n01440764", 0)
 
 
 def test_the_lists_are_found_above_the_validation_folder(imagenet):
     found = labels_of(imagenet / "ILSVRC/Data/CLS-LOC/val")
-    assert found["ILSVRC2012_val_00000001.JPEG"] == Label("n07753592", 3)
+    assert found["ILSVRC2012_val_00000001.JPEG"] == ClassLabel("n07753592", 3)
 
 
 def test_classes_without_a_list_are_numbered_in_order(imagenet):
@@ -170,12 +170,12 @@ def test_classes_without_a_list_are_numbered_in_order(imagenet):
 
 def test_labels_are_kept_in_the_samples_json(imagenet, tmp_path):
     split = SplitRule(train_folder="ILSVRC/Data/CLS-LOC/train", val_folder="ILSVRC/Data/CLS-LOC/val")
-    shard_writer.write(WriteShards(imagenet, tmp_path / "out", ShardRecipe(split=split)))
+    shard_writer.write_shards(WriteShards(imagenet, tmp_path / "out", ShardRecipe(split=split)))
     with tarfile.open(tmp_path / "out/val-000000.tar") as tar:
         members = [json.loads(tar.extractfile(member).read()) for member in tar if member.name.endswith(".json")]
     expected = {
-        "ILSVRC2012_val_00000001": asdict(Label("n07753592", 3)),
-        "ILSVRC2012_val_00000002": asdict(Label("n01440764", 0)),
+        "ILSVRC2012_val_00000001": asdict(ClassLabel("n07753592", 3)),
+        "ILSVRC2012_val_00000002": asdict(ClassLabel("n01440764", 0)),
     }
     assert {
         m["source"].rpartition("/")[2].removesuffix(".JPEG"): {key: m[key] for key in ("wnid", "class_index")}
@@ -192,7 +192,7 @@ def test_classes_of_a_webdataset_are_kept(tmp_path):
         tar.write({"__key__": "first", "jpg": jpeg(make_photo(1)), "cls": 7})
         tar.write({"__key__": "second", "jpg": jpeg(make_photo(2)), "json": {"wnid": "n01440764", "class_index": 0}})
         tar.write({"__key__": "third", "jpg": jpeg(make_photo(3))})
-    shard_writer.write(WriteShards(tmp_path / "source", tmp_path / "out"))
+    shard_writer.write_shards(WriteShards(tmp_path / "source", tmp_path / "out"))
     with tarfile.open(tmp_path / "out/train-000000.tar") as tar:
         found = [json.loads(tar.extractfile(member).read()) for member in tar if member.name.endswith(".json")]
     classes = {sample["source"]: (sample.get("wnid"), sample.get("class_index")) for sample in found}

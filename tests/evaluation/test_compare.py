@@ -29,10 +29,10 @@ def two(run, shard_folder, tmp_path_factory) -> tuple[Path, Path]:
 def moved(source: Path, folder: Path, shift: dict[str, float], noise: float = 0.0) -> Path:
     """An evaluation whose measures are shifted, as another network might have left it."""
     shutil.copytree(source, folder)
-    found = results.read(folder)
+    found = results.read_result(folder)
     wobble = noise * np.cos(np.arange(len(found.images)) * 2.4)
     table = {name: values + (shift[name] + wobble if name in shift else 0) for name, values in found.table.items()}
-    (folder / "per_image.csv").write_text(results.to_csv(found.images, table))
+    (folder / "per_image.csv").write_text(results.per_image_csv(found.images, table))
     scores = {name: table[name].mean() if name in shift else value for name, value in found.scores.items()}
     (folder / "scores.json").write_text(json.dumps({**found.report, "scores": scores}))
     return folder
@@ -41,21 +41,21 @@ def moved(source: Path, folder: Path, shift: dict[str, float], noise: float = 0.
 def test_a_shift_of_every_picture_is_clear_and_noise_is_not(two, tmp_path):
     shifted = moved(two[0], tmp_path / "shifted", {"psnr": 0.5})
     noisy = moved(two[0], tmp_path / "noisy", {"psnr": 0.0}, noise=1.0)
-    columns = [results.read(folder, name) for folder, name in ((two[0], "a"), (shifted, "b"), (noisy, "c"))]
+    columns = [results.read_result(folder, name) for folder, name in ((two[0], "a"), (shifted, "b"), (noisy, "c"))]
     found = compare.compare(columns)
     sure, unsure = found.differences["b"]["psnr"], found.differences["c"]["psnr"]
     assert sure.value == pytest.approx(0.5) and sure.interval == pytest.approx((0.5, 0.5))
     assert sure.clear and not unsure.clear
     assert unsure.interval[0] < unsure.value < unsure.interval[1]
     assert not found.differences["b"]["ssim"].clear, "no difference at all"
-    paired = results.read(noisy).table["psnr"] - results.read(two[0]).table["psnr"]
+    paired = results.read_result(noisy).table["psnr"] - results.read_result(two[0]).table["psnr"]
     expected = confidence_intervals.interval(confidence_intervals.resampled_means(paired[:, None])[:, 0])
     assert unsure.interval == pytest.approx(expected, abs=1e-6), "over the same images"
 
 
 def test_differences_are_from_the_baseline(two, tmp_path):
     shifted = moved(two[0], tmp_path / "shifted", {"mse": 0.25})
-    columns = [results.read(two[0], "a"), results.read(shifted, "b")]
+    columns = [results.read_result(two[0], "a"), results.read_result(shifted, "b")]
     assert compare.compare(columns, "b").differences["a"]["mse"].value == pytest.approx(-0.25)
     with pytest.raises(UserError, match="there is no column c; known: a, b"):
         compare.compare(columns, "c")
@@ -70,13 +70,13 @@ def test_networks_that_see_other_lightness_can_be_compared(two, tmp_path, capsys
 
 
 def test_what_was_not_judged_alike_is_refused_in_words(two, run, shard_folder, tmp_path):
-    first = results.read(two[0], "one")
+    first = results.read_result(two[0], "one")
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "size", size=24, threads=2))
-    other = results.read(tmp_path / "size", "other")
+    other = results.read_result(tmp_path / "size", "other")
     with pytest.raises(UserError, match=r"one and other were judged by different protocols \(size 16 and 24\);"):
         compare.compare([first, other])
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "split", split="train", threads=2))
-    other = results.read(tmp_path / "split", "other")
+    other = results.read_result(tmp_path / "split", "other")
     with pytest.raises(UserError, match=r"were judged on different images: .*\(split val, .*\(split train"):
         compare.compare([first, other])
     judges = ({"lpips": {"sha256": sha256, "published": True}} for sha256 in ("1", "2"))
@@ -110,7 +110,7 @@ def test_bad_input_is_one_sentence(two, tmp_path, capsys, words, message):
 
 def test_a_run_folder_stands_for_its_evaluation(two, tmp_path):
     shutil.copytree(two[0], tmp_path / "run/evaluation")
-    assert results.read(tmp_path / "run").scores == results.read(two[0]).scores
+    assert results.read_result(tmp_path / "run").scores == results.read_result(two[0]).scores
     assert compare._named([str(tmp_path / "run"), str(two[1])]).keys() == {"run", two[1].name}
     assert compare._named([str(tmp_path / "run/evaluation")]).keys() == {"run"}
 
@@ -139,12 +139,12 @@ def test_pictures_are_a_column_and_the_table_is_written_in_all_forms(compared, t
     assert {row["column"] for row in rows} == {"a_1", "b", "plain"}
     by_place = {(row["score"], row["column"]): row for row in rows}
     assert float(by_place["chroma_ratio", "plain"]["value"]) < 0.05, "greys have no chroma"
-    assert float(by_place["psnr", "a_1"]["value"]) == results.read(two[0]).scores["psnr"]
+    assert float(by_place["psnr", "a_1"]["value"]) == results.read_result(two[0]).scores["psnr"]
     assert by_place["psnr", "a_1"]["difference"] == "" != by_place["psnr", "plain"]["difference"]
     latex = (compared / "comparison.tex").read_text()
     assert r"a\_1 & " in latex and latex.count(r" \\") == 1 + 3
     assert {len(line.split(" & ")) for line in latex.splitlines() if " & " in line} == {
-        1 + sum(name in compare.HEADLINE for name in results.read(two[0]).scores)
+        1 + sum(name in compare.HEADLINE for name in results.read_result(two[0]).scores)
     }
     page = (compared / "comparison.html").read_text("utf-8")
     assert 'src="http' not in page and "href" not in page
@@ -153,9 +153,9 @@ def test_pictures_are_a_column_and_the_table_is_written_in_all_forms(compared, t
 
 def test_the_sheet_has_a_column_for_each(compared, two):
     with Image.open(compared / "sheet.png") as sheet:
-        cells = contact_sheet.cells(sheet, 5)
+        cells = contact_sheet.split_contact_sheet(sheet, 5)
     with Image.open(two[0] / "sheet.png") as sheet:
-        first = contact_sheet.cells(sheet, 3)
+        first = contact_sheet.split_contact_sheet(sheet, 3)
     assert cells.shape == (5, 8, 16, 16, 3)
     assert np.array_equal(cells[[0, 1, 4]], first)
     assert np.ptp(cells[3].astype(int), axis=-1).max() == 0
@@ -165,15 +165,15 @@ def test_without_a_sheet_there_is_none(two, tmp_path):
     for folder in two:
         shutil.copytree(folder, tmp_path / folder.name)
         (tmp_path / folder.name / "sheet.png").unlink()
-    columns = [results.read(tmp_path / folder.name, folder.name) for folder in two]
-    compare.write(compare.compare(columns), tmp_path / "out")
+    columns = [results.read_result(tmp_path / folder.name, folder.name) for folder in two]
+    compare.write_comparison(compare.compare(columns), tmp_path / "out")
     assert not (tmp_path / "out/sheet.png").exists()
     assert "<img" not in (tmp_path / "out/comparison.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["<b>x</b>", "a & b", "100 %", "x_y^2\\z"])
 def test_names_are_taken_for_text(two, tmp_path, name):
-    columns = [results.read(two[0], name), results.read(two[1], "other")]
+    columns = [results.read_result(two[0], name), results.read_result(two[1], "other")]
     found = compare.compare(columns)
     page = compare.to_html(found, None)
     assert "<b>x</b>" not in page

@@ -17,7 +17,7 @@ from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
 from koala.core.errors import UserError
 from koala.data import dali_pipeline
-from koala.data.sampler import Places
+from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
 from koala.evaluation import evaluate, features, metrics, partial_results, predictions, protocol, results, scoring
 from tests.processes import finish, start_several
@@ -49,7 +49,7 @@ def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_
 def predict(run, shards, **options):
     """The predictions of the validation set in one batch, with what made them."""
     settings = EvaluateSettings(run, shards, threads=2, **options)
-    with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
+    with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
         evaluation = evaluate.Evaluation(settings, accelerator)
         (prediction,) = evaluation.predictions([np.arange(8)])
     return prediction
@@ -65,7 +65,7 @@ def test_saturation_multiplies_the_networks_colors(run, shard_folder):
 def test_scores_against_scikit_image(run, shard_folder, assembly):
     """Squashed pictures have no padding, so that all pixels count."""
     prediction = predict(run, shard_folder, geometry="squash", assembly=assembly)
-    scores = scoring.score(prediction)
+    scores = scoring.score_batch(prediction)
     ab = prediction.ab.numpy()
     for index, true in enumerate(prediction.photos.permute(0, 2, 3, 1).numpy()):
         true_lab = rgb2lab(true / 255)
@@ -89,8 +89,8 @@ def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_p
     reported = scores_of(tmp_path)["psnr"]
     shards = Shards.open(shard_folder, "val")
     data = DataSettings(shard_folder, geometry="squash", size=16, threads=2)
-    places = [Places(np.arange(8), np.zeros(8, int))]
-    (batch,) = dali_pipeline.batches(shards, places, data, "cpu", batch=8, with_rgb=True)
+    places = [SamplePositions(np.arange(8), np.zeros(8, int))]
+    (batch,) = dali_pipeline.load_batches(shards, places, data, "cpu", batch=8, with_rgb=True)
     ratios = []
     for sample, true in zip(batch.samples, batch.rgb.permute(0, 2, 3, 1).numpy(), strict=True):
         with Image.open(tmp_path / "pictures" / f"{shards.describe(sample).source}.png") as picture:
@@ -102,8 +102,8 @@ def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_p
 def test_scores_are_computed_in_full_precision(run, shard_folder, precision):
     """A network that knows the truth gets a PSNR that only rounding to 8 bits limits."""
     prediction = predict(run, shard_folder, mixed_precision=precision)
-    truth = predictions.Assembled(prediction.batch, prediction.batch.ab, "color")
-    scores = scoring.score(truth)
+    truth = predictions.AssembledPrediction(prediction.batch, prediction.batch.ab, "color")
+    scores = scoring.score_batch(truth)
     assert scores["psnr"].min() > 60
     assert scores["out_of_gamut"].max() == 0
 
@@ -130,7 +130,7 @@ def test_several_processes_score_as_one(run, shard_folder, tmp_path, processes, 
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "one", batch=batch, threads=2))
     words = ("evaluate", str(run), "--shards", str(shard_folder), "--out", str(tmp_path / "several"))
     finish(start_several(processes, *words, "--threads", "2", "--batch", str(batch)))
-    one, several = (results.read(tmp_path / name) for name in ("one", "several"))
+    one, several = (results.read_result(tmp_path / name) for name in ("one", "several"))
     assert several.report["pictures"] == 8
     assert several.scores == pytest.approx(one.scores, rel=1e-6)
     assert several.images == one.images
@@ -160,7 +160,7 @@ def test_scores_say_all_that_they_depend_on(evaluated, run, shard_folder):
 
 
 def test_the_means_are_those_of_the_table(evaluated):
-    found = results.read(evaluated)
+    found = results.read_result(evaluated)
     for name in ("mse", "psnr", "ssim", "ciede2000", "out_of_gamut", "chroma_true"):
         assert found.scores[name] == pytest.approx(found.table[name].mean(), rel=1e-6)
     means = {name: values.mean() for name, values in found.table.items()}
@@ -228,15 +228,15 @@ def test_the_ranking_is_near_colorful_and_as_strong_as_the_photo():
         "chroma_predicted": np.array([0.1, 0.2, 0.1, 0.01, 0.4]),
         "chroma_true": np.array([0.2, 0.2, 0.2, 0.01, 0.2]),
     }
-    order = scoring.convincing(table).tolist()
+    order = scoring.rank_by_realism(table).tolist()
     assert order[0] == 1 and order[-1] == 3
     assert order.index(2) < order.index(0)
-    assert scoring.pale(table).tolist() == [False, False, False, True, False]
+    assert scoring.is_pale(table).tolist() == [False, False, False, True, False]
 
 
 def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypatch):
     settings = EvaluateSettings(run, shard_folder, out=tmp_path, batch=3, threads=1)
-    predict = predictions.Network.predict
+    predict = predictions.NetworkPictures.predict
     seen = []
 
     def interrupted(self, batch):
@@ -245,7 +245,7 @@ def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypa
         seen.append(batch.samples)
         return predict(self, batch)
 
-    monkeypatch.setattr(predictions.Network, "predict", interrupted)
+    monkeypatch.setattr(predictions.NetworkPictures, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(settings)
     assert not (tmp_path / "scores.json").exists()
@@ -253,11 +253,11 @@ def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypa
     assert kept >= 1
 
     written = []
-    write = partial_results.Parts.write
+    write = partial_results.PartialResults.write
     monkeypatch.setattr(
-        partial_results.Parts, "write", lambda self, *part: written.append(part[0]) or write(self, *part)
+        partial_results.PartialResults, "write", lambda self, *part: written.append(part[0]) or write(self, *part)
     )
-    monkeypatch.setattr(predictions.Network, "predict", predict)
+    monkeypatch.setattr(predictions.NetworkPictures, "predict", predict)
     evaluate.evaluate(settings)
     assert len(written) == 3 - kept, "what was done is not done again"
     whole = tmp_path / "whole"
@@ -272,7 +272,7 @@ def test_what_is_done_is_not_done_again_unless_something_changed(evaluated, run,
     assert "holds this evaluation already" in capsys.readouterr().out
     assert (evaluated / "scores.json").stat().st_mtime_ns == before
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=evaluated, batch=3, threads=2, assembly="grey"))
-    assert results.read(evaluated).report["protocol"]["assembly"] == "grey"
+    assert results.read_result(evaluated).report["protocol"]["assembly"] == "grey"
 
 
 def test_memory_holds_no_pictures(run, shard_folder, tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def test_memory_holds_no_pictures(run, shard_folder, tmp_path, monkeypatch):
     import weakref
 
     alive: list[weakref.ref] = []
-    predict = predictions.Network.predict
+    predict = predictions.NetworkPictures.predict
 
     def watched(self, batch):
         gc.collect()
@@ -290,7 +290,7 @@ def test_memory_holds_no_pictures(run, shard_folder, tmp_path, monkeypatch):
         alive.append(weakref.ref(prediction))
         return prediction
 
-    monkeypatch.setattr(predictions.Network, "predict", watched)
+    monkeypatch.setattr(predictions.NetworkPictures, "predict", watched)
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, batch=1, threads=1, sheet_rows=0))
     assert len(alive) >= 8
 
@@ -308,14 +308,14 @@ def protocol_file(tmp_path) -> Path:
 def test_a_protocol_decides(run, shard_folder, protocol_file, tmp_path):
     """Also on pictures of another size than the network was trained at."""
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "out", protocol=str(protocol_file), threads=2))
-    found = results.read(tmp_path / "out")
+    found = results.read_result(tmp_path / "out")
     assert found.report["input_lightness"] == "color"
     assert (found.report["geometry"], found.report["size"]) == ("crop", 32)
     assert found.scores["cf"] == found.scores["cf_absolute"]
     with Image.open(next((tmp_path / "out/pictures").rglob("*.png"))) as picture:
         assert picture.size == (32, 32)
-    written = protocol.find(str(tmp_path / "out/protocol.toml"))
-    assert protocol.hashes(written).sha256 == found.report["protocol"]["sha256"]
+    written = protocol.find_protocol(str(tmp_path / "out/protocol.toml"))
+    assert protocol.protocol_hashes(written).sha256 == found.report["protocol"]["sha256"]
 
 
 def test_padding_counts_where_the_protocol_says_so(run, shard_folder, tmp_path):
@@ -324,7 +324,7 @@ def test_padding_counts_where_the_protocol_says_so(run, shard_folder, tmp_path):
         (tmp_path / "mine.toml").write_text(f'size = 32\npadding = "{padding}"')
         out = tmp_path / padding
         evaluate.evaluate(EvaluateSettings(run, shard_folder, out=out, protocol=str(tmp_path / "mine.toml"), threads=2))
-        found[padding] = results.read(out)
+        found[padding] = results.read_result(out)
     counted, left_out = (found[padding].scores for padding in ("counted", "left out"))
     assert counted["chroma_true"] < 0.95 * left_out["chroma_true"], "black has no chroma"
     shards = Shards.open(shard_folder, "val")
@@ -339,11 +339,13 @@ def test_images_are_chosen_by_a_list(run, shard_folder, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(chosen))
     settings = EvaluateSettings(run, shard_folder, out=tmp_path / "out", ids=tmp_path / "list.txt", threads=2)
     evaluate.evaluate(settings)
-    found = results.read(tmp_path / "out")
+    found = results.read_result(tmp_path / "out")
     assert sorted(found.images) == chosen
     (tmp_path / "list.txt").unlink()
-    written = protocol.find(str(tmp_path / "out/protocol.toml"))
-    assert protocol.hashes(written).ids_sha256 == found.report["protocol"]["ids_sha256"], "the list is kept beside it"
+    written = protocol.find_protocol(str(tmp_path / "out/protocol.toml"))
+    assert protocol.protocol_hashes(written).ids_sha256 == found.report["protocol"]["ids_sha256"], (
+        "the list is kept beside it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -368,33 +370,33 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
     """With features that can be had by hand: a picture's mean colours. The reference may be other images."""
 
     def few(*_):
-        return features.Features("fid", "kid", 3, "0" * 64, False, lambda shown: shown.float().mean(dim=(2, 3)))
+        return features.FeatureNetwork("fid", "kid", 3, "0" * 64, False, lambda shown: shown.float().mean(dim=(2, 3)))
 
     monkeypatch.setattr(features, "features", few)
     monkeypatch.setitem(features.NAMES, "inception_2015", ("fid", "kid", 3))
     monkeypatch.setattr(evaluate, "_PARTS_AT_ONCE", 2)
     shards = Shards.open(shard_folder, "val")
-    names = [protocol.stem(shards.describe(sample).source) for sample in range(8)]
+    names = [protocol.image_stem(shards.describe(sample).source) for sample in range(8)]
     for name, some in (("ids", names[:4]), ("reference", names[4:])):
         (tmp_path / f"{name}.txt").write_text("\n".join(some))
     (tmp_path / "other.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n[reference]\nfile = "reference.txt"\n')
     (tmp_path / "same.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n')
     data = DataSettings(shard_folder, size=32, threads=2)
-    (batch,) = dali_pipeline.batches(
-        shards, [Places(np.arange(8), np.zeros(8, int))], data, "cpu", batch=8, with_rgb=True
+    (batch,) = dali_pipeline.load_batches(
+        shards, [SamplePositions(np.arange(8), np.zeros(8, int))], data, "cpu", batch=8, with_rgb=True
     )
     true = batch.rgb.float().mean(dim=(2, 3)).numpy()
     for name, reference in (("same", true[:4]), ("other", true[4:])):
         settings = EvaluateSettings(
             run, shard_folder, out=tmp_path / name, protocol=str(tmp_path / f"{name}.toml"), batch=1, threads=2
         )
-        with distributed.accelerated(settings.device, settings.mixed_precision) as accelerator:
+        with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
             evaluation = evaluate.Evaluation(settings, accelerator)
             made = np.concatenate(
                 [p.pictures.float().mean(dim=(2, 3)).numpy() for p in evaluation.predictions(np.arange(4)[:, None])]
             )
         evaluate.evaluate(settings)
-        scores = results.read(tmp_path / name).scores
+        scores = results.read_result(tmp_path / name).scores
         expected = metrics.frechet_distance(metrics.Moments.of(made), metrics.Moments.of(reference))
         assert scores["fid"] == pytest.approx(expected, rel=1e-4)
         assert scores["kid"] == pytest.approx(metrics.kernel_distance(made, reference), rel=1e-4)
@@ -410,8 +412,8 @@ def test_lpips_is_measured_where_its_weights_are_at_hand(run, shard_folder, tmp_
     torch.save({f"features.{name}": value for name, value in network.features.state_dict().items()}, tmp_path / "a.pth")
     settings = EvaluateSettings(run, shard_folder, out=tmp_path / "out", size=32, lpips=tmp_path / "a.pth", threads=2)
     evaluate.evaluate(settings)
-    found = results.read(tmp_path / "out")
-    judge = features.lpips(tmp_path / "a.pth", torch.device("cpu"))
+    found = results.read_result(tmp_path / "out")
+    judge = features.build_lpips(tmp_path / "a.pth", torch.device("cpu"))
     prediction = predict(run, shard_folder, size=32)
     expected = judge.distance(prediction.pictures, prediction.photos)
     assert found.table["lpips"] == pytest.approx(expected.numpy(), rel=1e-4)
@@ -443,7 +445,7 @@ def test_pictures_of_others_are_judged_by_the_same_rules(evaluated, shard_folder
     folder = others_pictures(evaluated, tmp_path / "others", rename)
     settings = EvaluateSettings(folder, shard_folder, protocol=str(evaluated / "protocol.toml"), threads=2)
     evaluate.evaluate(settings)
-    mine, theirs = results.read(evaluated), results.read(tmp_path / "others-evaluation")
+    mine, theirs = results.read_result(evaluated), results.read_result(tmp_path / "others-evaluation")
     for name in ("psnr", "ssim", "ciede2000", "cf_signed"):
         assert theirs.table[name] == pytest.approx(mine.table[name], rel=1e-6)
     assert theirs.scores["out_of_gamut"] == 0

@@ -9,7 +9,7 @@ import torch
 from koala.config.models import ExtractorSettings
 from koala.core.errors import UserError
 from koala.evaluation import features
-from koala.evaluation.features import LeftOut
+from koala.evaluation.features import SkippedMetric
 from koala.models import extractor
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def inception_file(tmp_path_factory) -> Path:
 def test_fids_inception_is_torch_fidelitys(inception_file, pictures):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    judge = features.features("inception_2015", "own", inception_file, CPU)
+    judge = features.build_feature_network("inception_2015", "own", inception_file, CPU)
     theirs = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(inception_file))
     found = judge.extract(pictures)
     assert (judge.frechet, judge.kernel, judge.size) == ("fid", "kid", 2048)
@@ -85,17 +85,17 @@ def test_torchvisions_inception_is_torchvisions(torchvision_file, pictures, norm
         fed = fed * 2 - 1
     with torch.no_grad():
         expected = network(fed)
-    judge = features.features("inception_torchvision", normalization, torchvision_file, CPU)
+    judge = features.build_feature_network("inception_torchvision", normalization, torchvision_file, CPU)
     assert judge.frechet == "fid_torchvision"
     assert torch.allclose(judge.extract(pictures), expected, rtol=1e-3, atol=1e-4 * expected.abs().max())
 
 
 def test_efficientnets_features_are_never_called_fid(pictures):
-    judge = features.features("tf_efficientnet_lite0", "own", None, CPU)
+    judge = features.build_feature_network("tf_efficientnet_lite0", "own", None, CPU)
     assert (judge.frechet, judge.kernel) == ("fd_efficientnet_lite0", "kd_efficientnet_lite0")
     assert judge.extract(pictures).shape == (3, judge.size) == (3, 1280)
     grey = pictures[:, :1]
-    pooled = extractor.build(ExtractorSettings("tf_efficientnet_lite0", "pooled"))
+    pooled = extractor.build_extractor(ExtractorSettings("tf_efficientnet_lite0", "pooled"))
     expected = pooled(grey / 127.5 - 1)
     assert torch.allclose(judge.extract(grey.expand(-1, 3, -1, -1)), expected, atol=1e-5)
 
@@ -122,21 +122,23 @@ def test_lpips_is_the_lpips_packages(alexnet_file, pictures, tmp_path, monkeypat
     with pytest.warns(UserWarning, match=r"pretrained|weights"):  # of torchvision, about how the package calls it
         theirs = lpips.LPIPS(net="alex", verbose=False)
     other = pictures.flip(0)
-    judge = features.lpips(alexnet_file, CPU)
+    judge = features.build_lpips(alexnet_file, CPU)
     expected = theirs(pictures / 127.5 - 1, other / 127.5 - 1).flatten()
     assert torch.allclose(judge.distance(pictures, other), expected, atol=1e-6)
     assert judge.distance(pictures, pictures).abs().max() == 0
     assert not judge.published
-    assert features.lpips(None, CPU).sha256 == judge.sha256, "and koala finds it there, too"
+    assert features.build_lpips(None, CPU).sha256 == judge.sha256, "and koala finds it there, too"
 
 
 def test_what_is_not_at_hand_is_left_out():
-    with pytest.raises(LeftOut, match=r"bring the file weights-inception-2015-12-05-6726825d.pth here .* --inception"):
-        features.features("inception_2015", "own", None, CPU)
-    with pytest.raises(LeftOut, match=r"bring the file inception_v3_google-1a9a5a14.pth here"):
-        features.features("inception_torchvision", "ddcolor", None, CPU)
-    with pytest.raises(LeftOut, match=r"bring the file alexnet-owt-7be5be79.pth here and name it with --lpips"):
-        features.lpips(None, CPU)
+    with pytest.raises(
+        SkippedMetric, match=r"bring the file weights-inception-2015-12-05-6726825d.pth here .* --inception"
+    ):
+        features.build_feature_network("inception_2015", "own", None, CPU)
+    with pytest.raises(SkippedMetric, match=r"bring the file inception_v3_google-1a9a5a14.pth here"):
+        features.build_feature_network("inception_torchvision", "ddcolor", None, CPU)
+    with pytest.raises(SkippedMetric, match=r"bring the file alexnet-owt-7be5be79.pth here and name it with --lpips"):
+        features.build_lpips(None, CPU)
 
 
 @pytest.mark.parametrize(("package", "network"), [("torch_fidelity", "inception_2015"), ("lpips", "lpips")])
@@ -146,17 +148,21 @@ def test_packages_that_are_not_installed_are_named(package, network, inception_f
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(LeftOut, match=r'is not installed; pip install "koala\[eval\]"'):
+    with pytest.raises(SkippedMetric, match=r'is not installed; pip install "koala\[eval\]"'):
         if network == "lpips":
-            features.lpips(inception_file, CPU)
+            features.build_lpips(inception_file, CPU)
         else:
-            features.features(network, "own", inception_file, CPU)
+            features.build_feature_network(network, "own", inception_file, CPU)
 
 
 @pytest.mark.parametrize("network", ["inception_2015", "inception_torchvision", "lpips"])
 def test_a_file_that_was_named_must_be_the_right_one(network, tmp_path):
     def load(path: Path):
-        return features.lpips(path, CPU) if network == "lpips" else features.features(network, "own", path, CPU)
+        return (
+            features.build_lpips(path, CPU)
+            if network == "lpips"
+            else features.build_feature_network(network, "own", path, CPU)
+        )
 
     flag = "--lpips" if network == "lpips" else "--inception"
     with pytest.raises(UserError, match=rf"nowhere.pth does not exist; {flag} names a file of weights"):
@@ -168,4 +174,4 @@ def test_a_file_that_was_named_must_be_the_right_one(network, tmp_path):
 
 def test_a_pickle_cannot_run_code(strangers_pickle):
     with pytest.raises(UserError, match="holds no weights"):
-        features.features("inception_2015", "own", strangers_pickle, CPU)
+        features.build_feature_network("inception_2015", "own", strangers_pickle, CPU)

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from koala.evaluation.partial_results import Parts
+from koala.evaluation.partial_results import PartialResults
 
 
 def test_parts_are_kept_for_their_key_only(tmp_path):
-    parts = Parts(tmp_path / "parts")
+    parts = PartialResults(tmp_path / "parts")
     parts.begin("one")
     parts.write("a-1", {"x": np.arange(3), "y z": np.ones((2, 2))})
     assert "a-1" in parts and "a-2" not in parts
-    again = Parts(tmp_path / "parts")
+    again = PartialResults(tmp_path / "parts")
     again.begin("one")
     (found,) = again.read(["a-1"])
     assert found["x"].tolist() == [0, 1, 2] and found["y z"].shape == (2, 2)
@@ -22,7 +22,7 @@ def test_parts_are_kept_for_their_key_only(tmp_path):
 
 def test_an_array_may_have_any_name(tmp_path):
     """Also one that NumPy's writer has an argument of."""
-    parts = Parts(tmp_path / "parts")
+    parts = PartialResults(tmp_path / "parts")
     parts.begin("key")
     parts.write("a", {"file name": np.zeros(1), "allow": np.ones(1)})
     (found,) = parts.read(["a"])

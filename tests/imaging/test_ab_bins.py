@@ -25,18 +25,18 @@ def test_every_color_of_srgb_falls_into_a_bin_and_every_bin_is_hit():
 
 def test_index_finds_the_nearest_bin():
     middles = ab_bins.centers()
-    assert ab_bins.index(middles.T[None, :, None]).flatten().tolist() == list(range(261))
+    assert ab_bins.bin_index(middles.T[None, :, None]).flatten().tolist() == list(range(261))
     jittered = middles + torch.rand(261, 2, generator=torch.manual_seed(0)) * 9.8 - 4.9
-    assert torch.equal(ab_bins.index(jittered.T[None, :, None]).flatten(), torch.arange(261))
+    assert torch.equal(ab_bins.bin_index(jittered.T[None, :, None]).flatten(), torch.arange(261))
     outside = torch.tensor([[[[127.0]], [[127.0]]]])
     nearest = torch.cdist(torch.tensor([[120.0, 120.0]]), middles).argmin()
-    assert int(ab_bins.index(outside)) == int(nearest)
+    assert int(ab_bins.bin_index(outside)) == int(nearest)
 
 
 def test_shares():
     ab = np.zeros((2, 2, 2))
     ab[0, 0, 0] = 31.0
-    found = ab_bins.shares(ab)
+    found = ab_bins.bin_shares(ab)
     hit = {tuple(ab_bins.centers()[place].tolist()): found[place] for place in np.flatnonzero(found)}
     assert hit == {(0.0, 0.0): 0.75, (30.0, 0.0): 0.25}
 
@@ -45,20 +45,20 @@ def test_weights_are_one_on_average_and_favour_what_is_rare():
     """A prior of one bin, rebalanced by 0.8: 1 / (0.8 + 0.2 / 261) to 1 / (0.2 / 261), scaled; by hand."""
     prior = torch.zeros(261)
     prior[7] = 1.0
-    found = ab_bins.weights(prior, 0.8)
+    found = ab_bins.rebalancing_weights(prior, 0.8)
     assert float((prior * found).sum()) == pytest.approx(1.0)
     assert float(found[0] / found[7]) == pytest.approx((0.8 + 0.2 / 261) / (0.2 / 261), rel=1e-5)
-    assert ab_bins.weights(prior, 0).tolist() == pytest.approx([1.0] * 261)
+    assert ab_bins.rebalancing_weights(prior, 0).tolist() == pytest.approx([1.0] * 261)
 
 
 def test_a_smoothed_prior_spreads_to_neighbours_only():
     frequencies = torch.zeros(261)
-    middle = int(ab_bins.index(torch.zeros(1, 2, 1, 1)))
+    middle = int(ab_bins.bin_index(torch.zeros(1, 2, 1, 1)))
     frequencies[middle] = 10.0
-    prior = ab_bins.smoothed(frequencies)
+    prior = ab_bins.smooth(frequencies)
     assert float(prior.sum()) == pytest.approx(1.0)
     assert prior.argmax() == middle
-    beside = int(ab_bins.index(torch.tensor([10.0, 0.0]).view(1, 2, 1, 1)))
+    beside = int(ab_bins.bin_index(torch.tensor([10.0, 0.0]).view(1, 2, 1, 1)))
     assert float(prior[beside] / prior[middle]) == pytest.approx(np.exp(-(10**2) / (2 * 5**2)), rel=0.01)
 
 
@@ -83,7 +83,7 @@ def test_annealed_mean_of_a_sure_distribution_is_its_bin(temperature):
 
 def test_annealing_moves_from_the_mean_to_the_likeliest():
     logits = torch.full((1, 261, 1, 1), -1e4)
-    red, blue = (int(ab_bins.index(torch.tensor(ab).view(1, 2, 1, 1))) for ab in ([60.0, 40.0], [0.0, -40.0]))
+    red, blue = (int(ab_bins.bin_index(torch.tensor(ab).view(1, 2, 1, 1))) for ab in ([60.0, 40.0], [0.0, -40.0]))
     logits[0, red], logits[0, blue] = 1.0, 0.0
     share = np.e / (np.e + 1)
     assert ab_bins.annealed_mean(logits, 1.0).flatten().tolist() == pytest.approx(

@@ -59,12 +59,12 @@ def titled(packet: bytes) -> PngInfo:
 def read(data: bytes, folder: Path) -> photo_io.Photo:
     path = folder / "photo"
     path.write_bytes(data)
-    return photo_io.read(path)
+    return photo_io.read_photo(path)
 
 
 def rewritten(photo: photo_io.Photo, path: Path) -> Image.Image:
     """What Pillow reads of a photo's file, with all chunks."""
-    photo_io.write(photo.pixels, photo, path)
+    photo_io.write_photo(photo.pixels, photo, path)
     image = Image.open(path)
     image.load()
     return image
@@ -106,8 +106,8 @@ def test_jpegs_keep_their_chroma(tmp_path):
 def test_the_smallest_pictures(suffix, dtype, shape, tmp_path):
     path = tmp_path / f"photo{suffix}"
     grey = np.full((*shape, 3), np.iinfo(dtype).max // 5 * 3, dtype)
-    photo_io.write(grey, photo_io.Photo(grey, grey[..., 0]), path)
-    again = photo_io.read(path)
+    photo_io.write_photo(grey, photo_io.Photo(grey, grey[..., 0]), path)
+    again = photo_io.read_photo(path)
     depth = dtype if suffix in (".png", ".tif") else np.uint8
     assert again.pixels.shape == (*shape, 3) and again.pixels.dtype == depth
     assert np.abs(again.pixels.astype(float) / np.iinfo(depth).max - 0.6).max() < 0.02
@@ -119,11 +119,11 @@ def test_the_smallest_pictures(suffix, dtype, shape, tmp_path):
 def test_16_bits_are_written_exactly(suffix, transparent, tmp_path):
     picture = deep(4, height=600)
     photo = photo_io.Photo(picture[..., :3], picture[..., 3] if transparent else None)
-    photo_io.write(photo.pixels, photo, tmp_path / f"photo{suffix}")
+    photo_io.write_photo(photo.pixels, photo, tmp_path / f"photo{suffix}")
     data = (tmp_path / f"photo{suffix}").read_bytes()
     other = imagecodecs.png_decode(data) if suffix == ".png" else tifffile.imread(io.BytesIO(data))
     assert other.dtype == np.uint16 and np.array_equal(other, picture[..., : 3 + transparent])
-    again = photo_io.read(tmp_path / f"photo{suffix}")
+    again = photo_io.read_photo(tmp_path / f"photo{suffix}")
     assert np.array_equal(again.pixels, photo.pixels)
     assert np.array_equal(again.alpha, photo.alpha) if transparent else again.alpha is None
 
@@ -211,11 +211,11 @@ def test_greys_of_16_bits_in_other_formats(tmp_path):
 
 def test_alpha_follows_the_pictures_depth(tmp_path):
     opaque = photo_io.Photo(np.zeros((4, 4, 3), np.uint16), np.full((4, 4), 65535, np.uint16))
-    photo_io.write(np.zeros((4, 4, 3), np.uint8), opaque, tmp_path / "photo.png")
-    assert photo_io.read(tmp_path / "photo.png").alpha.tolist() == [[255] * 4] * 4
+    photo_io.write_photo(np.zeros((4, 4, 3), np.uint8), opaque, tmp_path / "photo.png")
+    assert photo_io.read_photo(tmp_path / "photo.png").alpha.tolist() == [[255] * 4] * 4
     opaque = photo_io.Photo(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8))
-    photo_io.write(np.zeros((4, 4, 3), np.uint16), opaque, tmp_path / "photo.tif")
-    assert photo_io.read(tmp_path / "photo.tif").alpha.tolist() == [[65535] * 4] * 4
+    photo_io.write_photo(np.zeros((4, 4, 3), np.uint16), opaque, tmp_path / "photo.tif")
+    assert photo_io.read_photo(tmp_path / "photo.tif").alpha.tolist() == [[65535] * 4] * 4
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -309,7 +309,7 @@ def test_what_a_photo_says_is_kept(kind, suffix, tmp_path):
     """Also when what was written is read and written once more."""
     first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
     check_words(rewritten(described(kind, tmp_path), first), first, notes=1)
-    check_words(rewritten(photo_io.read(first), second), second, notes=2)
+    check_words(rewritten(photo_io.read_photo(first), second), second, notes=2)
 
 
 def check_words(image: Image.Image, path: Path, notes: int) -> None:
@@ -321,7 +321,7 @@ def check_words(image: Image.Image, path: Path, notes: int) -> None:
     assert shot[Tag.DateTimeOriginal] == "1936:05:01 12:00:00" and float(shot[Tag.FNumber]) == pytest.approx(5.6)
     assert (shot[Tag.ColorSpace], shot[Tag.ExifImageWidth], shot[Tag.ExifImageHeight]) == (1, 40, 60)
     assert [float(value) for value in exif.get_ifd(IFD.GPSInfo)[2]] == [48.0, 8.0, 14.5]
-    assert photo_io.read(path).dpi == pytest.approx((300, 300), abs=0.1)
+    assert photo_io.read_photo(path).dpi == pytest.approx((300, 300), abs=0.1)
     words = image.info["xmp"].decode()
     assert "Großmutter, 1936" in words and 'CreatorTool="Adobe Photoshop 21.0"' in words
     assert "Orientation" not in words
@@ -385,7 +385,7 @@ def test_exif_that_cannot_be_read_harms_nothing(garbage, tmp_path):
 def test_the_same_photo_gives_the_same_bytes(suffix, tmp_path):
     photo = photo_io.Photo(np.asarray(make_photo(1)), exif=b"", xmp=packet(), dpi=(300, 300))
     for name in ("one", "two"):
-        photo_io.write(photo.pixels, photo, tmp_path / f"{name}{suffix}")
+        photo_io.write_photo(photo.pixels, photo, tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
 
 
@@ -465,9 +465,9 @@ def test_bombs_are_refused(data, tmp_path):
 
 def test_files_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UserError, match=r"missing.png: No such file"):
-        photo_io.read(tmp_path / "missing.png")
+        photo_io.read_photo(tmp_path / "missing.png")
     with pytest.raises(UserError, match="Is a directory"):
-        photo_io.read(tmp_path)
+        photo_io.read_photo(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -487,8 +487,8 @@ def test_missing_packages_are_named(package, data, tmp_path, monkeypatch):
 
 def test_plain_tiffs_of_16_bits_need_no_other_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    photo_io.write(deep(), photo_io.Photo(deep()), tmp_path / "photo.tif")
-    assert np.array_equal(photo_io.read(tmp_path / "photo.tif").pixels, deep())
+    photo_io.write_photo(deep(), photo_io.Photo(deep()), tmp_path / "photo.tif")
+    assert np.array_equal(photo_io.read_photo(tmp_path / "photo.tif").pixels, deep())
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,14 @@ def scaled(picture: np.ndarray) -> np.ndarray:
     return (picture / 255).astype(np.float32)
 
 
-def reduced(picture: np.ndarray, way: toning.Reduction) -> np.ndarray:
+def reduced(picture: np.ndarray, way: toning.GrayConversion) -> np.ndarray:
     """A picture of 8 bits, turned grey: `(H, W)` in 0..1."""
     return way(torch.from_numpy(scaled(picture)).permute(2, 0, 1))[0].numpy()
 
 
 def scores(picture: np.ndarray, grey: np.ndarray) -> np.ndarray:
     """SSIM and PSNR to the true grey, of Rec. 601's and of the tone's own."""
-    ways = (toning.REC601, toning.reduction(scaled(picture)))
+    ways = (toning.REC601, toning.gray_conversion(scaled(picture)))
     made, true = [reduced(picture, way) for way in ways], scaled(grey)
     measures = (structural_similarity, lambda *pair, data_range: peak_signal_noise_ratio(*pair, data_range=data_range))
     return np.array([[measure(true, each, data_range=1.0) for measure in measures] for each in made])
@@ -46,15 +46,15 @@ def scores(picture: np.ndarray, grey: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_photographs_in_colour(name):
-    assert toning.kind(np.asarray(photo(name))) == "color"
-    assert toning.reduction(scaled(np.asarray(photo(name)))) == toning.REC601
+    assert toning.classify_tone(np.asarray(photo(name))) == "color"
+    assert toning.gray_conversion(scaled(np.asarray(photo(name)))) == toning.REC601
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea"])  # the coffee is brown throughout
 @pytest.mark.parametrize("saturation", [0.15, 0.3, 0.5])
 def test_pale_colours_are_no_tone(name, saturation):
     rgb, grey = np.asarray(photo(name), np.float32), grey_of(name)[..., None]
-    assert toning.kind((grey + saturation * (rgb - grey)) / 255) != "toned"
+    assert toning.classify_tone((grey + saturation * (rgb - grey)) / 255) != "toned"
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -62,21 +62,21 @@ def test_greys_with_noise_in_their_colours(name):
     grey = np.repeat(grey_of(name)[..., None], 3, axis=-1)
     noisy = grey + np.random.default_rng(0).normal(0, 2, grey.shape)
     for picture in (grey, noisy.clip(0, 255).astype(np.uint8)):
-        assert toning.kind(picture) == "grey"
-        assert toning.reduction(scaled(picture)) == toning.REC601
+        assert toning.classify_tone(picture) == "grey"
+        assert toning.gray_conversion(scaled(picture)) == toning.REC601
 
 
 @pytest.mark.parametrize("name", PHOTOS)
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("each", ALL_TONES)
 def test_toned_ones(name, each, quality):
-    assert toning.kind(toned(grey_of(name), each, quality)) == "toned"
+    assert toning.classify_tone(toned(grey_of(name), each, quality)) == "toned"
 
 
 @pytest.mark.parametrize("each", ALL_TONES)
 def test_a_white_border_does_not_count(each):
     picture = np.pad(toned(grey_of("astronaut"), each), [(20, 20), (30, 30), (0, 0)], constant_values=255)
-    assert toning.kind(picture) == "toned"
+    assert toning.classify_tone(picture) == "toned"
 
 
 def test_colours_of_one_hue_are_not_toned():
@@ -119,7 +119,7 @@ def test_light_parts_come_back_where_channels_are_cut_off():
     """All greys through the filter: from 212 on red and green are full; a level is 0.114 x 0.937 of one in Rec. 601."""
     ramp = np.tile(np.arange(256, dtype=np.uint8), (128, 1))
     picture = toned(ramp, SEPIA_FILTER[0], noise=0.0)
-    fixed, own = (255 * reduced(picture, way) for way in (toning.REC601, toning.reduction(scaled(picture))))
+    fixed, own = (255 * reduced(picture, way) for way in (toning.REC601, toning.gray_conversion(scaled(picture))))
     assert fixed[0, 255] - fixed[0, 213] < 5
     assert own[0, 255] - own[0, 213] == pytest.approx(42, abs=2)
     assert np.abs(own - ramp).max() < 6
@@ -129,7 +129,7 @@ def test_light_parts_come_back_where_channels_are_cut_off():
 def test_a_ramp_comes_back_from_between_faded_ends():
     ramp = np.tile(np.arange(256, dtype=np.uint8), (128, 1))
     picture = toned(ramp, "strong sepia", noise=0.0)
-    own = 255 * reduced(picture, toning.reduction(scaled(picture)))
+    own = 255 * reduced(picture, toning.gray_conversion(scaled(picture)))
     assert np.abs(own - ramp).max() < 0.1 * 255
     assert np.abs(own - ramp).max() < np.abs(255 * reduced(picture, toning.REC601) - ramp).max()
 
@@ -139,20 +139,20 @@ def test_a_tone_between_neutral_ends_is_a_straight_reduction():
     lightness = scene(0)
     strength = 1 - np.square(lightness / 50 - 1)
     rgb = lab2rgb(np.stack([lightness, 9 * strength, 24 * strength], axis=-1)).astype(np.float32)
-    assert toning.kind(rgb) == "toned"
-    assert len(toning.reduction(rgb).sums) == 2
+    assert toning.classify_tone(rgb) == "toned"
+    assert len(toning.gray_conversion(rgb).sums) == 2
 
 
 def test_a_border_changes_no_grey():
     picture = toned(grey_of("chelsea"), "faded sepia")
     framed = np.pad(picture, [(20, 20), (30, 30), (0, 0)], constant_values=255)
-    plain, with_border = (reduced(picture, toning.reduction(scaled(seen))) for seen in (picture, framed))
+    plain, with_border = (reduced(picture, toning.gray_conversion(scaled(seen))) for seen in (picture, framed))
     assert np.abs(plain - with_border).max() < 1e-3
 
 
 def test_strips_are_the_whole():
     picture = toned(grey_of("coffee"), SEPIA_FILTER[0])
-    way = toning.reduction(scaled(picture)[::2, ::2])
+    way = toning.gray_conversion(scaled(picture)[::2, ::2])
     rgb = torch.from_numpy(scaled(picture)).permute(2, 0, 1)
     assert torch.equal(way(rgb), torch.cat([way(strip) for strip in rgb.split(7, dim=1)], dim=1))
     assert torch.equal(way(rgb[None].double())[0].float(), way(rgb.double()).float())
@@ -163,7 +163,7 @@ def test_a_channel_that_never_moves_does_no_harm(monkeypatch):
     monkeypatch.setattr(toning, "kind", lambda _: "toned")
     grey = grey_of("astronaut")
     picture = np.stack([grey, (grey * 0.8).astype(np.uint8), np.zeros_like(grey)], axis=-1)
-    own = reduced(picture, toning.reduction(scaled(picture)))
+    own = reduced(picture, toning.gray_conversion(scaled(picture)))
     assert np.corrcoef(own.ravel(), grey.ravel())[0, 1] > 0.99
 
 
@@ -185,7 +185,7 @@ def real(real_photos) -> list[Image.Image]:
 @pytest.mark.slow
 def test_real_photographs_are_hardly_ever_taken_for_toned(real):
     """By eye 13 without colours, and 4 toned; one in colour, a brick wall, is taken for toned as well."""
-    kinds = [toning.kind(np.asarray(picture)) for picture in real]
+    kinds = [toning.classify_tone(np.asarray(picture)) for picture in real]
     assert (kinds.count("grey"), kinds.count("toned")) == (13, 5)
 
 
@@ -195,7 +195,7 @@ def test_real_photographs_are_hardly_ever_taken_for_toned(real):
 def test_real_photographs_toned(real, each, quality):
     greys = [np.asarray(picture.convert("L")) for picture in real[::12]]
     pictures = [toned(grey, each, quality) for grey in greys]
-    kinds = [toning.kind(picture) for picture in pictures]
+    kinds = [toning.classify_tone(picture) for picture in pictures]
     assert kinds.count("toned") >= 0.9 * len(kinds)
     fixed, own = np.mean([scores(*pair) for pair in zip(pictures, greys, strict=True)], axis=0)
     assert (own > fixed).all()

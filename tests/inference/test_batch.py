@@ -81,7 +81,7 @@ def test_folders_keep_their_structure_and_photos_their_kind(run, folder, tmp_pat
     assert files_in(tmp_path / "out") == files_in(folder)
     assert "8 coloured, 1 in colour already and copied (--recolor gives them others)" in capsys.readouterr().out
     for name in files_in(folder):
-        before, after = (photo_io.read(place / name) for place in (folder, tmp_path / "out"))
+        before, after = (photo_io.read_photo(place / name) for place in (folder, tmp_path / "out"))
         assert (after.pixels.shape, after.pixels.dtype) == (before.pixels.shape, before.pixels.dtype)
         assert (after.alpha is None) == (before.alpha is None)
         if "color" not in name:
@@ -95,13 +95,15 @@ def test_photos_in_color_are_copied_as_they_are_or_recolored(run, tmp_path):
     assert (tmp_path / "copied/one.jpeg").read_bytes() == source.read_bytes()
     batch.colorize_command(settings(run, source, tmp_path / "colored", recolor=True))
     assert files_in(tmp_path / "colored") == ["one.jpg"]
-    assert not np.array_equal(photo_io.read(tmp_path / "colored/one.jpg").pixels, photo_io.read(source).pixels)
+    assert not np.array_equal(
+        photo_io.read_photo(tmp_path / "colored/one.jpg").pixels, photo_io.read_photo(source).pixels
+    )
 
 
 def test_what_a_photo_says_of_itself_is_kept_with_a_note(run, tmp_path):
     (tmp_path / "one.jpg").write_bytes(jpeg(make_grey(1), xmp=packet(), dpi=(600, 600)))
     batch.colorize_command(settings(run, tmp_path / "one.jpg", tmp_path / "out"))
-    made = photo_io.read(tmp_path / "out/one.jpg")
+    made = photo_io.read_photo(tmp_path / "out/one.jpg")
     assert made.dpi == (600, 600)
     assert "Großmutter, 1936" in made.xmp.decode() and "coloured by software" in made.xmp.decode()
 
@@ -109,7 +111,7 @@ def test_what_a_photo_says_of_itself_is_kept_with_a_note(run, tmp_path):
     out = tmp_path / "out"
     words = ["colorize", tmp_path / "one.png", "--out", out, "--model", run, "--saturation", "0"]
     assert main([str(word) for word in words]) == 0
-    assert np.ptp(photo_io.read(out / "one.png").pixels.astype(int), axis=-1).max() == 0
+    assert np.ptp(photo_io.read_photo(out / "one.png").pixels.astype(int), axis=-1).max() == 0
 
 
 # ---------------------------------------------------------------- going on, and what goes wrong
@@ -189,7 +191,7 @@ def test_an_interrupted_album_goes_on(run, tmp_path):
     assert 0 < len(made) < 40
     before = {name: (out / name).stat().st_mtime_ns for name in made}
     for name in made:
-        assert photo_io.read(out / name).pixels.shape == (1000, 1500, 3)
+        assert photo_io.read_photo(out / name).pixels.shape == (1000, 1500, 3)
     finish(start(*words))
     assert len(files_in(out)) == 40
     assert {name: (out / name).stat().st_mtime_ns for name in made} == before
@@ -242,7 +244,7 @@ def test_the_gpu_colors_as_the_cpu_does(run, folder, tmp_path):
     for device in ("cpu", "cuda"):
         assert batch.colorize_command(settings(run, folder, tmp_path / device, device=device)) == 0
     for name in files_in(tmp_path / "cpu"):
-        cpu, gpu = (photo_io.read(tmp_path / device / name).pixels for device in ("cpu", "cuda"))
+        cpu, gpu = (photo_io.read_photo(tmp_path / device / name).pixels for device in ("cpu", "cuda"))
         assert np.abs(cpu.astype(float) - gpu).mean() <= np.iinfo(cpu.dtype).max / 255, f"{name}: a level of 256"
 
 
@@ -278,5 +280,5 @@ def test_the_layer_over_the_photo_is_the_colored_one(run, tmp_path, kind):
     base, layer = (Image.open(path).convert("RGBA") for path in (source, (out / kind).with_suffix(".layer.png")))
     merged = np.asarray(Image.alpha_composite(base, layer).convert("RGB"))
     tolerance = 1 if kind.endswith("png") else 40  # what JPEG does to the coloured photo
-    difference = np.abs(merged.astype(int) - photo_io.read(out / kind).pixels)
+    difference = np.abs(merged.astype(int) - photo_io.read_photo(out / kind).pixels)
     assert difference.max() <= tolerance and difference.mean() < 2

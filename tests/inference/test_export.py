@@ -39,12 +39,12 @@ def test_no_place_of_a_file_is_told(run, shard_folder, tmp_path):
 
 
 def test_weights_that_were_brought_along_are_not_named_by_their_place(run, tmp_path):
-    found = checkpoint.find(run)
+    found = checkpoint.find_checkpoint(run)
     objective = ObjectiveSettings("huber", perceptual=1.0, perceptual_weights="/home/me/vgg.pth")
     extractor = ExtractorSettings(weights="/home/me/inception.pth", cache=True)
     settings = replace(found.settings, objective=objective, extractor=extractor)
-    checkpoint.publish(replace(found, settings=settings), tmp_path / "model")
-    told = checkpoint.read(tmp_path / "model").settings
+    checkpoint.publish_weights(replace(found, settings=settings), tmp_path / "model")
+    told = checkpoint.read_checkpoint(tmp_path / "model").settings
     assert (told.objective.perceptual_weights, told.extractor.weights) == ("pretrained", "pretrained")
 
 
@@ -66,10 +66,10 @@ def test_a_card_that_was_gone_on_with_stays(run, tmp_path):
 
 def test_a_checkpoint_of_a_training_is_not_written_over(run, tmp_path):
     own = shutil.copytree(run, tmp_path / "run")
-    found = checkpoint.find(own)
+    found = checkpoint.find_checkpoint(own)
     with pytest.raises(UserError, match="is no exported model"):
         export.export_command(ExportSettings(own, found.path))
-    assert checkpoint.find(own).training()
+    assert checkpoint.find_checkpoint(own).training()
 
 
 def test_a_damaged_model_is_named(run, tmp_path):
@@ -87,7 +87,7 @@ def test_a_damaged_model_is_named(run, tmp_path):
 def random_colorizer(name: str, head: str) -> Colorizer:
     """Of random weights, large enough that colours differ from place to place."""
     torch.manual_seed(0)
-    frozen = extractor.build(ExtractorSettings(name, weights="random"))
+    frozen = extractor.build_extractor(ExtractorSettings(name, weights="random"))
     network = Network(frozen.embedding_size if frozen else 0, head)
     for weight in network.parameters():
         if weight.dim() > 1:

@@ -63,13 +63,13 @@ def names(folder: Path) -> list[str]:
 
 def test_what_is_saved_is_what_was_there_when_it_was_saved(tmp_path):
     """The training goes on and changes its weights while they are written."""
-    saver, taken = checkpoint.Saver(tmp_path, keep=2), snapshot(4)
+    saver, taken = checkpoint.AsyncSaver(tmp_path, keep=2), snapshot(4)
     before = {name: weight.clone() for name, weight in taken.weights.items()}
     saver.save(taken)
     for weight in taken.weights.values():
         weight.zero_()
     saver.wait()
-    found = checkpoint.newest(tmp_path).network().state_dict()
+    found = checkpoint.latest_checkpoint(tmp_path).network().state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in before.items())
 
 
@@ -91,17 +91,17 @@ def test_a_slow_disk_does_not_stop_the_training(settings, monkeypatch):
     monkeypatch.setattr(trainer, "train_step", counted)
     monkeypatch.setattr(checkpoint, "_sync", slow)
     assert trainer.train(replace(settings, checkpoint_every=4)) == 0
-    assert checkpoint.newest(settings.run / "checkpoints").images_seen == 40
+    assert checkpoint.latest_checkpoint(settings.run / "checkpoints").images_seen == 40
 
 
 def test_on_a_full_disk_the_checkpoint_is_absent_and_those_before_stay(small_disk):
-    checkpoint.save(small_disk, snapshot(4), keep=3)
-    checkpoint.save(small_disk, snapshot(8), keep=3)
+    checkpoint.save_checkpoint(small_disk, snapshot(4), keep=3)
+    checkpoint.save_checkpoint(small_disk, snapshot(8), keep=3)
     with pytest.raises(OSError, match="No space left") as raised:
-        checkpoint.save(small_disk, snapshot(12), keep=3)
+        checkpoint.save_checkpoint(small_disk, snapshot(12), keep=3)
     assert raised.value.errno == errno.ENOSPC
     assert names(small_disk) == ["000000000004", "000000000008"]
-    assert checkpoint.newest(small_disk).images_seen == 8
+    assert checkpoint.latest_checkpoint(small_disk).images_seen == 8
 
 
 def test_a_training_on_a_full_disk_stops_in_words_and_goes_on(settings, small_disk, capsys):
@@ -119,7 +119,7 @@ def test_a_training_on_a_full_disk_stops_in_words_and_goes_on(settings, small_di
     assert names(small_disk / "run/checkpoints") == []
     subprocess.run(["mount", "-o", "remount,size=600m", small_disk], check=True)
     assert main(words) == 0
-    assert checkpoint.newest(small_disk / "run/checkpoints").images_seen == 40
+    assert checkpoint.latest_checkpoint(small_disk / "run/checkpoints").images_seen == 40
 
 
 def test_checkpoints_that_cannot_be_written_stop_the_training(settings, small_disk):
@@ -132,16 +132,16 @@ def test_checkpoints_that_cannot_be_written_stop_the_training(settings, small_di
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(OSError, match="Read-only file system"):
         trainer.train(settings)
-    assert checkpoint.newest(small_disk).images_seen == 20
+    assert checkpoint.latest_checkpoint(small_disk).images_seen == 20
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert trainer.train(settings) == 0
-    assert checkpoint.newest(small_disk).images_seen == 40
+    assert checkpoint.latest_checkpoint(small_disk).images_seen == 40
 
 
 def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
     """Trained with a file that has moved since; another file is refused."""
     for seed, name in ((1, "first"), (2, "other")):
-        model = extractor.build(ExtractorSettings("tf_efficientnet_lite0", weights="random"), seed).model
+        model = extractor.build_extractor(ExtractorSettings("tf_efficientnet_lite0", weights="random"), seed).model
         save_file(
             {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors"
         )

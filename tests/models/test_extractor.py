@@ -13,7 +13,7 @@ RANDOM = Settings("tf_efficientnet_lite0", weights="random")
 
 @pytest.fixture(scope="module")
 def lite():
-    return extractor.build(LITE)
+    return extractor.build_extractor(LITE)
 
 
 def state(module):
@@ -32,7 +32,7 @@ def test_packaged_weights_classify(lite):
 
 @pytest.mark.parametrize(("features", "size"), [("logits", 1000), ("pooled", 1280)])
 def test_the_embedding_size_is_taken_from_the_model(features, size):
-    built = extractor.build(Settings("tf_efficientnet_lite0", features=features, weights="random"))
+    built = extractor.build_extractor(Settings("tf_efficientnet_lite0", features=features, weights="random"))
     assert built.embedding_size == size
     assert built(torch.zeros(2, 1, 40, 56)).shape == (2, size)
 
@@ -53,7 +53,7 @@ def test_a_picture_does_not_depend_on_its_batch(lite):
 
 
 def test_batch_statistics_reproduce_the_reports_mistake():
-    wrong = extractor.build(Settings("tf_efficientnet_lite0", weights="random", batch_statistics=True))
+    wrong = extractor.build_extractor(Settings("tf_efficientnet_lite0", weights="random", batch_statistics=True))
     pictures = torch.rand(3, 1, 32, 32) * 2 - 1
     assert not torch.allclose(wrong(pictures)[1], wrong(pictures[1:])[0], atol=1e-4)
 
@@ -69,24 +69,24 @@ def test_the_models_own_normalisation(lite):
 
 
 def test_random_weights_follow_the_seed():
-    first, same, other = (extractor.fingerprint(extractor.build(RANDOM, seed)) for seed in (1, 1, 2))
+    first, same, other = (extractor.weights_sha256(extractor.build_extractor(RANDOM, seed)) for seed in (1, 1, 2))
     assert first == same != other
 
 
 def test_a_weights_file_is_taken(tmp_path):
     from safetensors.torch import save_file
 
-    model = extractor.build(RANDOM, seed=5)
+    model = extractor.build_extractor(RANDOM, seed=5)
     weights = {name: value.contiguous() for name, value in model.model.state_dict().items()}
     save_file(weights, tmp_path / "weights.safetensors")
     torch.save(weights, tmp_path / "weights.pth")
     for name in ("weights.safetensors", "weights.pth"):
-        taken = extractor.build(Settings("tf_efficientnet_lite0", weights=str(tmp_path / name)))
-        assert extractor.fingerprint(taken) == extractor.fingerprint(model)
+        taken = extractor.build_extractor(Settings("tf_efficientnet_lite0", weights=str(tmp_path / name)))
+        assert extractor.weights_sha256(taken) == extractor.weights_sha256(model)
 
 
 def test_none_is_none():
-    assert extractor.build(Settings("none")) is None
+    assert extractor.build_extractor(Settings("none")) is None
 
 
 def test_weights_that_cannot_be_fetched(monkeypatch):
@@ -97,7 +97,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
     with pytest.raises(UserError) as error:
-        extractor.build(Settings("inception_resnet_v2"))
+        extractor.build_extractor(Settings("inception_resnet_v2"))
     assert "huggingface.co/timm/inception_resnet_v2.tf_in1k/resolve/main/model.safetensors" in str(error.value)
     assert "--extractor.weights FILE" in str(error.value)
 
@@ -112,15 +112,15 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
 )
 def test_errors_name_the_remedy(settings, message):
     with pytest.raises(UserError, match=message):
-        extractor.build(settings)
+        extractor.build_extractor(settings)
 
 
 def test_a_pickle_cannot_run_code(strangers_pickle):
     with pytest.raises(UserError, match="holds no weights"):
-        extractor.build(Settings("tf_efficientnet_lite0", weights=str(strangers_pickle)))
+        extractor.build_extractor(Settings("tf_efficientnet_lite0", weights=str(strangers_pickle)))
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="not those of tf_efficientnet_lite0"):
-        extractor.build(Settings("tf_efficientnet_lite0", weights=str(tmp_path / "other.pth")))
+        extractor.build_extractor(Settings("tf_efficientnet_lite0", weights=str(tmp_path / "other.pth")))

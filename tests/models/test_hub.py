@@ -120,7 +120,7 @@ def test_without_network(tmp_path, monkeypatch):
     """The hub's own client, told not to try."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="there is no folder someone/koala, and the Hugging Face hub cannot be reached"):
-        hub.locate("someone/koala", cache_dir=tmp_path)
+        hub.resolve_model("someone/koala", cache_dir=tmp_path)
 
 
 def test_a_model_of_something_else(tmp_path, monkeypatch):

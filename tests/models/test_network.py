@@ -80,7 +80,7 @@ def test_a_network_of_bins_has_its_own_head_on_the_same_trunk():
     network, plain = Network(8, "bins"), Network(8)
     output = network(torch.zeros(2, 1, 32, 48), torch.zeros(2, 8))
     assert output.shape == (2, 261, 8, 12)
-    assert network.colors(output).shape == (2, 2, 32, 48)
+    assert network.to_ab(output).shape == (2, 2, 32, 48)
     shared = plain.state_dict().keys() & network.state_dict().keys()
     assert {
         name for name in plain.state_dict() if name.startswith(("encoder", "fusion", "decoder.0", "decoder.2"))
@@ -90,10 +90,10 @@ def test_a_network_of_bins_has_its_own_head_on_the_same_trunk():
 def test_the_temperature_is_a_dial_of_saturation():
     """Orange is twice as likely as grey, by hand: at 1 two thirds of orange, towards 0 all of it."""
     network = Network(0, "bins")
-    orange, grey = (int(ab_bins.index(torch.tensor(ab).view(1, 2, 1, 1))) for ab in ([40.0, 50.0], [0.0, 0.0]))
+    orange, grey = (int(ab_bins.bin_index(torch.tensor(ab).view(1, 2, 1, 1))) for ab in ([40.0, 50.0], [0.0, 0.0]))
     output = torch.full((1, 261, 2, 2), -1e4)
     output[:, orange], output[:, grey] = math.log(2), 0.0
-    strong, mean = (network.colors(output, temperature)[0, :, 4, 4] * 127 for temperature in (0.01, 1.0))
+    strong, mean = (network.to_ab(output, temperature)[0, :, 4, 4] * 127 for temperature in (0.01, 1.0))
     assert strong.tolist() == pytest.approx([40, 50], abs=1e-2)
     assert mean.tolist() == pytest.approx([40 * 2 / 3, 50 * 2 / 3], abs=1e-2)
 
@@ -101,5 +101,5 @@ def test_the_temperature_is_a_dial_of_saturation():
 def test_colors_are_as_sharp_under_autocast():
     network, output = Network(0, "bins"), torch.randn(1, 261, 4, 4, generator=torch.manual_seed(0)) * 4
     with torch.autocast("cpu", torch.bfloat16):
-        inside = network.colors(output)
-    assert torch.equal(inside, network.colors(output))
+        inside = network.to_ab(output)
+    assert torch.equal(inside, network.to_ab(output))

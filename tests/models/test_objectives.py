@@ -28,7 +28,7 @@ def test_huber_is_absolute_but_for_small_errors():
 
 def test_weighted_mse_counts_by_the_true_color():
     weights = ONES.clone()
-    weights[int(ab_bins.index(torch.tensor([60.0, 40.0]).view(1, 2, 1, 1)))] = 3.0
+    weights[int(ab_bins.bin_index(torch.tensor([60.0, 40.0]).view(1, 2, 1, 1)))] = 3.0
     rare, common = constant(60, 40), constant(0, 0)
     plain = objectives.mse(rare, common)
     assert float(objectives.weighted_mse(common, rare, weights)) == pytest.approx(3 * float(plain))

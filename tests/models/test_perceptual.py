@@ -13,8 +13,8 @@ SETTINGS = ObjectiveSettings(perceptual=1.0, perceptual_network="resnet10t", per
 
 
 @pytest.fixture(scope="module")
-def distance() -> perceptual.Perceptual:
-    return perceptual.Perceptual(SETTINGS, 64)
+def distance() -> perceptual.PerceptualLoss:
+    return perceptual.PerceptualLoss(SETTINGS, 64)
 
 
 def pictures(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,25 +51,25 @@ def test_it_stays_as_it_was_trained(distance):
 )
 def test_networks_that_cannot_judge_are_named(network, message):
     with pytest.raises(UserError, match=message):
-        perceptual.Perceptual(ObjectiveSettings(perceptual=1.0, perceptual_network=network), 64)
+        perceptual.PerceptualLoss(ObjectiveSettings(perceptual=1.0, perceptual_network=network), 64)
 
 
 def test_pictures_of_a_size_that_a_network_cannot_see_are_refused():
     settings = ObjectiveSettings(perceptual=1.0, perceptual_network="vit_tiny_patch16_224", perceptual_weights="random")
     with pytest.raises(UserError, match="vit_tiny_patch16_224 cannot judge pictures of 64 pixels"):
-        perceptual.Perceptual(settings, 64)
+        perceptual.PerceptualLoss(settings, 64)
 
 
 def test_weights_that_are_not_there_are_named_by_their_own_flag(tmp_path):
     settings = replace(SETTINGS, perceptual_weights=str(tmp_path / "vgg.pth"))
     with pytest.raises(UserError, match=r"vgg.pth does not exist; --objective.perceptual-weights names"):
-        perceptual.Perceptual(settings, 64)
+        perceptual.PerceptualLoss(settings, 64)
 
 
 def test_the_last_stage_of_vgg_counts_most():
     """Five stages of 64, 128, 256, 512 and 512 channels; what timm gives besides is the last one pooled."""
     settings = ObjectiveSettings(perceptual=1.0, perceptual_network="vgg11", perceptual_weights="random")
-    judge = perceptual.Perceptual(settings, 32)
+    judge = perceptual.PerceptualLoss(settings, 32)
     features = judge._features(torch.zeros(1, 1, 32, 32), torch.zeros(1, 2, 32, 32))
     assert [tuple(feature.shape[1:]) for feature in features] == [
         *((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2))

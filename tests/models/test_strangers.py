@@ -13,7 +13,7 @@ import torch
 import koala
 from koala.cli import main
 from koala.core.errors import UserError
-from koala.evaluation.partial_results import Parts
+from koala.evaluation.partial_results import PartialResults
 from koala.models import checkpoint
 
 REFUSED = "only tensors and plain values are taken: a pickle of anything else could run code"
@@ -33,7 +33,7 @@ def test_the_pickle_would_run_its_code(strangers_pickle):
 
 
 def test_as_weights_of_a_checkpoint(strangers_pickle, run, tmp_path):
-    folder = shutil.copytree(checkpoint.find(run).path, tmp_path / "model")
+    folder = shutil.copytree(checkpoint.find_checkpoint(run).path, tmp_path / "model")
     put(strangers_pickle, folder, "model.safetensors")
     with pytest.raises(UserError, match=r"model.safetensors holds no weights that can be read"):
         koala.load_model(folder)
@@ -41,7 +41,7 @@ def test_as_weights_of_a_checkpoint(strangers_pickle, run, tmp_path):
 
 def test_as_state_of_a_training_that_goes_on(strangers_pickle, run, tmp_path, capsys):
     own = shutil.copytree(run, tmp_path / "run")
-    put(strangers_pickle, checkpoint.find(own).path, "training.pt")
+    put(strangers_pickle, checkpoint.find_checkpoint(own).path, "training.pt")
     assert main(["train", str(own / "config.toml"), "--run", str(own), "--epochs", "1"]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("koala: ") and told.endswith(f"training.pt holds no weights that can be read ({REFUSED})")
@@ -61,7 +61,7 @@ def test_as_part_of_long_work(tmp_path):
 
     np.savez(tmp_path / "a.npz", x=np.array([Stranger()], dtype=object))
     with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
-        list(Parts(tmp_path).read(["a"]))
+        list(PartialResults(tmp_path).read(["a"]))
 
 
 def test_nothing_in_koala_unpickles():

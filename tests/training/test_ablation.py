@@ -62,7 +62,7 @@ def settings(file, tmp_path) -> AblateSettings:
 
 
 def test_each_variant_is_trained_once_before_any_is_trained_again(settings):
-    found = ablation.runs(settings)
+    found = ablation.plan_runs(settings)
     assert [run.settings.run.name for run in found] == ["plain-0", "quick-0", "plain-1", "quick-1"]
     assert [run.settings.seed for run in found] == [0, 0, 1, 1]
     quick = found[1].settings
@@ -73,7 +73,7 @@ def test_each_variant_is_trained_once_before_any_is_trained_again(settings):
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "launch").glob("ablation-*.toml")), ids=str)
 def test_ready_files_have_settings_that_exist(path, tmp_path):
-    found = ablation.runs(AblateSettings(out=tmp_path, ablation=load_toml(AblationSettings, path)))
+    found = ablation.plan_runs(AblateSettings(out=tmp_path, ablation=load_toml(AblationSettings, path)))
     assert len(found) >= 4
     flags = load_toml(AblationSettings, path).evaluations
     for evaluation in flags.values():
@@ -90,13 +90,13 @@ def test_ready_files_have_settings_that_exist(path, tmp_path):
 )
 def test_what_is_no_ablation_is_refused(settings, variants, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        ablation.runs(replace(settings, ablation=replace(settings.ablation, variants=variants)))
+        ablation.plan_runs(replace(settings, ablation=replace(settings.ablation, variants=variants)))
 
 
 def test_means_differences_and_chance():
     """Two rows of two seeds each: the pooled variance is 0.02 with two degrees of freedom, Student's t 4.303."""
     scores = {"a": [{"mse": 1.0}, {"mse": 1.2}], "b": [{"mse": 2.0}, {"mse": 2.2}]}
-    first, second = ablation.table(scores)
+    first, second = ablation.score_table(scores)
     assert (first.means, first.differences) == ({"mse": pytest.approx(1.1)}, {})
     assert second.differences == {"mse": pytest.approx(1.0)}
     assert second.chance == {"mse": pytest.approx(4.302653 * np.sqrt(0.02))}
@@ -109,13 +109,13 @@ def test_chance_is_kept_to_in_nineteen_of_twenty_ablations():
     beyond = 0
     for _ in range(2000):
         scores = {name: [{"mse": value} for value in rng.normal(size=2)] for name in "abc"}
-        row = ablation.table(scores)[1]
+        row = ablation.score_table(scores)[1]
         beyond += abs(row.differences["mse"]) > row.chance["mse"]
     assert beyond / 2000 == pytest.approx(0.05, abs=0.015)
 
 
 def test_one_seed_leaves_chance_unknown():
-    rows = ablation.table({"a": [{"mse": 1.0}], "b": [{"mse": 2.0}]})
+    rows = ablation.score_table({"a": [{"mse": 1.0}], "b": [{"mse": 2.0}]})
     assert rows[1].chance == {}
     assert "**" not in ablation.to_markdown(rows, seeds=1)
 
@@ -135,7 +135,7 @@ def test_in_two_parts_and_again(file, tmp_path, capsys):
         "quick, grey",
         "quick, color",
     ]
-    assert checkpoint.find(tmp_path / "out/quick-1").settings.seed == 1
+    assert checkpoint.find_checkpoint(tmp_path / "out/quick-1").settings.seed == 1
     told = json.loads((tmp_path / "out/quick-0/grey/scores.json").read_text())
     assert told["input_lightness"] == "grey"
     assert (tmp_path / "out/comparison/grey/comparison.html").exists()

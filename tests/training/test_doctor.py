@@ -9,9 +9,9 @@ from koala import cli
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.training import doctor
-from koala.training.doctor import Answer, Check
+from koala.training.doctor import DoctorCheck, ProcessFinding
 from koala.training.doctor_checks import Finding
-from koala.training.process_store import World
+from koala.training.process_store import ProcessStore
 from tests.company import company
 from tests.processes import finish, start, start_two
 
@@ -21,7 +21,7 @@ BAD = Finding("failed", "no shards", "make some")
 
 @pytest.fixture
 def alone():
-    return World(host="n1")
+    return ProcessStore(host="n1")
 
 
 @pytest.fixture
@@ -41,39 +41,41 @@ def lines(printed: str) -> dict[str, str]:
 # ---------------------------------------------------------------- one check
 
 
-def look(function, **options) -> Check:
-    return Check("check", "process", function, **options)
+def look(function, **options) -> DoctorCheck:
+    return DoctorCheck("check", "process", function, **options)
 
 
 def test_a_users_error_is_a_finding_with_its_remedy(alone):
-    def refuse(settings, world):
+    def refuse(settings, store):
         raise UserError("runs/a; b is not writable; choose another --run")
 
-    finding = doctor.finding(look(refuse), TrainSettings(), alone)
+    finding = doctor.run_check(look(refuse), TrainSettings(), alone)
     assert finding == Finding("failed", "runs/a; b is not writable", "choose another --run")
 
 
 def test_an_error_that_was_not_foreseen_is_a_finding(alone):
-    finding = doctor.finding(look(lambda settings, world: 1 / 0), TrainSettings(), alone)
+    finding = doctor.run_check(look(lambda settings, store: 1 / 0), TrainSettings(), alone)
     assert (finding.status, finding.text) == ("failed", "ZeroDivisionError: division by zero")
     assert finding.remedy
 
 
 def test_a_check_that_does_not_end_is_a_finding(alone):
-    stuck = look(lambda settings, world: time.sleep(5), patience_s=0.1, when_stuck="name the interface")
-    finding = doctor.finding(stuck, TrainSettings(), alone)
+    stuck = look(lambda settings, store: time.sleep(5), patience_s=0.1, when_stuck="name the interface")
+    finding = doctor.run_check(stuck, TrainSettings(), alone)
     assert (finding.status, finding.text, finding.remedy) == ("failed", "no end after 0 s", "name the interface")
 
 
 # ---------------------------------------------------------------- of all processes
 
 
-def answers(*findings: Finding, hosts=("n1", "n1", "n2", "n3")) -> list[Answer]:
-    return [Answer(host, rank, finding) for rank, (host, finding) in enumerate(zip(hosts, findings, strict=False))]
+def answers(*findings: Finding, hosts=("n1", "n1", "n2", "n3")) -> list[ProcessFinding]:
+    return [
+        ProcessFinding(host, rank, finding) for rank, (host, finding) in enumerate(zip(hosts, findings, strict=False))
+    ]
 
 
 def test_what_all_found_is_nobodys():
-    assert doctor.merged(answers(BAD, BAD, BAD)) == BAD
+    assert doctor.merge_findings(answers(BAD, BAD, BAD)) == BAD
 
 
 @pytest.mark.parametrize(
@@ -86,31 +88,31 @@ def test_what_all_found_is_nobodys():
     ],
 )
 def test_the_worst_is_told_with_its_place(findings, text):
-    assert doctor.merged(answers(*findings)) == Finding("failed", text, "make some")
+    assert doctor.merge_findings(answers(*findings)) == Finding("failed", text, "make some")
 
 
 def test_of_the_good_the_least_is_told():
     findings = [Finding("ok", f"{free} GB free", measure=free) for free in (30, 10, 20)]
-    assert doctor.merged(answers(*findings)).text == "10 GB free"
+    assert doctor.merge_findings(answers(*findings)).text == "10 GB free"
 
 
 def test_a_reason_is_told_rather_than_that_others_wait():
     waits = Finding("failed", "no end after 60 s", measure=1)
-    assert doctor.merged(answers(waits, waits, BAD)).text == "n2: no shards"
+    assert doctor.merge_findings(answers(waits, waits, BAD)).text == "n2: no shards"
 
 
-def examined(monkeypatch, capsys, *checks: Check, silent=()) -> tuple[list, str]:
+def examined(monkeypatch, capsys, *checks: DoctorCheck, silent=()) -> tuple[list, str]:
     """The exit codes of four processes, and what they print."""
     monkeypatch.setattr(doctor, "CHECKS", checks)
-    codes = company(lambda here: doctor.examine(TrainSettings(), here), silent=silent)
+    codes = company(lambda here: doctor.run_checks(TrainSettings(), here), silent=silent)
     return codes, capsys.readouterr().out
 
 
 def test_the_first_process_prints_for_all(monkeypatch, capsys):
     checks = (
-        Check("shards", "node", lambda settings, world: BAD if world.rank == 2 else OK),
-        Check("batch", "main", lambda settings, world: OK),
-        Check("clock", "process", lambda settings, world: OK),
+        DoctorCheck("shards", "node", lambda settings, store: BAD if store.rank == 2 else OK),
+        DoctorCheck("batch", "main", lambda settings, store: OK),
+        DoctorCheck("clock", "process", lambda settings, store: OK),
     )
     codes, printed = examined(monkeypatch, capsys, *checks)
     assert codes == [1, 1, 1, 1]
@@ -130,21 +132,21 @@ def test_each_looks_when_it_is_its_turn(monkeypatch, capsys):
     looked = []
 
     def note(name):
-        return lambda settings, world: looked.append((name, world.rank)) or OK
+        return lambda settings, store: looked.append((name, store.rank)) or OK
 
-    examined(monkeypatch, capsys, *(Check(by, by, note(by)) for by in ("process", "node", "main")))
+    examined(monkeypatch, capsys, *(DoctorCheck(by, by, note(by)) for by in ("process", "node", "main")))
     assert sorted(looked) == [("main", 0), ("node", 0), ("node", 2), *(("process", rank) for rank in range(4))]
 
 
 def test_warnings_are_no_failure(monkeypatch, capsys):
-    codes, printed = examined(monkeypatch, capsys, look(lambda settings, world: Finding("warning", "slow", "wait")))
+    codes, printed = examined(monkeypatch, capsys, look(lambda settings, store: Finding("warning", "slow", "wait")))
     assert codes == [0, 0, 0, 0]
     assert printed.endswith("\nnothing failed, 1 warning, 0 ok\n")
 
 
 def test_a_lost_process_fails_and_keeps_nobody_waiting(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "MARGIN_S", 0.2)
-    checks = (Check(name, "process", lambda settings, world: OK, patience_s=0.2) for name in ("first", "second"))
+    checks = (DoctorCheck(name, "process", lambda settings, store: OK, patience_s=0.2) for name in ("first", "second"))
     codes, printed = examined(monkeypatch, capsys, *checks, silent=[3])
     assert codes == [1, 1, 1, None]
     assert lines(printed) == dict.fromkeys(("first", "second"), "failed   n2: no answer from this process")
@@ -155,7 +157,7 @@ def test_a_lost_process_fails_and_keeps_nobody_waiting(monkeypatch, capsys):
 
 def test_long_lines_are_wrapped_and_commands_stay_whole():
     finding = Finding("failed", "word " * 20, "see https://example.org/" + "x" * 60 + " for it")
-    printed = doctor.row("run folder", finding, width=60)
+    printed = doctor.format_line("run folder", finding, width=60)
     assert printed.splitlines()[0].startswith("run folder     failed   word word")
     assert "\n                        -> see\n" in printed
     assert "https://example.org/" + "x" * 60 in printed
@@ -163,8 +165,8 @@ def test_long_lines_are_wrapped_and_commands_stay_whole():
 
 
 def test_statuses_are_colored_on_a_terminal():
-    assert "\033[32mok" in doctor.row("batch", OK, 80, colored=True)
-    assert "\033" not in doctor.row("batch", OK, 80)
+    assert "\033[32mok" in doctor.format_line("batch", OK, 80, colored=True)
+    assert "\033" not in doctor.format_line("batch", OK, 80)
 
 
 # ---------------------------------------------------------------- the command
@@ -196,7 +198,7 @@ def test_a_machine_without_shards_or_weights(tmp_path, monkeypatch, capsys):
     def no_network(_):
         raise UserError("the weights cannot be fetched from here; bring them")
 
-    monkeypatch.setattr("koala.models.extractor.to_fetch", no_network)
+    monkeypatch.setattr("koala.models.extractor.bytes_to_download", no_network)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["doctor", "--device", "cpu"]) == 0
     found = lines(capsys.readouterr().out)

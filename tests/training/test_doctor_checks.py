@@ -23,7 +23,7 @@ from koala.core.errors import UserError
 from koala.data import embedding_cache, shards
 from koala.models import extractor
 from koala.training import doctor_checks
-from koala.training.process_store import World
+from koala.training.process_store import ProcessStore
 from tests.company import company
 
 LITE = ExtractorSettings("tf_efficientnet_lite0", weights="random")
@@ -32,7 +32,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def alone():
-    return World(host="n1")
+    return ProcessStore(host="n1")
 
 
 @pytest.fixture
@@ -41,12 +41,12 @@ def settings(shard_folder, tmp_path) -> TrainSettings:
     return TrainSettings(data=data, extractor=ExtractorSettings("none"), batch=4, run=tmp_path / "run")
 
 
-def second(first_has, **sizes) -> World:
+def second(first_has, **sizes) -> ProcessStore:
     """A process on another node than the first one, which tells it `first_has`."""
-    world = World(host="n2", **sizes)
-    world.nodes = 2
-    world.from_main = lambda name, work: first_has
-    return world
+    store = ProcessStore(host="n2", **sizes)
+    store.nodes = 2
+    store.from_main = lambda name, work: first_has
+    return store
 
 
 # ---------------------------------------------------------------- the machine
@@ -140,7 +140,7 @@ def with_gpus(monkeypatch, number, free=78e9):
 )
 def test_gpus(settings, monkeypatch, number, free, device, processes, status, text):
     with_gpus(monkeypatch, number, free)
-    finding = doctor_checks.gpus(replace(settings, device=device), World(host="n1", local_size=processes))
+    finding = doctor_checks.gpus(replace(settings, device=device), ProcessStore(host="n1", local_size=processes))
     assert finding.status == status
     assert text in finding.text
     assert bool(finding.remedy) == (status != "ok")
@@ -155,7 +155,7 @@ def test_gpus(settings, monkeypatch, number, free, device, processes, status, te
     ],
 )
 def test_precision(settings, alone, monkeypatch, precision, hardware, status, text):
-    monkeypatch.setattr("koala.core.distributed.has_bf16", lambda cpu: hardware)
+    monkeypatch.setattr("koala.core.distributed.supports_bf16", lambda cpu: hardware)
     finding = doctor_checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
     assert finding.status == status
     assert text in finding.text
@@ -170,7 +170,7 @@ def test_fp16_on_the_cpu_is_refused_as_in_training(settings, alone):
 def test_processors(settings, monkeypatch, threads, processes, status):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
     settings = replace(settings, data=replace(settings.data, threads=threads))
-    finding = doctor_checks.processors(settings, World(host="n1", local_size=processes))
+    finding = doctor_checks.processors(settings, ProcessStore(host="n1", local_size=processes))
     assert finding.status == status
     assert ("choose --data.threads 2" in finding.remedy) == (status == "warning")
 
@@ -181,9 +181,9 @@ def test_processors(settings, monkeypatch, threads, processes, status):
 )
 def test_open_files(settings, monkeypatch, limit, processes, status):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-    world = World(host="n1")
-    world.size = processes
-    finding = doctor_checks.open_files(settings, world)
+    store = ProcessStore(host="n1")
+    store.size = processes
+    finding = doctor_checks.open_files(settings, store)
     assert finding.status == status
     assert ("ulimit -n" in finding.remedy) == (status == "warning")
 
@@ -233,10 +233,10 @@ def test_batch(settings, alone):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_as_in_training(settings):
-    world = World(host="n1")
-    world.size = 3
+    store = ProcessStore(host="n1")
+    store.size = 3
     with pytest.raises(UserError, match="choose --batch a multiple of 3"):
-        doctor_checks.batch(settings, world)
+        doctor_checks.batch(settings, store)
 
 
 @pytest.mark.parametrize("change", [{"lightness": "grey"}, {"lightness": "color"}, {"aging": 1.0}], ids=str)
@@ -257,7 +257,7 @@ def test_wrong_colors_are_found(settings, alone, monkeypatch):
 def test_extractor(settings, alone):
     assert doctor_checks.extractor(settings, alone).text == "none is asked for"
     finding = doctor_checks.extractor(replace(settings, extractor=LITE), alone)
-    sha256 = extractor.fingerprint(extractor.build(LITE))
+    sha256 = extractor.weights_sha256(extractor.build_extractor(LITE))
     assert finding.text == f"tf_efficientnet_lite0 with 1000 features, weights {sha256[:8]}"
 
 
@@ -355,10 +355,10 @@ def test_embeddings(own_shards, alone):
     with pytest.raises(UserError, match="holds no cached embeddings"):
         doctor_checks.embeddings(settings, alone)
     data = settings.data
-    key = embedding_cache.Key(
+    key = embedding_cache.CacheKey(
         embedding_cache.FORMAT, kept.name, "logits", "pretrained", "0" * 64, 3, data.geometry, data.size, "grey", "no"
     )
-    cache = embedding_cache.Cache(data.shards / "embeddings" / key.name, key)
+    cache = embedding_cache.EmbeddingCache(data.shards / "embeddings" / key.name, key)
     cache.folder.mkdir(parents=True)
     (cache.folder / "key.json").write_text(json.dumps(asdict(key)))
     for split in shards.read_manifest(data.shards).splits.values():
@@ -390,7 +390,7 @@ def test_a_disk_that_fills_while_it_is_written_to(settings, alone, monkeypatch, 
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("koala.core.atomic_io.sync", full)
+    monkeypatch.setattr("koala.core.atomic_io.fsync", full)
     with pytest.raises(UserError, match=f"{tmp_path}: No space left on device; make it writable, or choose another"):
         doctor_checks.run_folder(settings, alone)
     assert not list(tmp_path.iterdir())
@@ -449,8 +449,8 @@ def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
     state = TrainState.new(Network(), settings)
     state.network(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1000)).sum().backward()
     state.optimizer.step()
-    state.step_average()
+    state.update_ema()
     snapshot = checkpoint.Snapshot(1, settings, state.model.state_dict(), 1000, "", state.kept(None), {})
-    path = checkpoint.save(tmp_path, snapshot, keep=1)
+    path = checkpoint.save_checkpoint(tmp_path, snapshot, keep=1)
     written = sum(file.stat().st_size for file in path.iterdir())
     assert doctor_checks.checkpoint_bytes(settings) == pytest.approx(written, rel=0.1)

@@ -14,7 +14,7 @@ import pytest
 from koala.config.data import DataSettings
 from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
-from koala.data.sampler import Order
+from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards
 from koala.models import checkpoint
 from koala.training import trainer
@@ -61,7 +61,7 @@ def start_world(settings: TrainSettings, world_size: int) -> list:
 
 def newest(settings: TrainSettings) -> int:
     """Images seen by the newest whole checkpoint."""
-    found = checkpoint.newest(settings.run / "checkpoints")
+    found = checkpoint.latest_checkpoint(settings.run / "checkpoints")
     return found.images_seen if found is not None else 0
 
 
@@ -95,7 +95,7 @@ def test_twenty_kills_on_one_to_four_processes_change_nothing(settings, tmp_path
     uninterrupted.join()
     assert uninterrupted.exitcode == 0
 
-    order = Order(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
+    order = EpochSampler(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
     total = EPOCHS * 40
     met: dict[int, list[int]] = {}
     worlds, progressed = [], 0
@@ -120,7 +120,7 @@ def test_twenty_kills_on_one_to_four_processes_change_nothing(settings, tmp_path
     assert set(worlds) == {1, 2, 3, 4}
     assert progressed > KILLS / 3, "many sittings saved something before they were killed"
     assert sorted(met) == list(range(0, total, BATCH))
-    assert all(samples == order.places(seen, BATCH).samples.tolist() for seen, samples in met.items())
+    assert all(samples == order.positions(seen, BATCH).samples.tolist() for seen, samples in met.items())
     first, second = (last_losses(run) for run in (whole.run, settings.run))
     assert second == pytest.approx(first, rel=0, abs=1e-5)
 

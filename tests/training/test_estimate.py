@@ -28,7 +28,7 @@ def test_flops_are_those_counted_by_hand():
 
 def test_the_extractor_adds_its_forward_pass():
     """EfficientNet-Lite0 at 224: 407 million multiply-adds, by its model card."""
-    frozen = extractor.build(ExtractorSettings("tf_efficientnet_lite0", weights="random"))
+    frozen = extractor.build_extractor(ExtractorSettings("tf_efficientnet_lite0", weights="random"))
     network = Network(frozen.embedding_size)
     without, with_it = (estimate.flops_per_image(network, part, 64) for part in (None, frozen))
     assert (with_it - without) / 2 == pytest.approx(407e6, rel=0.06)
@@ -49,4 +49,8 @@ def test_activations_are_those_that_a_real_pass_keeps():
 
 
 def test_shapes():
-    assert estimate.shapes(Network(10), 64) == {"encoder": (256, 8, 8), "fusion": (256, 8, 8), "decoder": (2, 64, 64)}
+    assert estimate.layer_shapes(Network(10), 64) == {
+        "encoder": (256, 8, 8),
+        "fusion": (256, 8, 8),
+        "decoder": (2, 64, 64),
+    }

@@ -23,26 +23,28 @@ def photos() -> Batch:
 
 
 def test_colors_of_a_half_saturated_and_of_a_grey_prediction(photos):
-    assert metric_log.colors(photos, photos.ab / 2)["chroma_ratio"] == pytest.approx(0.5, abs=1e-6)
-    grey = metric_log.colors(photos, torch.zeros_like(photos.ab))
+    assert metric_log.color_statistics(photos, photos.ab / 2)["chroma_ratio"] == pytest.approx(0.5, abs=1e-6)
+    grey = metric_log.color_statistics(photos, torch.zeros_like(photos.ab))
     assert grey == {"chroma_ratio": 0.0, "out_of_gamut": 0.0, "saturated": 0.0}
 
 
 def test_black_padding_is_not_out_of_gamut(photos):
     padding = replace(photos, lightness=torch.full_like(photos.lightness, -1))
-    assert metric_log.colors(padding, photos.ab)["out_of_gamut"] == 0.0
+    assert metric_log.color_statistics(padding, photos.ab)["out_of_gamut"] == 0.0
 
 
 def test_colors_that_srgb_cannot_show(photos):
     """a* = b* = 127 at every lightness lies outside sRGB; the ratio says nothing of a photo without colour."""
-    assert metric_log.colors(photos, torch.ones_like(photos.ab))["out_of_gamut"] == 1.0
-    assert "chroma_ratio" not in metric_log.colors(batch_of(np.full((1, 8, 8, 3), 99, np.uint8)), photos.ab[:1])
+    assert metric_log.color_statistics(photos, torch.ones_like(photos.ab))["out_of_gamut"] == 1.0
+    assert "chroma_ratio" not in metric_log.color_statistics(
+        batch_of(np.full((1, 8, 8, 3), 99, np.uint8)), photos.ab[:1]
+    )
 
 
 def test_ab_at_the_end_of_the_scale(photos):
     ab = torch.zeros_like(photos.ab)
     ab[:, 1, :, :2] = -0.995
-    assert metric_log.colors(photos, ab)["saturated"] == pytest.approx(1 / 8)
+    assert metric_log.color_statistics(photos, ab)["saturated"] == pytest.approx(1 / 8)
 
 
 def test_speed_and_model_flops_utilization():
@@ -60,7 +62,7 @@ def test_speed_and_model_flops_utilization():
 def test_shares_of_the_time_leave_validation_out(monkeypatch):
     now = iter([0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 7.0, 10.0])  # began, data 1 s, saving 2 s, validating 4 s, asked at 10 s
     monkeypatch.setattr(metric_log.time, "perf_counter", lambda: next(now))
-    window = metric_log.Window()
+    window = metric_log.MetricWindow()
     for activity in ("data", "saving", "validating"):
         with window.during(activity):
             pass
@@ -69,4 +71,4 @@ def test_shares_of_the_time_leave_validation_out(monkeypatch):
 
 def test_an_entry_in_words():
     entry = {"train/gradient_norm": 0.034, "train/chroma_ratio": 0.623, "time/data": 0.004, "speed/mfu": 0.41}
-    assert metric_log.in_words(entry) == "gradient 0.034, chroma 0.62, data 0.4 %, MFU 41 %"
+    assert metric_log.format_entry(entry) == "gradient 0.034, chroma 0.62, data 0.4 %, MFU 41 %"

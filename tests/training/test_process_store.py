@@ -4,12 +4,12 @@ import pytest
 
 from koala.core.errors import UserError
 from koala.training import process_store
-from koala.training.process_store import World
+from koala.training.process_store import ProcessStore
 from tests.company import NODES, company
 
 
 def test_the_first_process_gathers_by_rank():
-    first, *others = company(lambda here: here.gathered("rank", [here.rank]))
+    first, *others = company(lambda here: here.gather("rank", [here.rank]))
     assert first == {0: [0], 1: [1], 2: [2], 3: [3]}
     assert others == [{1: [1]}, {2: [2]}, {3: [3]}]
 
@@ -20,7 +20,7 @@ def test_a_silent_process_is_waited_for_once(monkeypatch):
     def twice(here):
         receive = here._receive
         monkeypatch.setattr(here, "_receive", lambda name, s: waited.append(name) or receive(name, s))
-        return [here.gathered(name, here.rank, patience_s=0.5).keys() for name in ("once", "again")]
+        return [here.gather(name, here.rank, patience_s=0.5).keys() for name in ("once", "again")]
 
     first, *_ = company(twice, silent=[2])
     assert first == [{0, 1, 3}, {0, 1, 3}]
@@ -29,12 +29,12 @@ def test_a_silent_process_is_waited_for_once(monkeypatch):
 
 
 def test_what_the_first_process_does_is_given_to_all():
-    assert company(lambda here: here.from_main("who", lambda: here.rank)) == [0, 0, 0, 0]
+    assert company(lambda here: here.broadcast("who", lambda: here.rank)) == [0, 0, 0, 0]
 
 
 def test_an_error_in_the_first_process_is_one_in_all():
     def work(here):
-        return here.from_main("quotient", lambda: 1 / here.rank)
+        return here.broadcast("quotient", lambda: 1 / here.rank)
 
     first, *others = company(work)
     assert isinstance(first, ZeroDivisionError)
@@ -43,7 +43,7 @@ def test_an_error_in_the_first_process_is_one_in_all():
 
 def test_a_silent_first_process_is_given_up(monkeypatch):
     monkeypatch.setattr(process_store, "MARGIN_S", process_store.PATIENCE_S - 0.2)
-    first, *others = company(lambda here: here.from_main("word", str), silent=[0])
+    first, *others = company(lambda here: here.broadcast("word", str), silent=[0])
     assert first is None
     assert all("another process is silent" in str(error) for error in others)
 
@@ -55,10 +55,10 @@ def test_nodes_are_counted_and_named():
 
 
 def test_alone_there_is_nobody_to_wait_for():
-    alone = World.meet()
+    alone = ProcessStore.connect()
     assert (alone.size, alone.nodes, alone.is_main) == (1, 1, True)
-    assert alone.gathered("word", "yes") == {0: "yes"}
-    assert alone.from_main("sum", lambda: 2) == 2
+    assert alone.gather("word", "yes") == {0: "yes"}
+    assert alone.broadcast("sum", lambda: 2) == 2
 
 
 def test_a_first_process_that_is_not_reached_is_said(monkeypatch):
@@ -67,4 +67,4 @@ def test_a_first_process_that_is_not_reached_is_said(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(process_store, "PATIENCE_S", 0.5)
     with pytest.raises(UserError, match=r"does not reach the first process at 127.0.0.1:1 .*; launch with one of"):
-        World.meet()
+        ProcessStore.connect()

@@ -3,7 +3,7 @@
 import pytest
 
 from koala.config.training import TrainSettings
-from koala.training.schedule import is_time, joined, learning_rate
+from koala.training.schedule import is_due, learning_rate, ramp_up
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def test_scaling_with_the_batch(scaling, expected):
 
 
 def test_is_time_once_a_period():
-    assert [seen for seen in range(30, 700, 30) if is_time(seen, 30, 100)] == [120, 210, 300, 420, 510, 600]
-    assert not is_time(30, 30, 0)
+    assert [seen for seen in range(30, 700, 30) if is_due(seen, 30, 100)] == [120, 210, 300, 420, 510, 600]
+    assert not is_due(30, 30, 0)
 
 
 def test_a_term_joins_over_the_first_half():
-    assert [joined(seen, 1000) for seen in (0, 125, 250, 500, 900, 1000)] == [0, 0.25, 0.5, 1, 1, 1]
+    assert [ramp_up(seen, 1000) for seen in (0, 125, 250, 500, 900, 1000)] == [0, 0.25, 0.5, 1, 1, 1]

@@ -19,7 +19,7 @@ from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import color_prior, dali_pipeline, shard_writer
-from koala.data.sampler import Order
+from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards
 from koala.models import checkpoint
 from koala.training import trainer
@@ -72,7 +72,7 @@ def test_what_a_run_leaves(settings):
     assert [line["train/loss"] for line in lines[:-1]] == pytest.approx(list(losses.values()))
     assert lines[-1]["val/loss"] == pytest.approx(scalars(run, "val/loss")[40])
     assert all(line["train/gradient_norm"] > 0 for line in lines[:-1])
-    found = checkpoint.find(run)
+    found = checkpoint.find_checkpoint(run)
     assert (found.images_seen, found.settings.batch) == (40, 4)
 
 
@@ -83,7 +83,7 @@ def test_colors_are_learnt(settings, tmp_path):
         grey = np.asarray(make_photo(number).convert("L"), float)[..., None]
         orange = Image.fromarray((grey * [1.0, 0.6, 0.2]).astype(np.uint8))
         (tmp_path / "orange" / f"{number}.jpg").write_bytes(jpeg(orange))
-    shard_writer.write(WriteShards(tmp_path / "orange", tmp_path / "shards"))
+    shard_writer.write_shards(WriteShards(tmp_path / "orange", tmp_path / "shards"))
     data = replace(settings.data, shards=tmp_path / "shards", geometry="crop")
     trainer.train(replace(settings, data=data, epochs=50, batch=8))
     losses = list(scalars(settings.run, "train/loss").values())
@@ -122,7 +122,7 @@ def test_old_checkpoints_go_and_the_best_stays(settings):
     assert kept[-3:] == ["000000000112", "000000000120", "validation.json"]
     losses = scalars(settings.run, "val/loss")
     best = min(losses, key=losses.get)
-    assert checkpoint.find(settings.run).images_seen == best
+    assert checkpoint.find_checkpoint(settings.run).images_seen == best
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(settings, tmp_path, capsys):
@@ -135,7 +135,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(settings, tmp_path, capsys):
     capsys.readouterr()
     trainer.train(replace(settings, epochs=1.5, keep=1))
     assert "training.pt is damaged" in capsys.readouterr().err
-    assert checkpoint.newest(settings.run / "checkpoints").images_seen == 60
+    assert checkpoint.latest_checkpoint(settings.run / "checkpoints").images_seen == 60
     trainer.train(replace(settings, epochs=3, keep=1))
     assert same_weights(weights(whole.run, 120), weights(settings.run, 120))
 
@@ -176,8 +176,8 @@ def test_runs_without_a_name_are_new_each_time_and_resume_takes_the_newest(setti
     trainer.train(unnamed)
     (second,) = set((tmp_path / "log/koala").iterdir()) - {first}
     trainer.train(replace(unnamed, resume=True, epochs=0.4))
-    assert checkpoint.newest(first / "checkpoints").images_seen == 8
-    assert checkpoint.newest(second / "checkpoints").images_seen == 16
+    assert checkpoint.latest_checkpoint(first / "checkpoints").images_seen == 8
+    assert checkpoint.latest_checkpoint(second / "checkpoints").images_seen == 16
 
 
 # ---------------------------------------------------------------- killed, stopped, shared
@@ -206,7 +206,7 @@ def test_a_signal_saves_and_stops(settings, number):
     process.send_signal(number)
     printed = finish(process, code=128 + number)
     seen = int(re.search(r"stopped after (\d+) images", printed).group(1))
-    assert checkpoint.newest(long.run / "checkpoints").images_seen == seen
+    assert checkpoint.latest_checkpoint(long.run / "checkpoints").images_seen == seen
     assert "Traceback" not in printed
 
 
@@ -219,7 +219,7 @@ def test_a_signal_to_launcher_and_processes_saves_in_both(settings):
     os.killpg(process.pid, signal.SIGINT)
     printed = process.communicate(timeout=240)[0]
     seen = int(re.search(r"stopped after (\d+) images", printed).group(1))
-    assert checkpoint.newest(long.run / "checkpoints").images_seen == seen
+    assert checkpoint.latest_checkpoint(long.run / "checkpoints").images_seen == seen
 
 
 @pytest.mark.slow
@@ -253,7 +253,7 @@ def test_processes_that_train_alone_are_refused(settings, tmp_path):
     launcher = ("accelerate.commands.launch", "--cpu", "--num_machines", "2", "--num_processes", "2")
     alone = (*launcher, "--machine_rank", "0", "--main_process_ip", "127.0.0.1", "--main_process_port", "29511")
     printed = start(*command(settings), launcher=alone).communicate(timeout=240)[0]
-    assert "this one is in a world of 1; launch with one of the files in launch/" in printed
+    assert "this one is in a group of 1; launch with one of the files in launch/" in printed
     assert not (settings.run / "checkpoints").exists()
 
 
@@ -292,7 +292,7 @@ def test_a_run_that_would_become_another_is_refused(settings, change, message):
 
 def test_other_shards_are_refused(settings, photo_folder, tmp_path):
     trainer.train(replace(settings, epochs=0.1))
-    shard_writer.write(WriteShards(photo_folder, tmp_path / "other", ShardRecipe(seed=9)))
+    shard_writer.write_shards(WriteShards(photo_folder, tmp_path / "other", ShardRecipe(seed=9)))
     with pytest.raises(UserError, match="was begun on other shards"):
         trainer.train(replace(settings, data=replace(settings.data, shards=tmp_path / "other")))
 
@@ -302,7 +302,7 @@ def test_other_shards_are_refused(settings, photo_folder, tmp_path):
     [
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
         ({"device": "cuda"}, "there is no GPU"),
-        ({"processes": 2}, "2 processes were asked for, but this one is in a world of 1"),
+        ({"processes": 2}, "2 processes were asked for, but this one is in a group of 1"),
         ({"batch": 5, "accumulation": 2}, "choose --batch a multiple of 2"),
     ],
 )
@@ -401,22 +401,22 @@ def poisoned(monkeypatch):
             yield replace(batch, ab=batch.ab * math.inf) if 7 in batch.samples and not clean else batch
 
     def batches(shards, *arguments, **options):
-        return poison(dali_pipeline.batches(shards, *arguments, **options), clean="seed" not in options)
+        return poison(dali_pipeline.load_batches(shards, *arguments, **options), clean="seed" not in options)
 
     monkeypatch.setattr(trainer, "batches", batches)
 
 
 def place_of(sample: int, settings: TrainSettings) -> int:
     """Images seen before the step in which a sample comes in the first epoch."""
-    order = Order(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
-    return int(np.flatnonzero(order.places(0, 40).samples == sample)[0]) // settings.batch * settings.batch
+    order = EpochSampler(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
+    return int(np.flatnonzero(order.positions(0, 40).samples == sample)[0]) // settings.batch * settings.batch
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(settings, poisoned):
     place = place_of(7, settings)
     with pytest.raises(UserError, match=rf"the gradient after {place} images is not finite .* --on-nan skip"):
         trainer.train(settings)
-    found = checkpoint.newest(settings.run / "checkpoints")
+    found = checkpoint.latest_checkpoint(settings.run / "checkpoints")
     assert found.images_seen == place
     assert all(torch.isfinite(weight).all() for weight in found.network().parameters())
     written = json.loads((settings.run / f"not-finite-{place:012d}.json").read_text())
@@ -511,8 +511,8 @@ def test_the_log_of_samples_is_the_order(settings):
     trainer.train(replace(settings, log_samples=True, accumulation=2))
     lines = [json.loads(line) for line in (settings.run / "samples/0.jsonl").read_text().splitlines()]
     assert [line["images_seen"] for line in lines] == [seen for seen in range(0, 40, 4) for _ in range(2)]
-    order = Order(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
-    assert [n for line in lines for n in line["samples"]] == order.places(0, 40).samples.tolist()
+    order = EpochSampler(Shards.open(settings.data.shards, "train").shard_sizes, settings.seed)
+    assert [n for line in lines for n in line["samples"]] == order.positions(0, 40).samples.tolist()
 
 
 def test_numbers_after_the_checkpoint_are_taken_away(settings):

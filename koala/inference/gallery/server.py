@@ -108,7 +108,7 @@ class Picture:
 Colorize = Callable[[bytes, Mapping[str, float]], bytes]
 """A photo's file and where the dials stand, by their names -> the coloured photo's file, a JPEG or a PNG.
 
-Raises `UserError` or `koala.imaging.jpeg_intake.UnusableError` where the photo cannot be read.
+Raises `UserError` or `koala.imaging.jpeg_intake.UnreadableImageError` where the photo cannot be read.
 """
 
 
@@ -125,10 +125,10 @@ def colorizing(model: Colorizer) -> Colorize:
     """Colour with a model, photos in colour too: JPEGs stay JPEGs, all others become PNGs, which browsers show."""
 
     def paint(data: bytes, turned: Mapping[str, float]) -> bytes:
-        photo = photo_io.decode(data)
+        photo = photo_io.decode_photo(data)
         suffix = ".jpg" if data.startswith(_JPEG) else ".png"
         dials: dict[str, Any] = {**turned, "size": int(turned["size"])}
-        return photo_io.encode(colorize(photo.pixels, model, **dials), photo, suffix)
+        return photo_io.encode_photo(colorize(photo.pixels, model, **dials), photo, suffix)
 
     return paint
 
@@ -250,10 +250,10 @@ class Gallery:
     def _make(self, name: str, data: bytes, dials: Mapping[str, float]) -> Picture:
         """Colour a photo that is within the limits."""
         try:
-            with jpeg_intake.unusable_is_said():
+            with jpeg_intake.decoder_errors():
                 self._check(name, jpeg_intake.open_image(data))
             colored = self._paint(data, dials)
-        except (UserError, jpeg_intake.UnusableError) as error:
+        except (UserError, jpeg_intake.UnreadableImageError) as error:
             raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
         suffix = "jpg" if colored.startswith(_JPEG) else "png"
         return Picture(f"{Path(name).stem}-koala.{suffix}", colored)
