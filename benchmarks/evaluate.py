@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
 from koala.data.dali_pipeline import load_batches
 from koala.data.sampler import sequential_batches
+from koala.evaluation.components import build_components
 from koala.evaluation.evaluate import Evaluation, evaluate
 from koala.evaluation.predictions import AssembledPrediction, Prediction
 
@@ -43,12 +45,11 @@ class Halved:
 
 def loading(settings: EvaluateSettings) -> int:
     with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
-        evaluation = Evaluation(settings, accelerator)
-    shards = evaluation.shards
+        images = build_components(settings, accelerator).images
+    shards = images.shards
     places = sequential_batches(len(shards), settings.batch, rank=0, world_size=1)
     return sum(
-        len(batch.ab)
-        for batch in load_batches(shards, places, evaluation.data, "cpu", batch=settings.batch, with_rgb=True)
+        len(batch.ab) for batch in load_batches(shards, places, images.data, "cpu", batch=settings.batch, with_rgb=True)
     )
 
 
@@ -56,19 +57,16 @@ def scoring(settings: EvaluateSettings) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the network would have them; for halving, starting them costs more than the work
     with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
-        evaluation = Evaluation(settings, accelerator)
-        evaluation.colorist = Halved()
-        evaluation.begin()
-        evaluation.run()
-        evaluation.finish()
+        components = replace(build_components(settings, accelerator), pictures=Halved())
+        Evaluation(settings, components, accelerator).run()
     torch.set_num_threads(threads)
-    return len(evaluation.shards)
+    return len(components.images.shards)
 
 
 def whole(settings: EvaluateSettings) -> int:
     evaluate(settings)
     with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
-        return len(Evaluation(settings, accelerator).shards)
+        return len(build_components(settings, accelerator).images.shards)
 
 
 def main() -> None:

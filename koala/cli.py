@@ -42,9 +42,7 @@ COMMANDS = {
     "shards finish": Command("data:FinishShards", "data.shard_writer:finish_command", "put parts together"),
     "shards verify": Command("data:VerifyShards", "data.shards:verify_command", "check shards, byte by byte"),
     "shards repair": Command("data:RepairShards", "data.shard_writer:repair_command", "write bad shards again"),
-    "shards embed": Command(
-        "data:EmbedShards", "data.embedding_cache:embed_command", "keep the extractor's embeddings"
-    ),
+    "shards embed": Command("data:EmbedShards", "data.embed:embed_command", "keep the extractor's embeddings"),
     "shards audit": Command("data:AuditShards", "data.audit:audit_command", "what is in a data set"),
     "shards prior": Command("data:MeasurePrior", "data.color_prior:prior_command", "how often each colour occurs"),
     "train": Command("training:TrainSettings", "training.trainer:train", "train the fusion network, or resume", "."),

@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_sentence(photo_folder, tmp_path, monkeypatch, capsys
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # write(2) names no file
 
-    monkeypatch.setattr(shard_writer, "sync", full)
+    monkeypatch.setattr(shard_writer, "fsync", full)
     assert cli.main(["shards", "write", "--source", str(photo_folder), "--out", str(tmp_path)]) == 2
     assert "No space left on device; make room" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.tar"))

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -121,6 +121,13 @@ def main_process_first(accelerator: Accelerator, work: Callable[[], Result]) -> 
     done: list[Result] = []
     on_main_process(accelerator, lambda: done.append(work()))
     return done[0] if done else work()
+
+
+def mean_over_processes(accelerator: Accelerator, values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each value over all processes, which call this together."""
+    mine = torch.tensor(list(values.values()), dtype=torch.float64)
+    means = accelerator.reduce(mine.to(accelerator.device), "mean")
+    return dict(zip(values, means.tolist(), strict=True))
 
 
 def dali_device(accelerator: Accelerator) -> str:

@@ -27,7 +27,7 @@ from koala.config.load import validate
 from koala.core import html
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
-from koala.evaluation import confidence_intervals, evaluate, results, scoring
+from koala.evaluation import confidence_intervals, evaluate, results, scoring, summary
 from koala.evaluation.html_report import ARROWS, interval_text
 from koala.evaluation.results import EvaluationResult
 from koala.evaluation.scoring import HEADLINE, MEANINGS
@@ -288,7 +288,7 @@ def sheet_of(columns: Sequence[EvaluationResult]) -> NDArray[np.uint8] | None:
         if not path.exists():
             return None
         with Image.open(path) as image:
-            sheets.append(contact_sheet.split_contact_sheet(image, len(evaluate.COLUMNS)))
+            sheets.append(contact_sheet.split_contact_sheet(image, summary.SHEET_COLUMNS))
     rows = min(sheet.shape[1] for sheet in sheets)
     grey, _, original = sheets[0]
     return np.stack([grey[:rows], *(made[:rows] for _, made, _ in sheets), original[:rows]])

@@ -26,8 +26,9 @@ from koala.config.training import AblateSettings, AblationSettings, TrainSetting
 from koala.core.atomic_io import write_atomic
 from koala.core.distributed import is_main_process
 from koala.core.errors import UserError
-from koala.data import color_prior, embedding_cache
+from koala.data import color_prior, embed
 from koala.evaluation import compare, evaluate, results
+from koala.evaluation.components import view_of
 from koala.models import objectives
 from koala.training import trainer
 
@@ -139,7 +140,7 @@ def _make(run: AblationRun, evaluations: Mapping[str, Mapping[str, Any]]) -> int
     training = run.settings
     shards = training.data.shards
     if training.extractor.cache:
-        embedding_cache.embed_command(embedding_cache.embed_settings_for(training))
+        embed.embed_command(embed.embed_settings_for(training))
     if code := trainer.train(training):
         return code
     for name, folder in run.evaluations.items():
@@ -148,9 +149,7 @@ def _make(run: AblationRun, evaluations: Mapping[str, Mapping[str, Any]]) -> int
         flags = {**common, **evaluations.get(name, {})}
         settings = validate(EvaluateSettings, flags, f"evaluations.{name}")
         if settings.extractor.cache and training.extractor.name != "none":
-            embedding_cache.embed_command(
-                embedding_cache.embed_settings_for(replace(training, data=evaluate.seen(settings)))
-            )
+            embed.embed_command(embed.embed_settings_for(replace(training, data=view_of(settings))))
         evaluate.evaluate(settings)
     return 0
 

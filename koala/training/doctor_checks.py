@@ -374,7 +374,7 @@ def embeddings(settings: TrainSettings, store: ProcessStore) -> Finding:
     from koala.data.embedding_cache import CachedEmbeddings, find_cache
     from koala.data.shards import Shards, read_manifest
 
-    cache, folder = find_cache(settings), settings.data.shards
+    cache, folder = find_cache(settings.extractor, settings.data, settings.seed), settings.data.shards
     shards = Shards.open(folder, "train")
     kept = CachedEmbeddings(cache, read_manifest(folder).splits["train"], shards)
     for sample in map(int, np.random.default_rng().integers(len(shards), size=_SAMPLES)):
@@ -409,7 +409,7 @@ def checkpoint_bytes(settings: TrainSettings) -> int:
 
 def _place_of(settings: TrainSettings) -> Path:
     """The run folder, or that folder above it that is there already."""
-    from koala.training.trainer import RUNS
+    from koala.training.run_folder import RUNS
 
     folder = (settings.run or RUNS).absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())

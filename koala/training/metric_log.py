@@ -9,16 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from koala.core.atomic_io import write_atomic
 from koala.data.dali_pipeline import Batch
 from koala.evaluation import failure_signs, metrics
 from koala.imaging import color
-from koala.imaging.contact_sheet import out_of_gamut
+from koala.imaging.contact_sheet import grid, out_of_gamut, triptychs
 
 Activity = Literal["data", "saving", "validating"]
 
@@ -54,23 +55,19 @@ class MetricWindow:
         finally:
             self._seconds[activity] += time.perf_counter() - began
 
-    def loss(self) -> float:
-        """Mean loss."""
-        return sum(self._losses) / len(self._losses)
-
-    def norm(self) -> float:
-        """Mean norm of the gradient."""
-        return sum(self._norms) / len(self._norms)
-
     def seconds(self) -> float:
         """Of training, since the window began."""
         return time.perf_counter() - self._began - self._seconds["validating"]
 
-    def shares(self) -> dict[str, float]:
-        """Shares of the training time."""
+    def means(self) -> dict[str, float]:
+        """Mean loss and norm of the gradient, and shares of the training time."""
         total = self.seconds()
         data, saving = (self._seconds[activity] / total for activity in ("data", "saving"))
-        return {"time/data": data, "time/saving": saving, "time/device": max(0.0, 1 - data - saving)}
+        return {
+            "train/loss": sum(self._losses) / len(self._losses),
+            "train/gradient_norm": sum(self._norms) / len(self._norms),
+            **{"time/data": data, "time/saving": saving, "time/device": max(0.0, 1 - data - saving)},
+        }
 
 
 def speed(images: int, seconds: float, devices: int, flops_per_image: int, peak_tflops: float) -> dict[str, float]:
@@ -135,7 +132,7 @@ class MetricLogger:
         self._board: Any = None
         self._file: Any = None
 
-    def __enter__(self) -> "MetricLogger":
+    def __enter__(self) -> Self:
         if self._write:
             from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -164,6 +161,73 @@ class MetricLogger:
         """Put a picture, `(H, W, 3)` uint8, into TensorBoard."""
         if self._write:
             self._board.add_image(name, picture, images_seen, dataformats="HWC")
+
+
+class TrainingLog(MetricLogger):
+    """What a training says of itself.
+
+    Args:
+        run: the run's folder.
+        images_seen: the clock.
+        accelerator: processes and device; the first process writes.
+        flops_per_image: of a step.
+        peak_tflops: of one device; 0 where it is not known.
+        pictures: in each entry.
+
+    Attributes:
+        words: the newest entry, for people.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        images_seen: int,
+        accelerator: Accelerator,
+        *,
+        flops_per_image: int,
+        peak_tflops: float,
+        pictures: int,
+    ) -> None:
+        super().__init__(run, images_seen, write=accelerator.is_main_process)
+        self._device, self._devices = accelerator.device, accelerator.num_processes
+        self._flops_per_image, self._peak_tflops, self._pictures = flops_per_image, peak_tflops, pictures
+        self._watch = failure_signs.FailureWatch()
+        self.words = ""
+
+    def add_training(
+        self, images_seen: int, window: MetricWindow, means: Mapping[str, float], batch: Batch, predicted: Tensor
+    ) -> list[str]:
+        """Write down what the steps of a window found, and what the last batch looks like.
+
+        Args:
+            images_seen: the clock.
+            window: of the first process.
+            means: of all processes.
+            batch: the last one.
+            predicted: its `(B, 2, H, W)` ab.
+
+        Returns:
+            What is to be warned of.
+        """
+        colors = color_statistics(batch, predicted)
+        entry = {
+            **means,
+            **{f"train/{name}": value for name, value in colors.items()},
+            **speed(window.images, window.seconds(), self._devices, self._flops_per_image, self._peak_tflops),
+        }
+        if self._device.type == "cuda":
+            entry["memory/gpu_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+        self.words = f", {format_entry(entry)}"
+        self.add(images_seen, entry)
+        self.show_batch(images_seen, "train/pictures", batch, predicted)
+        return self._watch.warnings(images_seen, colors)
+
+    def show_batch(self, images_seen: int, name: str, batch: Batch, predicted: Tensor) -> None:
+        """Show grey, predicted and true colours of a batch's first pictures."""
+        count = self._pictures if self._write else 0
+        if count:
+            columns = triptychs(batch.lightness[:count], predicted[:count], batch.ab[:count])
+            self.show(images_seen, name, grid(columns))
 
 
 def _until(path: Path, images_seen: int) -> Iterator[bytes]:

@@ -41,6 +41,11 @@ def ramp_up(images_seen: int, total: int) -> float:
     return min(1.0, 2 * images_seen / total)
 
 
+def total_images(epoch: int, epochs: float, batch: int) -> int:
+    """Images that a training sees: so many epochs of so many images, in whole batches."""
+    return math.ceil(epochs * epoch / batch) * batch
+
+
 def is_due(images_seen: int, step: int, period: int) -> bool:
     """Whether a multiple of `period` images was passed in the last `step` images; never for a period of 0."""
     return period > 0 and images_seen // period != (images_seen - step) // period

@@ -184,7 +184,7 @@ def test_what_is_audited_is_not_looked_at_again(audited, monkeypatch):
     after = times(audited)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"train-000001.audit.csv", "train-000002.audit.csv"}
-    monkeypatch.setattr(audit, "measure", None)
+    monkeypatch.setattr(audit, "measure_colors", None)
     audit.audit_shards(audited)
 
 

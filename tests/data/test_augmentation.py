@@ -26,7 +26,7 @@ def batch_of(shards, samples, epoch=0, **data) -> dali_pipeline.Batch:
 
 def lightness_of(shards, monkeypatch, age: augmentation.Aging) -> torch.Tensor:
     """A photo that was aged so, in levels of grey."""
-    monkeypatch.setattr(augmentation, "draw", lambda *_: age)
+    monkeypatch.setattr(augmentation, "draw_aging", lambda *_: age)
     table = color.to_lightness(np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, 2))[:, 0, 0]
     lightness = batch_of(shards, [3], aging=1.0).lightness[0, 0]
     return torch.from_numpy(np.abs(table - lightness.numpy()[..., None]).argmin(-1))
@@ -56,7 +56,7 @@ def test_crops_are_those_of_photos_that_do_not_age(train):
 
 def test_no_age_changes_nothing(train, monkeypatch):
     plain = batch_of(train, [3]).lightness
-    monkeypatch.setattr(augmentation, "draw", lambda *_: augmentation.Aging())
+    monkeypatch.setattr(augmentation, "draw_aging", lambda *_: augmentation.Aging())
     assert torch.equal(batch_of(train, [3], aging=1.0).lightness, plain)
 
 

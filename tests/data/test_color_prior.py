@@ -44,7 +44,7 @@ def test_pictures_count_the_same_whatever_their_size(shard_folder, tmp_path):
 def test_what_is_audited_is_not_looked_at_again(shard_folder, tmp_path, monkeypatch):
     folder = shutil.copytree(shard_folder, tmp_path / "shards")
     audit.audit_shards(folder)
-    monkeypatch.setattr(audit, "measure", lambda _: pytest.fail("looked at again"))
+    monkeypatch.setattr(audit, "measure_colors", lambda _: pytest.fail("looked at again"))
     assert color_prior.prior_command(MeasurePrior(folder)) == 0
 
 

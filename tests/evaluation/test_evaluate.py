@@ -19,7 +19,18 @@ from koala.core.errors import UserError
 from koala.data import dali_pipeline
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
-from koala.evaluation import evaluate, features, metrics, partial_results, predictions, protocol, results, scoring
+from koala.evaluation import (
+    evaluate,
+    features,
+    measuring,
+    metrics,
+    partial_results,
+    predictions,
+    protocol,
+    results,
+    scoring,
+)
+from koala.evaluation.components import build_components
 from tests.processes import finish, start_several
 
 
@@ -50,8 +61,8 @@ def predict(run, shards, **options):
     """The predictions of the validation set in one batch, with what made them."""
     settings = EvaluateSettings(run, shards, threads=2, **options)
     with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
-        evaluation = evaluate.Evaluation(settings, accelerator)
-        (prediction,) = evaluation.predictions([np.arange(8)])
+        evaluation = evaluate.Evaluation(settings, build_components(settings, accelerator), accelerator)
+        (prediction,) = evaluation.measuring.predictions([np.arange(8)])
     return prediction
 
 
@@ -372,9 +383,9 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
     def few(*_):
         return features.FeatureNetwork("fid", "kid", 3, "0" * 64, False, lambda shown: shown.float().mean(dim=(2, 3)))
 
-    monkeypatch.setattr(features, "features", few)
+    monkeypatch.setattr(features, "build_feature_network", few)
     monkeypatch.setitem(features.NAMES, "inception_2015", ("fid", "kid", 3))
-    monkeypatch.setattr(evaluate, "_PARTS_AT_ONCE", 2)
+    monkeypatch.setattr(summary, "_PARTS_AT_ONCE", 2)
     shards = Shards.open(shard_folder, "val")
     names = [protocol.image_stem(shards.describe(sample).source) for sample in range(8)]
     for name, some in (("ids", names[:4]), ("reference", names[4:])):
@@ -391,10 +402,9 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
             run, shard_folder, out=tmp_path / name, protocol=str(tmp_path / f"{name}.toml"), batch=1, threads=2
         )
         with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
-            evaluation = evaluate.Evaluation(settings, accelerator)
-            made = np.concatenate(
-                [p.pictures.float().mean(dim=(2, 3)).numpy() for p in evaluation.predictions(np.arange(4)[:, None])]
-            )
+            evaluation = evaluate.Evaluation(settings, build_components(settings, accelerator), accelerator)
+            predictions = evaluation.measuring.predictions(np.arange(4)[:, None])
+            made = np.concatenate([each.pictures.float().mean(dim=(2, 3)).numpy() for each in predictions])
         evaluate.evaluate(settings)
         scores = results.read_result(tmp_path / name).scores
         expected = metrics.frechet_distance(metrics.Moments.of(made), metrics.Moments.of(reference))
@@ -472,7 +482,7 @@ def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
 
 
 def test_names_cannot_leave_the_folder():
-    assert evaluate.picture_name("/etc/../../passwd.jpg") == Path("etc/passwd.jpg.png")
+    assert measuring.picture_name("/etc/../../passwd.jpg") == Path("etc/passwd.jpg.png")
 
 
 @pytest.mark.parametrize("content", [None, "{}", "not json"])

@@ -160,7 +160,7 @@ def test_strips_are_the_whole():
 
 def test_a_channel_that_never_moves_does_no_harm(monkeypatch):
     """Amber without any blue."""
-    monkeypatch.setattr(toning, "kind", lambda _: "toned")
+    monkeypatch.setattr(toning, "classify_tone", lambda _: "toned")
     grey = grey_of("astronaut")
     picture = np.stack([grey, (grey * 0.8).astype(np.uint8), np.zeros_like(grey)], axis=-1)
     own = reduced(picture, toning.gray_conversion(scaled(picture)))

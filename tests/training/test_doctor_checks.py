@@ -45,7 +45,7 @@ def second(first_has, **sizes) -> ProcessStore:
     """A process on another node than the first one, which tells it `first_has`."""
     store = ProcessStore(host="n2", **sizes)
     store.nodes = 2
-    store.from_main = lambda name, work: first_has
+    store.broadcast = lambda name, work: first_has
     return store
 
 
@@ -450,7 +450,7 @@ def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
     state.network(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1000)).sum().backward()
     state.optimizer.step()
     state.update_ema()
-    snapshot = checkpoint.Snapshot(1, settings, state.model.state_dict(), 1000, "", state.kept(None), {})
+    snapshot = checkpoint.Snapshot(1, settings, state.model.state_dict(), 1000, "", state.state_dict(None), {})
     path = checkpoint.save_checkpoint(tmp_path, snapshot, keep=1)
     written = sum(file.stat().st_size for file in path.iterdir())
     assert doctor_checks.checkpoint_bytes(settings) == pytest.approx(written, rel=0.1)

@@ -403,7 +403,7 @@ def poisoned(monkeypatch):
     def batches(shards, *arguments, **options):
         return poison(dali_pipeline.load_batches(shards, *arguments, **options), clean="seed" not in options)
 
-    monkeypatch.setattr(trainer, "batches", batches)
+    monkeypatch.setattr(trainer, "load_batches", batches)
 
 
 def place_of(sample: int, settings: TrainSettings) -> int:

@@ -1,0 +1,243 @@
+"""What an evaluation is made of: protocol, images, pictures to judge, judges; each built once."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from koala.config.data import DataSettings, for_evaluation
+from koala.config.evaluation import EvaluateSettings, EvaluationProtocol, ImageIds
+from koala.config.models import ExtractorWeightsOrCache
+from koala.core.distributed import main_process_first, on_main_process
+from koala.core.errors import UserError
+from koala.data import audit
+from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
+from koala.data.shards import Shards, read_manifest
+from koala.evaluation import features, metrics, protocol
+from koala.evaluation.features import FeatureNetwork, Lpips, SkippedMetric
+from koala.evaluation.predictions import FolderPictures, NetworkPictures, PictureSource, picture_files
+from koala.models import checkpoint
+from koala.models.checkpoint import Checkpoint, PretrainedColorizer
+
+
+@dataclass(frozen=True)
+class Images:
+    """The photos that pictures are judged against.
+
+    Attributes:
+        shards: those that are judged by.
+        reference: those whose features are compared with, where they are others.
+        data: how each is seen.
+        split: which part of the shards.
+        embeddings: cached, of the photos that are judged by.
+    """
+
+    shards: Shards
+    reference: Shards | None
+    data: DataSettings
+    split: str
+    embeddings: CachedEmbeddings | None = None
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Networks that judge pictures.
+
+    Attributes:
+        features: between whose features distances are taken.
+        lpips: a perceptual distance.
+        skipped: metrics that are left out, and why.
+    """
+
+    features: FeatureNetwork | None
+    lpips: Lpips | None
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Components:
+    """All of them.
+
+    Attributes:
+        protocol: how pictures are judged.
+        images: the photos.
+        pictures: what is judged.
+        cache: of the embeddings that the network is given, if they are cached.
+        judges: networks that judge.
+        title: what the pictures are called.
+        out: folder for what is written.
+    """
+
+    protocol: EvaluationProtocol
+    images: Images
+    pictures: PictureSource
+    cache: EmbeddingCache | None
+    judges: Judges
+    title: str
+    out: Path
+
+
+def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Components:
+    """Build them as the settings say.
+
+    Raises:
+        UserError: checkpoint, shards or protocol are not whole, or do not fit together.
+    """
+    found = find_checkpoint(settings.model)
+    rules = choose_protocol(settings, found)
+    data = _view(settings, rules)
+    images = _open_images(settings, rules, data, accelerator)
+    cache = _find_cache(settings.extractor, found, data, accelerator) if found is not None else None
+    if cache is not None:
+        entries = read_manifest(settings.shards).splits[settings.split]
+        images = replace(images, embeddings=CachedEmbeddings(cache, entries, images.shards))
+    if found is None:
+        pictures: PictureSource = FolderPictures(settings.model, images.shards, data)
+        title, out = (
+            settings.model.resolve().name,
+            settings.model.with_name(f"{settings.model.resolve().name}-evaluation"),
+        )
+    else:
+        model = _load(found, settings.extractor.weights, settings.temperature, cached=cache is not None, of=accelerator)
+        pictures = NetworkPictures(found, model, settings.saturation, rules.assembly, accelerator.autocast)
+        title, out = "koala", settings.model / "evaluation"
+    judges = build_judges(settings, rules, images, accelerator.device)
+    return Components(rules, images, pictures, cache, judges, title, settings.out or out)
+
+
+def find_checkpoint(model: Path) -> Checkpoint | None:
+    """The checkpoint that is to be judged; None for a folder of pictures."""
+    trained = (model / "checkpoint.json").exists() or (model / "checkpoints").exists()
+    return checkpoint.find_checkpoint(model) if trained or not picture_files(model) else None
+
+
+def choose_protocol(settings: EvaluateSettings, found: Checkpoint | None) -> EvaluationProtocol:
+    """The protocol that the settings name, or what the network saw in training."""
+    if settings.protocol:
+        named = protocol.find_protocol(settings.protocol)
+    elif found is None:
+        known = ", ".join(protocol.protocol_names())
+        raise UserError(
+            f"{settings.model} holds pictures, no checkpoint; say with --protocol how to judge them ({known})"
+        )
+    else:
+        data = for_evaluation(found.settings.data)
+        named = EvaluationProtocol("as in training", geometry=data.geometry, size=data.size, lightness=data.lightness)
+    ids = replace(named.ids, file=str(settings.ids)) if settings.ids is not None else None
+    changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly")}
+    changed = protocol.override(named, **changes)
+    if changed.geometry == "random_crop":
+        raise UserError("random_crop is another picture each time; judge with --geometry crop")
+    return replace(changed, ids=ids) if ids is not None else changed
+
+
+def view_of(settings: EvaluateSettings) -> DataSettings:
+    """How an evaluation sees its photos.
+
+    Raises:
+        UserError: there is no checkpoint, or no such protocol.
+    """
+    return _view(settings, choose_protocol(settings, find_checkpoint(settings.model)))
+
+
+def _view(settings: EvaluateSettings, rules: EvaluationProtocol) -> DataSettings:
+    return DataSettings(settings.shards, rules.geometry, rules.size, rules.lightness, settings.threads)
+
+
+def _open_images(
+    settings: EvaluateSettings, rules: EvaluationProtocol, data: DataSettings, accelerator: Accelerator
+) -> Images:
+    """The samples that the protocol names."""
+
+    def opened(ids: ImageIds, condition: str) -> Shards:
+        return _open(settings.shards, settings.split, ids, condition, rules.name, accelerator)
+
+    reference = opened(rules.reference, "") if rules.reference != ImageIds() else None
+    return Images(opened(rules.ids, settings.where), reference, data, settings.split)
+
+
+def _open(  # noqa: PLR0917  (what is opened, and what is said of it)
+    folder: Path, split: str, ids: ImageIds, condition: str, what: str, accelerator: Accelerator
+) -> Shards:
+    wanted = protocol.image_names(ids, what)
+    if wanted is None:
+        shards = audit.open_filtered(folder, split, condition)
+    elif condition:
+        raise UserError(f"{what} names its images; leave --where out, or write a protocol of your own")
+    else:
+        keep = on_main_process(accelerator, lambda: protocol.select_samples(folder, split, wanted, what))
+        shards = Shards.open(folder, split, keep)
+    if ids.count and len(shards) != ids.count:
+        raise UserError(
+            f'{what} judges {ids.count} images, but {folder} (split "{split}") holds {len(shards)}; '
+            "name other shards, or judge by another --protocol"
+        )
+    return shards
+
+
+def _find_cache(
+    asked: ExtractorWeightsOrCache, found: Checkpoint, data: DataSettings, accelerator: Accelerator
+) -> EmbeddingCache | None:
+    """Where the network's embeddings are cached, when they are to be taken from there."""
+    if not found.extractor_sha256 or not asked.cache:
+        return None
+    trained = found.settings.extractor
+    wanted = replace(trained, weights=asked.weights or trained.weights)
+    cache = on_main_process(accelerator, lambda: find_cache(wanted, data, found.settings.seed))
+    if cache.key.extractor_sha256 != found.extractor_sha256:
+        raise UserError(f"{cache.folder} was made with other weights than {found.path}; leave out --extractor.cache")
+    return cache
+
+
+def _load(
+    found: Checkpoint, weights: str, temperature: float | None, *, cached: bool, of: Accelerator
+) -> PretrainedColorizer:
+    """The network, with its extractor where embeddings are not cached."""
+    if cached:
+        model = PretrainedColorizer(found, None)
+    else:
+        # the first process fetches the extractor's weights, the others find them
+        model = main_process_first(of, lambda: PretrainedColorizer.of(found, weights))
+    model.temperature = temperature or model.temperature
+    return model.to(of.device)
+
+
+def build_judges(settings: EvaluateSettings, rules: EvaluationProtocol, images: Images, device: torch.device) -> Judges:
+    """The networks that judge; what is not to be had is skipped, with the reason."""
+    skipped: dict[str, str] = {}
+    wanted = settings.features != "none"
+    count = min(len(shards) for shards in (images.shards, images.reference or images.shards))
+    network = _feature_network(rules, settings.inception, count, device, skipped) if wanted else None
+    if not wanted and rules.features != "none":
+        skipped[features.NAMES[rules.features][0]] = "--features none"
+    perceptual = None
+    try:
+        if not wanted:
+            raise SkippedMetric("--features none")
+        if rules.size < features.LPIPS_SIDE:
+            raise SkippedMetric(f"{rules.size} pixels are less than the {features.LPIPS_SIDE} that it needs")
+        perceptual = features.build_lpips(settings.lpips, device)
+    except SkippedMetric as reason:
+        skipped["lpips"] = str(reason)
+    if rules.size < metrics.SSIM_WINDOW:
+        skipped["ssim"] = f"{rules.size} pixels are less than its window of {metrics.SSIM_WINDOW}"
+    return Judges(network, perceptual, skipped)
+
+
+def _feature_network(
+    rules: EvaluationProtocol, weights: Path | None, count: int, device: torch.device, skipped: dict[str, str]
+) -> FeatureNetwork | None:
+    """The protocol's network, or else EfficientNet-Lite0; why one is skipped is written into `skipped`."""
+    if rules.features == "none":
+        return None
+    for candidate in dict.fromkeys((rules.features, "tf_efficientnet_lite0")):
+        frechet, _, size = features.NAMES[candidate]
+        try:
+            if count < size:
+                raise SkippedMetric(f"{count} pictures are too few to know the covariance of {size} features")
+            own = weights if candidate == rules.features else None
+            return features.build_feature_network(candidate, rules.normalization, own, device)
+        except SkippedMetric as reason:
+            skipped[frechet] = str(reason)
+    return None

@@ -1,0 +1,218 @@
+"""Measuring: each batch of pictures is scored, and what was measured of it is kept in a file of its own.
+
+Each process measures whole batches. So an interrupted evaluation resumes where it stopped, memory does not grow with
+the number of pictures, and scores do not depend on the number of processes.
+"""
+
+import ctypes
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from koala.core.distributed import dali_device
+from koala.core.progress import Progress
+from koala.data.dali_pipeline import Batch, load_batches
+from koala.data.sampler import SamplePositions
+from koala.data.shards import Shards
+from koala.evaluation import scoring
+from koala.evaluation.components import Components
+from koala.evaluation.metrics import Histograms
+from koala.evaluation.partial_results import PartialResults
+from koala.evaluation.predictions import Prediction, crop_padding, evaluation_window, true_photos
+from koala.imaging import contact_sheet
+
+Kind = Literal["scores", "reference"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_KEPT, _FROM_SYSTEM = 1 << 30, 1 << 25  # bytes of free memory that are kept; larger pieces are not
+
+
+class Measuring:
+    """The measuring of an evaluation, by one of its processes.
+
+    Args:
+        components: what the evaluation is made of.
+        results: where what was measured is kept.
+        accelerator: processes and device.
+        batch: images at a time.
+        threads: that score.
+        pictures: coloured pictures that are written.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        results: PartialResults,
+        accelerator: Accelerator,
+        *,
+        batch: int,
+        threads: int,
+        pictures: int,
+    ) -> None:
+        self._components, self._results, self._accelerator = components, results, accelerator
+        self._batch, self._threads, self._pictures = batch, threads, pictures
+
+    def run(self) -> None:
+        """Measure this process's share of the batches that are not measured yet, and write their pictures."""
+        images = self._components.images
+        self._run("scores", images.shards, self._score)
+        if images.reference is not None and self._components.judges.features is not None:
+            self._run("reference", images.reference, self._keep_features)
+
+    def _run(self, kind: Kind, shards: Shards, measure: Callable[[str, Batch], Callable[[], int]]) -> None:
+        rank, world_size = self._accelerator.process_index, self._accelerator.num_processes
+        mine = sample_batches(len(shards), self._batch)[rank::world_size]
+        left = [samples for samples in mine if part_name(kind, samples) not in self._results]
+        total, left_total = (sum(len(samples) for samples in some) for some in (mine, left))
+        what = "evaluating" if kind == "scores" else "looking at true pictures"
+        with (
+            Progress(total, what, start=total - left_total, show=self._accelerator.is_main_process) as progress,
+            # batches are scored in threads of their own while the next ones are coloured
+            ThreadPoolExecutor(self._threads, "koala-scorer", _begin_scoring, (self._accelerator.device,)) as pool,
+        ):
+            under_way: deque[Future[int]] = deque()
+            for samples, photos in zip(left, self._photos(shards, left), strict=True):
+                under_way.append(pool.submit(measure(part_name(kind, samples), photos)))
+                if len(under_way) > self._threads:
+                    progress.advance(under_way.popleft().result())
+            for work in under_way:
+                progress.advance(work.result())
+
+    def _score(self, part: str, photos: Batch) -> Callable[[], int]:
+        """Colour a batch; what is returned writes its pictures and keeps what is measured of it."""
+        prediction = self._components.pictures.predict(photos)
+
+        def score() -> int:
+            self._write_pictures(prediction)
+            self._results.write(part, self._measure(prediction))
+            return len(prediction.photos)
+
+        return score
+
+    def _keep_features(self, part: str, photos: Batch) -> Callable[[], int]:
+        """What keeps the features of a batch's true pictures."""
+
+        def keep() -> int:
+            self._results.write(part, {"true": self._features(true_photos(photos))})
+            return len(photos.ab)
+
+        return keep
+
+    def _photos(self, shards: Shards, some: Sequence[NDArray]) -> Iterator[Batch]:
+        images = self._components.images
+        places = (SamplePositions(samples, np.zeros_like(samples)) for samples in some)
+        return load_batches(
+            shards,
+            places,
+            images.data,
+            dali_device(self._accelerator),
+            batch=self._batch,
+            embeddings=images.embeddings if shards is images.shards else None,
+            with_rgb=True,
+        )
+
+    def predictions(self, some: Sequence[NDArray]) -> Iterator[Prediction]:
+        """The predictions of samples, batch after batch."""
+        return map(self._components.pictures.predict, self._photos(self._components.images.shards, some))
+
+    def triptychs(self, samples: Collection[int]) -> dict[int, NDArray[np.uint8]]:
+        """Grey, coloured and original of samples, `(3, H, W, 3)` each."""
+        wanted, batch = np.array(sorted(samples), np.int64), self._batch
+        shown: dict[int, NDArray[np.uint8]] = {}
+        for prediction in self.predictions([wanted[start : start + batch] for start in range(0, len(wanted), batch)]):
+            grey = contact_sheet.lightness_to_rgb(prediction.batch.lightness)
+            columns = torch.stack([grey, prediction.pictures, prediction.photos])
+            rows = columns.permute(1, 0, 3, 4, 2).cpu().numpy()
+            shown |= {int(sample): row for sample, row in zip(prediction.batch.samples, rows, strict=True)}
+        return shown
+
+    def _measure(self, prediction: Prediction) -> dict[str, NDArray]:
+        """All that is measured of a batch."""
+        weight, judges = self._weight(prediction), self._components.judges
+        scores = scoring.score_batch(prediction, weight, judges.lpips.distance if judges.lpips else None)
+        histograms = [Histograms.of(lab, weight) for lab in (prediction.lab, prediction.photo_lab)]
+        measured = {
+            "names": np.array(list(scores)),
+            "scores": torch.stack(list(scores.values())).cpu().numpy(),
+            "hues": np.stack([colors.hue for colors in histograms]),
+            "chromas": np.stack([colors.chroma for colors in histograms]),
+        }
+        if judges.features is not None:
+            measured["predicted"] = self._features(prediction.pictures)
+            if self._components.images.reference is None:
+                measured["true"] = self._features(prediction.photos)
+        return measured
+
+    @torch.no_grad()
+    def _features(self, shown: Tensor) -> NDArray[np.float32]:
+        """The features of pictures."""
+        network = self._components.judges.features
+        assert network is not None
+        return network.extract(shown).cpu().numpy()
+
+    def _weight(self, prediction: Prediction) -> Tensor | None:
+        """Which pixels count, `(B, 1, H, W)`; None where all do."""
+        rules, size = self._components.protocol, self._components.images.data.size
+        if rules.padding == "counted" or rules.geometry not in ("pad", "legacy"):
+            return None
+        weight = np.zeros((len(prediction.ab), 1, size, size), np.float32)
+        for square, sample in zip(weight[:, 0], prediction.batch.samples, strict=True):
+            self.without_padding(square, int(sample))[...] = 1
+        return None if weight.all() else torch.from_numpy(weight).to(prediction.ab.device)
+
+    def without_padding(self, square: NDArray, sample: int) -> NDArray:
+        """The photo within its square: a view of `(H, W, ...)`."""
+        images = self._components.images
+        return crop_padding(square, evaluation_window(images.shards, sample, images.data))
+
+    def _write_pictures(self, prediction: Prediction) -> None:
+        """Each picture under its source's name, without what was padded."""
+        wanted = [(row, int(of)) for row, of in enumerate(prediction.batch.samples) if of < self._pictures]
+        if not wanted:
+            return
+        colors = prediction.pictures.permute(0, 2, 3, 1).cpu().numpy()
+        for row, sample in wanted:
+            name = picture_name(self._components.images.shards.describe(sample).source)
+            picture = Image.fromarray(self.without_padding(colors[row], sample))
+            contact_sheet.save_image(picture, self._components.out / "pictures" / name)
+
+
+def sample_batches(count: int, batch: int) -> list[NDArray[np.int64]]:
+    """Sample numbers, a batch at a time: the same batches for any number of processes."""
+    return [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]
+
+
+def part_name(kind: Kind, samples: NDArray) -> str:
+    """What the part of a batch is called."""
+    return f"{kind}-{samples[0]:09d}"
+
+
+def picture_name(source: str) -> Path:
+    """A source's name as a path of a PNG that cannot leave the folder it is put in."""
+    parts = [part for part in PurePosixPath(source).parts if part not in ("/", "..")]
+    return Path(*parts[:-1], f"{parts[-1]}.png")
+
+
+def _begin_scoring(device: torch.device) -> None:
+    """In a thread that scores: one core for its arithmetic, and the process's GPU."""
+    torch.set_num_threads(1)
+    _keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what torch frees; taking pages from the system anew costs scoring a sixth of its time."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        libc.mallopt(_M_MMAP_THRESHOLD, _FROM_SYSTEM)

@@ -1,0 +1,152 @@
+"""What a training is made of: data, embedder, network, loss; each built once, from the few values it needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from koala.config.data import DataSettings
+from koala.config.fields import MixedPrecision, SplitName
+from koala.config.models import ExtractorSettings, ObjectiveSettings
+from koala.config.training import TrainSettings
+from koala.core.distributed import main_process_first, on_main_process
+from koala.core.errors import UserError
+from koala.data import audit, color_prior
+from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
+from koala.data.sampler import EpochSampler
+from koala.data.shards import Shards, read_manifest
+from koala.imaging import ab_bins
+from koala.models.extractor import Extractor, build_extractor, weights_sha256
+from koala.models.network import Network
+from koala.models.objectives import Objective, needs_prior, required_head
+from koala.models.perceptual import PerceptualLoss
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained and validated on.
+
+    Attributes:
+        train: the samples of an epoch.
+        val: those of a validation, if there are any.
+        sampler: which sample comes when.
+        sha256: of the training shards, and of the selection from them; a run stays with it.
+    """
+
+    train: Shards
+    val: Shards | None
+    sampler: EpochSampler
+    sha256: list[str]
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """What gives the network its embedding of each picture: the extractor, its cache, or nothing.
+
+    Attributes:
+        extractor: run in each step, on its device.
+        cache: of what it gave, which is read with the batches.
+        size: E.
+        sha256: of the extractor's weights; empty without extractor.
+    """
+
+    extractor: Extractor | None = None
+    cache: EmbeddingCache | None = None
+    size: int = 0
+    sha256: str = ""
+
+    def embed(self, lightness: Tensor, cached: Tensor | None) -> Tensor | None:
+        """`(B, 1, H, W)` to `(B, E)`: computed now, or as it was cached."""
+        return self.extractor(lightness) if self.extractor is not None else cached
+
+    def reader(self, folder: Path, split: SplitName, shards: Shards) -> CachedEmbeddings | None:
+        """Where the batches of a split find their embeddings, if these are cached."""
+        if self.cache is None:
+            return None
+        return CachedEmbeddings(self.cache, read_manifest(folder).splits[split], shards)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is made small, with the hashes of what it depends on; a run stays with these, too.
+
+    Attributes:
+        objective: a function of a batch and its prediction.
+        prior_sha256: of the prior of colours; empty where none is used.
+        perceptual_sha256: of the perceptual network's weights; empty without that term.
+    """
+
+    objective: Objective
+    prior_sha256: str = ""
+    perceptual_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Components:
+    """All of them."""
+
+    data: TrainingData
+    embedder: Embedder
+    network: Network
+    loss: Loss
+
+
+def build_components(settings: TrainSettings, accelerator: Accelerator) -> Components:
+    """Build them as the settings say.
+
+    Raises:
+        UserError: shards, embeddings, weights or prior are not to be had, or the settings do not fit together.
+    """
+    data = open_data(settings.data, settings.seed)
+    embedder = build_embedder(settings.extractor, settings.data, settings.mixed_precision, settings.seed, accelerator)
+    torch.manual_seed(settings.seed)
+    network = Network(embedder.size, required_head(settings.objective))
+    loss = build_loss(settings.objective, settings.data.shards, settings.data.size, accelerator)
+    return Components(data, embedder, network, loss)
+
+
+def open_data(data: DataSettings, seed: int) -> TrainingData:
+    """Open both splits; validation may be absent."""
+    if data.aging and data.lightness == "color":
+        raise UserError("an old photograph has no L* of colours; leave out --data.aging or --data.lightness color")
+    manifest = read_manifest(data.shards)
+    train = audit.open_filtered(data.shards, "train", data.where)
+    val = audit.open_filtered(data.shards, "val", data.where) if manifest.samples("val") else None
+    sha256 = [entry.sha256 for entry in manifest.splits["train"]]
+    selection = [train.selection] if data.where else []
+    return TrainingData(train, val, EpochSampler(train.shard_sizes, seed), [*sha256, *selection])
+
+
+def build_embedder(
+    settings: ExtractorSettings,
+    data: DataSettings,
+    mixed_precision: MixedPrecision,
+    seed: int,
+    accelerator: Accelerator,
+) -> Embedder:
+    """Find the cached embeddings, or build the extractor that computes them in each step."""
+    if settings.cache:
+        cache = on_main_process(accelerator, lambda: find_cache(settings, data, seed))
+        return Embedder(None, cache, cache.key.embedding_size, cache.key.extractor_sha256)
+    # the first process fetches the extractor's weights, the others find them
+    built = main_process_first(accelerator, lambda: build_extractor(settings, seed))
+    if built is None:
+        return Embedder()
+    sha256 = weights_sha256(built)
+    return Embedder(built.to_device(accelerator.device, mixed_precision), None, built.embedding_size, sha256)
+
+
+def build_loss(settings: ObjectiveSettings, shards: Path, size: int, accelerator: Accelerator) -> Loss:
+    """The objective, with the weights of rare colours and the perceptual network that it needs."""
+    device, prior_sha256, weights, perceptual = accelerator.device, "", None, None
+    if needs_prior(settings):
+        prior = on_main_process(accelerator, lambda: color_prior.read_prior(shards))
+        prior_sha256 = color_prior.prior_sha256(prior)
+        weights = ab_bins.rebalancing_weights(prior, settings.rebalancing).to(device)
+    if settings.perceptual:
+        # the first process fetches the weights, the others find them
+        perceptual = main_process_first(accelerator, lambda: PerceptualLoss(settings, size)).to(device)
+    objective = Objective(settings, weights, perceptual)
+    return Loss(objective, prior_sha256, perceptual.sha256 if perceptual is not None else "")

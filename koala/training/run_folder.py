@@ -1,0 +1,113 @@
+"""The folder of a run: which one it is, whether the training in it may be resumed, and its log of samples."""
+
+import contextlib
+import json
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from koala.config.training import TrainSettings
+from koala.core.errors import UserError
+from koala.data.dali_pipeline import Batch
+from koala.models.checkpoint import Checkpoint
+from koala.training.components import Components
+
+RUNS = Path("log/koala")
+_MUST_STAY = (  # in a run that is resumed
+    *("seed", "objective.name", "objective.rebalancing", "objective.colorfulness"),
+    *("objective.perceptual", "objective.perceptual_network"),
+    *("data.geometry", "data.size", "data.lightness", "data.where", "data.mirror", "data.aging"),
+    *("extractor.name", "extractor.features", "extractor.batch_statistics"),
+)
+
+
+def choose_run_folder(run: Path | None, resume: bool) -> Path:
+    """The run's folder: named, the newest with --resume, or a new one by date.
+
+    Raises:
+        UserError: --resume finds nothing.
+    """
+    if run is not None:
+        run.mkdir(parents=True, exist_ok=True)
+        return run
+    if resume:
+        runs = sorted(path for path in RUNS.glob("*") if (path / "config.toml").exists())
+        if not runs:
+            raise UserError(f"{RUNS} holds no run to resume; leave out --resume")
+        return runs[-1]
+    date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for name in (date, *(f"{date}_{number}" for number in range(2, 100))):
+        with contextlib.suppress(FileExistsError):
+            (RUNS / name).mkdir(parents=True)
+            return RUNS / name
+    raise UserError(f"{RUNS} holds a hundred runs of this second; name one with --run")
+
+
+def lasting(settings: TrainSettings) -> TrainSettings:
+    """The settings that belong to the run, without those of one start of it."""
+    return replace(settings, run=None, resume=False, dry_run=False, profile=0)
+
+
+def identity(components: Components) -> dict[str, Any]:
+    """What a checkpoint keeps of the parts, so that a run is resumed with the same."""
+    loss = components.loss
+    return {"data": components.data.sha256, "prior": loss.prior_sha256, "judge": loss.perceptual_sha256}
+
+
+def check_same(run: Path, found: Checkpoint, settings: TrainSettings, components: Components) -> None:
+    """Refuse to resume with what would make another run of it.
+
+    Raises:
+        UserError: settings, shards, prior or weights are others.
+    """
+    for name in _MUST_STAY:
+        was, now = (_setting(of, name) for of in (found.settings, settings))
+        if was != now:
+            raise UserError(f"{run} was begun with {name} = {was}, not {now}; name another --run for that")
+    now = identity(components)
+    if found.state["data"] != now["data"]:
+        raise UserError(f"{run} was begun on other shards than {settings.data.shards}; name another --run")
+    if found.state.get("prior", "") != now["prior"]:
+        raise UserError(f"{run} was begun with another prior of colours; name another --run for this one")
+    if found.state.get("judge", "") != now["judge"]:
+        raise UserError(f"{run} was begun with other weights of the perceptual network; name another --run")
+    if found.extractor_sha256 != components.embedder.sha256:
+        raise UserError(f"{run} was begun with other weights of the extractor; name another --run for these")
+
+
+def _setting(settings: Any, name: str) -> Any:
+    for part in name.split("."):
+        settings = getattr(settings, part)
+    return settings
+
+
+class SampleLog:
+    """Numbers of the samples that a process trained on: a line for each micro-batch in RUN/samples/RANK.jsonl.
+
+    Args:
+        run: the run's folder.
+        accelerator: which process this is.
+        write: False writes nothing.
+    """
+
+    def __init__(self, run: Path, accelerator: Accelerator, write: bool) -> None:
+        self._who = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+        self._file: Any = None
+        if write:
+            path = run / "samples" / f"{accelerator.process_index}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def add(self, images_seen: int, batch: Batch) -> None:
+        """Write a line, at the clock before the step."""
+        if self._file is not None:
+            line = {"images_seen": images_seen, **self._who, "samples": batch.samples.tolist()}
+            self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        """End the file."""
+        if self._file is not None:
+            self._file.close()
