@@ -22,8 +22,8 @@ from skimage.transform import resize
 
 from koala.config.inference import ColorizeSettings
 from koala.inference import batch
-from koala.models.checkpoint import load_model
 from koala.models.network import STRIDE, Colorizer
+from koala.models.pretrained import load_model
 
 KOALA, LOOP = "koala colorize", "Pillow and scikit-image in a loop"
 

@@ -10,15 +10,15 @@ if TYPE_CHECKING:  # the types of what __getattr__ finds
     from koala.imaging.color import lab_to_rgb as lab_to_rgb
     from koala.imaging.color import rgb_to_lab as rgb_to_lab
     from koala.inference.colorize import colorize as colorize
-    from koala.models.checkpoint import PretrainedColorizer as PretrainedColorizer
-    from koala.models.checkpoint import load_model as load_model
+    from koala.models.pretrained import PretrainedColorizer as PretrainedColorizer
+    from koala.models.pretrained import load_model as load_model
 
 from koala.core.version import __version__ as __version__
 
 _PUBLIC = {
-    "load_model": "koala.models.checkpoint",
+    "load_model": "koala.models.pretrained",
     "colorize": "koala.inference.colorize",
-    "PretrainedColorizer": "koala.models.checkpoint",
+    "PretrainedColorizer": "koala.models.pretrained",
     "rgb_to_lab": "koala.imaging.color",
     "lab_to_rgb": "koala.imaging.color",
 }

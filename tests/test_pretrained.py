@@ -11,7 +11,7 @@ from skimage.color import rgb2gray, rgb2lab
 import koala
 from koala.cli import main
 from koala.core.errors import UserError
-from koala.models import checkpoint, extractor
+from koala.models import checkpoint, extractor, pretrained
 from tests.photographs import jpeg, make_photo
 
 
@@ -21,11 +21,11 @@ def model():
 
 
 def test_it_is_small_and_says_what_it_is():
-    assert sum(path.stat().st_size for path in checkpoint.PRETRAINED.iterdir()) < 15e6
-    found = checkpoint.find_checkpoint(checkpoint.PRETRAINED)
+    assert sum(path.stat().st_size for path in pretrained.PRETRAINED.iterdir()) < 15e6
+    found = checkpoint.find_checkpoint(pretrained.PRETRAINED)
     assert found.settings.extractor.name == "tf_efficientnet_lite0"
     assert found.settings.data.lightness == "grey"
-    card = (checkpoint.PRETRAINED / "README.md").read_text()
+    card = (pretrained.PRETRAINED / "README.md").read_text()
     assert f"{found.images_seen:,}" in card, "the card speaks of these weights"
 
 

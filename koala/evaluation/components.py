@@ -11,14 +11,15 @@ from koala.config.evaluation import EvaluateSettings, EvaluationProtocol, ImageI
 from koala.config.models import ExtractorWeightsOrCache
 from koala.core.distributed import main_process_first, on_main_process
 from koala.core.errors import UserError
-from koala.data import audit
+from koala.data import sample_filter
 from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
 from koala.data.shards import Shards, read_manifest
 from koala.evaluation import features, metrics, protocol
 from koala.evaluation.features import FeatureNetwork, Lpips, SkippedMetric
 from koala.evaluation.predictions import FolderPictures, NetworkPictures, PictureSource, picture_files
 from koala.models import checkpoint
-from koala.models.checkpoint import Checkpoint, PretrainedColorizer
+from koala.models.checkpoint import Checkpoint
+from koala.models.pretrained import PretrainedColorizer
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def _open(  # noqa: PLR0917  (what is opened, and what is said of it)
 ) -> Shards:
     wanted = protocol.image_names(ids, what)
     if wanted is None:
-        shards = audit.open_filtered(folder, split, condition)
+        shards = sample_filter.open_filtered(folder, split, condition)
     elif condition:
         raise UserError(f"{what} names its images; leave --where out, or write a protocol of your own")
     else:

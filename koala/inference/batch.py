@@ -29,8 +29,8 @@ from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.imaging import openraster, photo_io
 from koala.inference import colorize
-from koala.models.checkpoint import load_model
 from koala.models.network import Colorizer
+from koala.models.pretrained import load_model
 
 _Predict = Callable[[Tensor], Tensor]
 Outcome = Literal["coloured", "in colour", "there", "failed"]

@@ -44,7 +44,7 @@ from koala.config.inference import ExportSettings
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.imaging import color
-from koala.models import checkpoint, hub
+from koala.models import checkpoint, hub, pretrained
 from koala.models.network import STRIDE, Colorizer
 
 TOLERANCE = 1e-3  # of a program against PyTorch, in units of a*b*
@@ -175,7 +175,7 @@ def _check(settings: ExportSettings) -> None:
 
 def _write_programs(settings: ExportSettings, found: checkpoint.Checkpoint) -> None:
     """Write the files that were asked for, each once it has been seen to compute what PyTorch does."""
-    model = checkpoint.PretrainedColorizer.of(found, settings.extractor.weights)
+    model = pretrained.PretrainedColorizer.of(found, settings.extractor.weights)
     model.temperature = settings.temperature or model.temperature
     program, facts = Program(model), {**_INTERFACE, **found.facts(), "license": _licences(model)}
     traced = trace(program)

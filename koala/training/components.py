@@ -1,7 +1,8 @@
 """What a training is made of: data, embedder, network, loss; each built once, from the few values it needs."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +14,7 @@ from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.distributed import main_process_first, on_main_process
 from koala.core.errors import UserError
-from koala.data import audit, color_prior
+from koala.data import color_prior, sample_filter
 from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
 from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards, read_manifest
@@ -39,6 +40,11 @@ class TrainingData:
     val: Shards | None
     sampler: EpochSampler
     sha256: list[str]
+
+    def describe(self, images_seen: int, count: int) -> list[dict[str, Any]]:
+        """What is known of the samples that come next."""
+        samples = map(int, self.sampler.positions(images_seen, count).samples)
+        return [{"sample": sample, **asdict(self.train.describe(sample))} for sample in samples]
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,8 @@ def open_data(data: DataSettings, seed: int) -> TrainingData:
     if data.aging and data.lightness == "color":
         raise UserError("an old photograph has no L* of colours; leave out --data.aging or --data.lightness color")
     manifest = read_manifest(data.shards)
-    train = audit.open_filtered(data.shards, "train", data.where)
-    val = audit.open_filtered(data.shards, "val", data.where) if manifest.samples("val") else None
+    train = sample_filter.open_filtered(data.shards, "train", data.where)
+    val = sample_filter.open_filtered(data.shards, "val", data.where) if manifest.samples("val") else None
     sha256 = [entry.sha256 for entry in manifest.splits["train"]]
     selection = [train.selection] if data.where else []
     return TrainingData(train, val, EpochSampler(train.shard_sizes, seed), [*sha256, *selection])

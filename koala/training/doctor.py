@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from koala.config.training import DoctorSettings, TrainSettings
 from koala.core.errors import UserError, first_line
-from koala.training import doctor_checks
-from koala.training.doctor_checks import INTERFACES, Finding, Status, format_count
+from koala.training import doctor_checks, machine_checks
+from koala.training.doctor_checks import INTERFACES
+from koala.training.findings import Finding, Status, format_count
 from koala.training.process_store import MARGIN_S, PATIENCE_S, ProcessStore
 
 STATUSES: tuple[Status, ...] = ("ok", "warning", "failed")
@@ -51,16 +52,16 @@ class DoctorCheck:
 
 CHECKS = (
     DoctorCheck(
-        "imports", "process", doctor_checks.imports, patience_s=600
+        "imports", "process", machine_checks.imports, patience_s=600
     ),  # from a disk that a thousand others read, too
-    DoctorCheck("versions", "process", doctor_checks.versions),
-    DoctorCheck("driver", "node", doctor_checks.driver),
-    DoctorCheck("GPUs", "node", doctor_checks.gpus),
-    DoctorCheck("precision", "process", doctor_checks.precision),
-    DoctorCheck("processors", "node", doctor_checks.processors),
-    DoctorCheck("open files", "process", doctor_checks.open_files),
-    DoctorCheck("shared memory", "node", doctor_checks.shared_memory),
-    DoctorCheck("clock", "node", doctor_checks.clock),
+    DoctorCheck("versions", "process", machine_checks.versions),
+    DoctorCheck("driver", "node", machine_checks.driver),
+    DoctorCheck("GPUs", "node", machine_checks.gpus),
+    DoctorCheck("precision", "process", machine_checks.precision),
+    DoctorCheck("processors", "node", machine_checks.processors),
+    DoctorCheck("open files", "process", machine_checks.open_files),
+    DoctorCheck("shared memory", "node", machine_checks.shared_memory),
+    DoctorCheck("clock", "node", machine_checks.clock),
     DoctorCheck("batch", "main", doctor_checks.batch),
     DoctorCheck("decoding", "process", doctor_checks.decoding),
     DoctorCheck("extractor", "node", doctor_checks.extractor),

@@ -4,27 +4,22 @@ A check finds out one thing, in the process that calls it, and says it in a `Fin
 in all processes, each compares its own with what the first one has.
 """
 
-import ctypes
 import hashlib
-import importlib
 import io
 import os
-import platform
-import resource
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from koala.config.data import DataSettings, ResizeRule, for_evaluation
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError, first_line
-from koala.core.version import __version__
+from koala.training.findings import Finding, format_bytes, format_count
+from koala.training.machine_checks import device_there
 from koala.training.process_store import PATIENCE_S, ProcessStore
 
 if TYPE_CHECKING:  # imported where they are used, so that a damaged installation is a finding, too
@@ -32,20 +27,12 @@ if TYPE_CHECKING:  # imported where they are used, so that a damaged installatio
 
     from koala.data.shards import Shards
 
-Status = Literal["ok", "warning", "failed"]
 
 INTERFACES = (
     'name the interface that reaches the other nodes ("ip address" lists them) in NCCL_SOCKET_IFNAME or, on the CPU, '
     "in GLOO_SOCKET_IFNAME; NCCL_DEBUG=INFO tells what NCCL tries"
 )
 
-_MODULES = {"torch": "torch", "DALI": "nvidia.dali", "timm": "timm", "accelerate": "accelerate"}
-_SLOW_IMPORTS_S = 60.0
-_BUSY_SHARE = 0.25  # of a GPU's memory that others may hold
-_FEW_FILES = 512  # shards and embeddings (64 each), and what torch, DALI and NCCL hold
-_FILES_PER_PROCESS = 8  # sockets to each of the others
-_SMALL_SHARED_MEMORY = 1e9  # bytes; containers are given 64 MB unless they ask for more
-_CLOCK_SKEW_S = 1.0
 _ORANGE = (230, 120, 40)
 _COLOR_TOLERANCE = 0.05  # on the network's scale: a JPEG of quality 95 stays within
 _SAMPLES = 8  # that are read at random
@@ -55,172 +42,7 @@ _ROUNDS = 5  # of all-reduce that are timed
 _SLOW_BUS = 1e9  # bytes/s between GPUs: less than 10 Gbit/s Ethernet gives
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What was found.
-
-    Attributes:
-        status: "ok", "warning" or "failed".
-        text: what was found.
-        remedy: what to do where not all is well.
-        measure: of findings with one status, the lowest is told.
-    """
-
-    status: Status
-    text: str
-    remedy: str = ""
-    measure: float = 0.0
-
-
 # ---------------------------------------------------------------- the machine
-
-
-def imports(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether what koala stands on can be imported, and how long that takes."""
-    began = time.monotonic()
-    for name, module in _MODULES.items():
-        try:
-            importlib.import_module(module)
-        except (ImportError, OSError) as error:
-            return Finding("failed", f"{name} cannot be imported: {first_line(error)}", "install koala anew")
-    seconds = time.monotonic() - began
-    text = f"{', '.join(_MODULES)} in {seconds:.0f} s"
-    if seconds < _SLOW_IMPORTS_S:
-        return Finding("ok", text, measure=-seconds)
-    return Finding("warning", text, "install koala on a disk of the node, or in a container", measure=-seconds)
-
-
-def versions(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether all processes have the same versions."""
-    mine = {"koala": __version__, "Python": platform.python_version()}
-    mine |= {name: importlib.import_module(module).__version__ for name, module in _MODULES.items()}
-    first = store.broadcast("versions", lambda: mine)
-    others = [f"{name} {version}, not {first[name]}" for name, version in mine.items() if version != first[name]]
-    if others:
-        text = f"{' and '.join(others)} as the first process has"
-        return Finding("failed", text, "install the same versions everywhere, best in a folder that all nodes see")
-    return Finding("ok", ", ".join(f"{name} {version}" for name, version in mine.items()))
-
-
-def driver(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether the NVIDIA driver is new enough for the CUDA that torch and DALI are built for."""
-    import torch
-    from nvidia import dali
-
-    built = {"torch": int((torch.version.cuda or "0").partition(".")[0]), "DALI": dali.__cuda_version__ // 1000}
-    needs = " and ".join(
-        f"{name} for CUDA {major}" if major else f"{name} without CUDA" for name, major in built.items()
-    )
-    found = driver_cuda()
-    if found is None:
-        if settings.device == "cuda":
-            return Finding("failed", f"no NVIDIA driver; {needs}", "install the driver, or choose a node that has it")
-        return Finding("ok", f"none, which is all that a CPU needs; {needs}")
-    text = f"the driver is for CUDA {found[0]}.{found[1]}, {needs}"
-    if settings.device == "cpu":
-        return Finding("ok", text)
-    if not built["torch"]:
-        return Finding("failed", text, "install a torch with CUDA, or choose --device cpu")
-    if found[0] < max(built.values()):
-        remedy = f"update the driver to one for CUDA {max(built.values())}, or install a torch for CUDA {found[0]}"
-        return Finding("failed", text, remedy)
-    return Finding("ok", text)
-
-
-def driver_cuda() -> tuple[int, int] | None:
-    """The newest CUDA that the NVIDIA driver serves, major and minor; none without a driver."""
-    version = ctypes.c_int()
-    try:
-        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
-    except OSError:
-        return None
-    return None if failed else (version.value // 1000, version.value % 1000 // 10)
-
-
-def gpus(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether each process of the node has a GPU, and each GPU its memory free."""
-    import torch
-
-    number = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not number and settings.device == "cuda":
-        return Finding("failed", "none that torch can use", "look at nvidia-smi, and at CUDA_VISIBLE_DEVICES")
-    if not number:
-        remedy = "to try koala that will do; to train on ImageNet choose a machine with an NVIDIA GPU"
-        return Finding("warning", "none: training on the CPU is slow", remedy)
-    names = Counter(torch.cuda.get_device_properties(index).name for index in range(number))
-    memory = [torch.cuda.mem_get_info(index) for index in range(number)]  # free and all, in bytes
-    text = f"{' and '.join(f'{many} x {name}' for name, many in names.items())}, {format_bytes(memory[0][1])} each"
-    if settings.device == "cpu":
-        return Finding("warning", f"{text}, which --device cpu leaves idle", "leave --device at auto")
-    if store.local_size != number:
-        status: Status = "failed" if store.local_size > number else "warning"
-        remedy = "start one for each GPU; --num_processes of accelerate launch counts those of all nodes"
-        return Finding(status, f"{text}, for {format_count(store.local_size, 'process')}", remedy)
-    busy = [index for index, (free, total) in enumerate(memory) if free < (1 - _BUSY_SHARE) * total]
-    if busy:
-        text = f"{text}; GPU {', '.join(map(str, busy))} in use: {format_bytes(memory[busy[0]][0])} free"
-        return Finding("warning", text, "see with nvidia-smi by whom, or choose others with CUDA_VISIBLE_DEVICES")
-    return Finding("ok", text)
-
-
-def precision(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether the device computes in the precision that is asked for."""
-    from koala.core.distributed import on_cpu, supports_bf16
-
-    cpu = on_cpu(_device_there(settings), settings.mixed_precision)
-    asked = "fp32" if settings.mixed_precision == "no" else settings.mixed_precision
-    text = f"{asked} on the {'CPU' if cpu else 'GPU'}"
-    if settings.mixed_precision == "bf16" and not supports_bf16(cpu):
-        return Finding("warning", f"{text}, which only imitates it, slowly", "choose another --mixed-precision")
-    return Finding("ok", text)
-
-
-def _device_there(settings: TrainSettings) -> str:
-    """The CPU where a GPU is asked for and absent; that was said."""
-    return "cpu" if settings.device == "cpu" else "auto"
-
-
-def processors(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether there is a CPU for each thread that decodes."""
-    cpus, threads = len(os.sched_getaffinity(0)), settings.data.threads
-    text = f"{cpus} CPUs, and {threads * store.local_size} threads that decode"
-    if cpus >= threads * store.local_size:
-        return Finding("ok", text, measure=cpus)
-    remedy = f"choose --data.threads {max(1, cpus // store.local_size)}, or ask for more CPUs (Slurm: --cpus-per-task)"
-    return Finding("warning", text, remedy, measure=cpus)
-
-
-def open_files(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether a process may open enough files and sockets."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = _FEW_FILES + _FILES_PER_PROCESS * store.size
-    if limit == resource.RLIM_INFINITY or limit >= needed:
-        return Finding("ok", f"{'any number' if limit == resource.RLIM_INFINITY else limit} in each process")
-    return Finding("warning", f"{limit} in each process, of about {needed}", f"run ulimit -n {needed} before, or more")
-
-
-def shared_memory(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether there is room in /dev/shm, through which NCCL moves data between the processes of a node."""
-    remedy = "give the container more: docker run --shm-size 8g, or mount -o remount,size=8g /dev/shm"
-    try:
-        room = shutil.disk_usage("/dev/shm")
-    except OSError as error:
-        return Finding("warning", f"/dev/shm: {error.strerror}", remedy)
-    text = f"{format_bytes(room.free)} of {format_bytes(room.total)} free in /dev/shm"
-    enough = room.free >= _SMALL_SHARED_MEMORY
-    return Finding("ok", text, measure=room.free) if enough else Finding("warning", text, remedy, measure=room.free)
-
-
-def clock(settings: TrainSettings, store: ProcessStore) -> Finding:
-    """Whether the nodes' clocks agree; they look at them when the first process says so."""
-    behind = store.broadcast("clock", time.time) - time.time()
-    if store.nodes == 1:
-        return Finding("ok", "one node has one clock")
-    if abs(behind) <= _CLOCK_SKEW_S:
-        return Finding("ok", f"within {abs(behind):.2f} s of the first node's", measure=-abs(behind))
-    text = f"{abs(behind):.2f} s {'behind' if behind > 0 else 'ahead of'} the first node's"
-    remedy = "start a time service there (chronyd or ntpd): logs and files bear wrong times"
-    return Finding("warning", text, remedy, measure=-abs(behind))
 
 
 # ---------------------------------------------------------------- the training
@@ -247,7 +69,7 @@ def decoding(settings: TrainSettings, store: ProcessStore) -> Finding:
     from koala.data.dali_pipeline import build_graph
     from koala.imaging import color
 
-    device = "cpu" if on_cpu(_device_there(settings), "no") else "gpu"
+    device = "cpu" if on_cpu(device_there(settings), "no") else "gpu"
     if device == "gpu":
         torch.cuda.set_device(store.local_rank)
     picture = Image.new("RGB", (96, 64), _ORANGE)
@@ -317,7 +139,7 @@ def _nothing_to_train_on(settings: TrainSettings) -> bool:
 
 def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the shards are there and whole, can be read, and are the same everywhere."""
-    from koala.data.audit import open_filtered
+    from koala.data.sample_filter import open_filtered
     from koala.data.shards import SPLITS, read_manifest, verify_shards
 
     folder = settings.data.shards
@@ -479,7 +301,7 @@ def network(settings: TrainSettings, store: ProcessStore) -> Finding:
     # beyond all patience, since torch's own watchdog would end the process before the page is written
     timeout = timedelta(seconds=2 * PATIENCE_S)
     try:
-        with open_accelerator(_device_there(settings), "no", settings.processes, timeout) as accelerator:
+        with open_accelerator(device_there(settings), "no", settings.processes, timeout) as accelerator:
             if accelerator.num_processes == 1:
                 return Finding("ok", "one process, which needs none")
             return _reduced(accelerator.device)
@@ -547,17 +369,3 @@ def weights_bytes() -> int:
 
 
 # ---------------------------------------------------------------- in words
-
-
-def format_bytes(number: float) -> str:
-    """A number of bytes, in words."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.{0 if number >= 10 or unit == 'bytes' else 1}f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
-def format_count(number: int, noun: str) -> str:
-    """A number of things, in words."""
-    return f"{number} {noun if number == 1 else noun + ('es' if noun.endswith('s') else 's')}"

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,8 @@ class Trainer:
             return True
         seen = self.state.images_seen
         path = self.run / f"not-finite-{seen:012d}.json"
-        on_main_process(self.accelerator, lambda: self._write_samples(path, loss, norm))
+        found = {"images_seen": seen, "loss": str(loss), "gradient_norm": str(norm)}
+        on_main_process(self.accelerator, lambda: self._write_samples(path, found))
         what = f"the gradient after {seen} images is not finite (loss {loss}); its samples are in {path}"
         if self.settings.on_nan == "skip":
             _say(self.accelerator, f"warning: {what}; the step is left out")
@@ -282,13 +283,10 @@ class Trainer:
             f"{what}; resume with --on-nan skip, --clip-norm 1, a lower --learning-rate or another --mixed-precision"
         )
 
-    def _write_samples(self, path: Path, loss: float, norm: float) -> None:
+    def _write_samples(self, path: Path, found: dict[str, Any]) -> None:
         """Write down which samples the batch that comes next holds."""
-        data = self.components.data
-        samples = data.sampler.positions(self.state.images_seen, self.settings.batch).samples
-        described = [{"sample": int(n), **asdict(data.train.describe(int(n)))} for n in samples]
-        found = {"images_seen": self.state.images_seen, "loss": str(loss), "gradient_norm": str(norm)}
-        write_atomic(path, json.dumps({**found, "samples": described}, indent=1).encode())
+        samples = self.components.data.describe(self.state.images_seen, self.settings.batch)
+        write_atomic(path, json.dumps({**found, "samples": samples}, indent=1).encode())
 
     def _log(self, taken: StepResult, bar: Progress) -> None:
         """Write down what the steps since the last entry found."""

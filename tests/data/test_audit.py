@@ -17,7 +17,7 @@ from koala.config.evaluation import EvaluateSettings
 from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
-from koala.data import audit, shard_writer
+from koala.data import audit, sample_filter, shard_writer
 from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards
 from koala.evaluation import evaluate
@@ -245,9 +245,9 @@ def test_names_of_all_kinds_are_kept(tmp_path):
     opened = Shards.open(tmp_path / "out", "train")
     for number, name in enumerate(opened.describe(i).source for i in range(len(opened))):
         if name.isprintable() and '"' not in name:
-            keep = audit.filter_samples(tmp_path / "out", "train", f'source == "{name}"')
+            keep = sample_filter.filter_samples(tmp_path / "out", "train", f'source == "{name}"')
             assert np.flatnonzero(keep).tolist() == [number]
-    assert audit.filter_samples(tmp_path / "out", "train", "chroma > 0").all()
+    assert sample_filter.filter_samples(tmp_path / "out", "train", "chroma > 0").all()
 
 
 def test_the_command_says_and_draws(tmp_path, capsys):
@@ -285,16 +285,16 @@ def test_select_is_what_the_table_says(audited):
     found = [row for shard in range(4) for row in rows(audited, f"train-{shard:06d}")]
     chroma = np.array([float(row["chroma"]) for row in found])
     middle = float(np.median(chroma))
-    keep = audit.filter_samples(audited, "train", f"chroma >= {middle}")
+    keep = sample_filter.filter_samples(audited, "train", f"chroma >= {middle}")
     assert keep.dtype == np.bool_ and np.array_equal(keep, chroma >= middle) and 0 < keep.sum() < 40
-    assert np.array_equal(audit.filter_samples(audited, "train", f"not chroma >= {middle}"), chroma < middle)
-    both = audit.filter_samples(
+    assert np.array_equal(sample_filter.filter_samples(audited, "train", f"not chroma >= {middle}"), chroma < middle)
+    both = sample_filter.filter_samples(
         audited, "train", f'chroma < {middle} and\n color_model == "rgb" and not (grey or sepia)'
     )
     expected = [row["color_model"] == "rgb" and float(row["chroma"]) < middle for row in found]
     assert both.tolist() == expected
-    assert audit.filter_samples(audited, "train", "sample in [0, 1]").sum() == 8
-    assert audit.filter_samples(audited, "train", "width > height & chroma > 0").tolist() == [
+    assert sample_filter.filter_samples(audited, "train", "sample in [0, 1]").sum() == 8
+    assert sample_filter.filter_samples(audited, "train", "width > height & chroma > 0").tolist() == [
         int(row["width"]) > int(row["height"]) for row in found
     ]
 
@@ -317,7 +317,7 @@ def test_kept_samples_are_numbered_anew(audited):
 
 
 def test_each_epoch_is_a_permutation_of_what_is_kept(audited):
-    kept = audit.open_filtered(audited, "train", 'color_model == "rgb" and width > 50')
+    kept = sample_filter.open_filtered(audited, "train", 'color_model == "rgb" and width > 50')
     order = EpochSampler(kept.shard_sizes, seed=3, shards_per_block=2)
     places = order.positions(0, 3 * len(kept))
     met = [kept.describe(int(sample)).key for sample in places.samples]
@@ -351,38 +351,38 @@ def test_each_epoch_is_a_permutation_of_what_is_kept(audited):
 )
 def test_bad_conditions_are_one_sentence(audited_once, where, message):
     with pytest.raises(UserError, match=message) as error:
-        audit.open_filtered(audited_once, "train", where)
+        sample_filter.open_filtered(audited_once, "train", where)
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_no_audit_or_an_old_one_is_said(audited, shard_folder):
     message = "no audit of train-000000.tar as it is; run koala shards audit"
     with pytest.raises(UserError, match=message):
-        audit.open_filtered(shard_folder, "train", "grey")
+        sample_filter.open_filtered(shard_folder, "train", "grey")
     path = audited / "train-000000.audit.csv"
     text = path.read_text()
     path.write_text(text.replace("sha256 ", "sha256 0"))
     with pytest.raises(UserError, match=message):
-        audit.open_filtered(audited, "train", "chroma > 5")
+        sample_filter.open_filtered(audited, "train", "chroma > 5")
     path.write_text("\n".join(text.splitlines()[:5]))
     with pytest.raises(UserError, match=r"train-000000.audit.csv is damaged; delete it"):
-        audit.open_filtered(audited, "train", "chroma > 5")
+        sample_filter.open_filtered(audited, "train", "chroma > 5")
     path.write_text(text.replace("chroma,", "chrome,"))
     with pytest.raises(UserError, match=r"train-000000.audit.csv is damaged \(.*delete it"):
-        audit.open_filtered(audited, "train", "chroma > 5")
+        sample_filter.open_filtered(audited, "train", "chroma > 5")
 
 
 def test_a_split_without_samples_is_said(photo_folder, tmp_path):
     shard_writer.write_shards(WriteShards(photo_folder, tmp_path))
     audit.audit_shards(tmp_path)
     with pytest.raises(UserError, match='holds no "val" samples'):
-        audit.open_filtered(tmp_path, "val", "chroma > 5")
+        sample_filter.open_filtered(tmp_path, "val", "chroma > 5")
 
 
 def test_training_and_evaluation_with_a_condition(audited, tmp_path):
     """A training of an epoch sees as many images as are kept, and does not go on with others."""
     where = 'color_model == "rgb" and width > 50'
-    kept = {split: len(audit.open_filtered(audited, split, where)) for split in ("train", "val")}
+    kept = {split: len(sample_filter.open_filtered(audited, split, where)) for split in ("train", "val")}
     settings = TrainSettings(
         data=DataSettings(audited, size=16, threads=2, where=where),
         extractor=ExtractorSettings("none"),

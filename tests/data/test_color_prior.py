@@ -8,7 +8,7 @@ from PIL import Image
 
 from koala.config.data import MeasurePrior, ShardRecipe, SplitRule, WriteShards
 from koala.core.errors import UserError
-from koala.data import audit, color_prior, shard_writer
+from koala.data import audit, color_prior, sample_filter, shard_writer
 from koala.imaging import ab_bins, color
 from tests.photographs import jpeg
 
@@ -71,7 +71,9 @@ def test_an_audit_that_kept_no_colors_is_made_again_for_the_prior_alone(shard_fo
     audit.audit_shards(folder)
     for path in folder.glob("*.bins.csv"):
         path.unlink()
-    assert audit.filter_samples(folder, "train", "chroma >= 0").all(), "what was measured of each sample still counts"
+    assert sample_filter.filter_samples(folder, "train", "chroma >= 0").all(), (
+        "what was measured of each sample still counts"
+    )
     assert color_prior.prior_command(MeasurePrior(folder)) == 0
 
 

@@ -21,7 +21,7 @@ from koala.data import dali_pipeline, embed, embedding_cache, shard_writer
 from koala.data.sampler import sequential_batches
 from koala.data.shards import Shards
 from koala.evaluation import evaluate, results
-from koala.models import checkpoint, extractor
+from koala.models import checkpoint, extractor, pretrained
 from koala.training import trainer
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
@@ -249,7 +249,7 @@ def test_cached_and_live_training_have_the_same_losses(settings, tmp_path):
         assert max(abs(cached[step] - computed[step]) for step in cached) < 1e-3
     first, second = (checkpoint.find_checkpoint(run) for run in (settings.run, tmp_path / "live"))
     assert first.extractor_sha256 == second.extractor_sha256
-    assert checkpoint.load_model(settings.run).extractor is not None
+    assert pretrained.load_model(settings.run).extractor is not None
 
 
 def test_no_extractor_is_run_with_the_cache(settings, monkeypatch):
@@ -389,7 +389,7 @@ def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypat
     common = {"size": SIZE, "features": "none", "threads": 2, "batch": 3}
     shards = settings.data.shards
     evaluate.evaluate(EvaluateSettings(settings.run, shards, out=tmp_path / "live", **common))
-    monkeypatch.setattr(checkpoint.PretrainedColorizer, "of", lambda *_: pytest.fail("the extractor was asked for"))
+    monkeypatch.setattr(pretrained.PretrainedColorizer, "of", lambda *_: pytest.fail("the extractor was asked for"))
     cached = ExtractorWeightsOrCache(cache=True)
     evaluate.evaluate(EvaluateSettings(settings.run, shards, out=tmp_path / "cached", extractor=cached, **common))
     live, kept = (results.read_scores(tmp_path / name) for name in ("live", "cached"))

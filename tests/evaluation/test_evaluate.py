@@ -29,6 +29,7 @@ from koala.evaluation import (
     protocol,
     results,
     scoring,
+    summary,
 )
 from koala.evaluation.components import build_components
 from tests.processes import finish, start_several

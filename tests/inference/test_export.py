@@ -17,7 +17,7 @@ from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.core.errors import UserError
 from koala.imaging import color
 from koala.inference import export
-from koala.models import checkpoint, extractor, hub
+from koala.models import checkpoint, extractor, hub, pretrained
 from koala.models.network import Colorizer, Network
 from tests.photographs import make_photo
 
@@ -27,7 +27,7 @@ def test_what_is_exported_colors_as_the_run_does(run, tmp_path):
     assert {path.name for path in (tmp_path / "model").iterdir()} == set(hub.FILES)
     assert {value.dtype for value in load_file(tmp_path / "model/model.safetensors").values()} == {torch.float16}
     lightness = torch.rand(1, 1, 24, 32, generator=torch.manual_seed(0))
-    mine, theirs = (checkpoint.load_model(path)(lightness) for path in (run, tmp_path / "model"))
+    mine, theirs = (pretrained.load_model(path)(lightness) for path in (run, tmp_path / "model"))
     torch.testing.assert_close(theirs, mine, atol=1e-3, rtol=0)
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_model_is_named(run, tmp_path):
         file.seek(1000)
         file.write(b"koala")
     with pytest.raises(UserError, match=r"model.safetensors is damaged: its sha256 differs"):
-        checkpoint.load_model(tmp_path / "model")
+        pretrained.load_model(tmp_path / "model")
 
 
 # ---------------------------------------------------------------- programs

@@ -20,8 +20,8 @@ from koala.config.inference import GallerySettings
 from koala.core import http
 from koala.inference.colorize import colorize
 from koala.inference.gallery import server
-from koala.models.checkpoint import load_model
 from koala.models.network import Colorizer, Network
+from koala.models.pretrained import load_model
 from tests.photographs import jpeg, make_photo
 
 HERE = "http://127.0.0.1:8001"

@@ -15,7 +15,7 @@ from koala.config.data import DataSettings
 from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
-from koala.models import checkpoint, extractor
+from koala.models import checkpoint, extractor, pretrained
 from koala.models.network import Network
 from koala.training import trainer
 
@@ -156,7 +156,7 @@ def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
     )
     (tmp_path / "first.safetensors").rename(tmp_path / "moved.safetensors")
     with pytest.raises(UserError, match=r"first.safetensors does not exist; --extractor.weights names"):
-        checkpoint.load_model(tmp_path / "run")
+        pretrained.load_model(tmp_path / "run")
     with pytest.raises(UserError, match=r"not those that .* was trained with; name their file with --extractor"):
-        checkpoint.load_model(tmp_path / "run", tmp_path / "other.safetensors")
-    assert checkpoint.load_model(tmp_path / "run", tmp_path / "moved.safetensors").size == 16
+        pretrained.load_model(tmp_path / "run", tmp_path / "other.safetensors")
+    assert pretrained.load_model(tmp_path / "run", tmp_path / "moved.safetensors").size == 16

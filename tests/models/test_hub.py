@@ -15,7 +15,7 @@ import koala
 from koala.config.inference import ExportSettings
 from koala.core.errors import UserError
 from koala.inference import export
-from koala.models import checkpoint, hub
+from koala.models import hub, pretrained
 from koala.models.network import Colorizer
 
 
@@ -73,7 +73,7 @@ def test_a_name_is_looked_for_on_the_hub(model_folder, monkeypatch):
         return str(model_folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    taken = checkpoint.PretrainedColorizer.from_pretrained("someone/koala", revision="v2")
+    taken = pretrained.PretrainedColorizer.from_pretrained("someone/koala", revision="v2")
     assert asked == [("someone/koala", {"revision": "v2", "allow_patterns": list(hub.FILES)})]
     expected = weights(koala.load_model(model_folder))
     assert all(torch.equal(value, expected[name]) for name, value in weights(taken).items())

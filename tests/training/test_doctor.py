@@ -10,7 +10,7 @@ from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.training import doctor
 from koala.training.doctor import DoctorCheck, ProcessFinding
-from koala.training.doctor_checks import Finding
+from koala.training.findings import Finding
 from koala.training.process_store import ProcessStore
 from tests.company import company
 from tests.processes import finish, start, start_two

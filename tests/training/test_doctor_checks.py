@@ -22,7 +22,7 @@ from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import embedding_cache, shards
 from koala.models import extractor
-from koala.training import doctor_checks
+from koala.training import doctor_checks, findings, machine_checks
 from koala.training.process_store import ProcessStore
 from tests.company import company
 
@@ -53,25 +53,25 @@ def second(first_has, **sizes) -> ProcessStore:
 
 
 def test_imports_and_versions_are_named(settings, alone):
-    assert doctor_checks.imports(settings, alone).text.startswith("torch, DALI, timm, accelerate in ")
-    assert f"torch {torch.__version__}" in doctor_checks.versions(settings, alone).text
+    assert machine_checks.imports(settings, alone).text.startswith("torch, DALI, timm, accelerate in ")
+    assert f"torch {torch.__version__}" in machine_checks.versions(settings, alone).text
 
 
 def test_a_library_that_cannot_be_imported(settings, alone, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # as import has it for what is not there
-    finding = doctor_checks.imports(settings, alone)
+    finding = machine_checks.imports(settings, alone)
     assert (finding.status, finding.remedy) == ("failed", "install koala anew")
     assert finding.text.startswith("timm cannot be imported")
 
 
 def test_versions_that_differ(settings, alone):
     first_has = {
-        "koala": doctor_checks.__version__,
+        "koala": machine_checks.__version__,
         "Python": "3.11.0",
-        **{name: sys.modules[module].__version__ for name, module in doctor_checks._MODULES.items()},
+        **{name: sys.modules[module].__version__ for name, module in machine_checks._MODULES.items()},
         "timm": "0.9",
     }
-    finding = doctor_checks.versions(settings, second(first_has))
+    finding = machine_checks.versions(settings, second(first_has))
     assert finding.status == "failed"
     assert "timm" in finding.text
     assert "not 0.9" in finding.text
@@ -96,10 +96,10 @@ def test_the_driver_against_what_torch_and_dali_are_built_for(
 ):
     from nvidia import dali
 
-    monkeypatch.setattr(doctor_checks, "driver_cuda", lambda: found)
+    monkeypatch.setattr(machine_checks, "driver_cuda", lambda: found)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(dali, "__cuda_version__", 12986)  # 12.9.86: 1000 x major + 10 x minor + patch
-    finding = doctor_checks.driver(replace(settings, device=device), alone)
+    finding = machine_checks.driver(replace(settings, device=device), alone)
     assert finding.status == status
     assert text in finding.text
     assert bool(finding.remedy) == (status == "failed")
@@ -114,7 +114,7 @@ def test_the_drivers_own_word(monkeypatch, version, expected):
         return 0
 
     monkeypatch.setattr(doctor_checks.ctypes, "CDLL", lambda _: SimpleNamespace(cuDriverGetVersion=tell))
-    assert doctor_checks.driver_cuda() == expected
+    assert machine_checks.driver_cuda() == expected
 
 
 def with_gpus(monkeypatch, number, free=78e9):
@@ -140,7 +140,7 @@ def with_gpus(monkeypatch, number, free=78e9):
 )
 def test_gpus(settings, monkeypatch, number, free, device, processes, status, text):
     with_gpus(monkeypatch, number, free)
-    finding = doctor_checks.gpus(replace(settings, device=device), ProcessStore(host="n1", local_size=processes))
+    finding = machine_checks.gpus(replace(settings, device=device), ProcessStore(host="n1", local_size=processes))
     assert finding.status == status
     assert text in finding.text
     assert bool(finding.remedy) == (status != "ok")
@@ -156,21 +156,21 @@ def test_gpus(settings, monkeypatch, number, free, device, processes, status, te
 )
 def test_precision(settings, alone, monkeypatch, precision, hardware, status, text):
     monkeypatch.setattr("koala.core.distributed.supports_bf16", lambda cpu: hardware)
-    finding = doctor_checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
+    finding = machine_checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
     assert finding.status == status
     assert text in finding.text
 
 
 def test_fp16_on_the_cpu_is_refused_as_in_training(settings, alone):
     with pytest.raises(UserError, match="fp16 needs a GPU"):
-        doctor_checks.precision(replace(settings, mixed_precision="fp16", device="cpu"), alone)
+        machine_checks.precision(replace(settings, mixed_precision="fp16", device="cpu"), alone)
 
 
 @pytest.mark.parametrize(("threads", "processes", "status"), [(4, 1, "ok"), (2, 2, "ok"), (4, 2, "warning")])
 def test_processors(settings, monkeypatch, threads, processes, status):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
     settings = replace(settings, data=replace(settings.data, threads=threads))
-    finding = doctor_checks.processors(settings, ProcessStore(host="n1", local_size=processes))
+    finding = machine_checks.processors(settings, ProcessStore(host="n1", local_size=processes))
     assert finding.status == status
     assert ("choose --data.threads 2" in finding.remedy) == (status == "warning")
 
@@ -183,18 +183,18 @@ def test_open_files(settings, monkeypatch, limit, processes, status):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     store = ProcessStore(host="n1")
     store.size = processes
-    finding = doctor_checks.open_files(settings, store)
+    finding = machine_checks.open_files(settings, store)
     assert finding.status == status
     assert ("ulimit -n" in finding.remedy) == (status == "warning")
 
 
 def test_shared_memory(settings, alone, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(64e6, 0, 64e6))  # Docker's default
-    finding = doctor_checks.shared_memory(settings, alone)
+    finding = machine_checks.shared_memory(settings, alone)
     assert (finding.status, finding.text) == ("warning", "64 MB of 64 MB free in /dev/shm")
     assert "--shm-size" in finding.remedy
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(25e9, 0, 25e9))
-    assert doctor_checks.shared_memory(settings, alone).status == "ok"
+    assert machine_checks.shared_memory(settings, alone).status == "ok"
 
 
 def test_no_shared_memory(settings, alone, monkeypatch):
@@ -202,7 +202,7 @@ def test_no_shared_memory(settings, alone, monkeypatch):
         raise FileNotFoundError(2, "No such file or directory")
 
     monkeypatch.setattr(shutil, "disk_usage", absent)
-    assert doctor_checks.shared_memory(settings, alone).text == "/dev/shm: No such file or directory"
+    assert machine_checks.shared_memory(settings, alone).text == "/dev/shm: No such file or directory"
 
 
 @pytest.mark.parametrize(
@@ -215,13 +215,13 @@ def test_no_shared_memory(settings, alone, monkeypatch):
 )
 def test_clock(settings, monkeypatch, ahead_s, status, text):
     monkeypatch.setattr(time, "time", lambda: 1e9 + ahead_s)
-    finding = doctor_checks.clock(settings, second(1e9))
+    finding = machine_checks.clock(settings, second(1e9))
     assert finding.status == status
     assert text in finding.text
 
 
 def test_one_node_has_no_skew(settings, alone):
-    assert doctor_checks.clock(settings, alone) == doctor_checks.Finding("ok", "one node has one clock")
+    assert machine_checks.clock(settings, alone) == findings.Finding("ok", "one node has one clock")
 
 
 # ---------------------------------------------------------------- the training
@@ -229,7 +229,7 @@ def test_one_node_has_no_skew(settings, alone):
 
 def test_batch(settings, alone):
     finding = doctor_checks.batch(replace(settings, batch=8, accumulation=2), alone)
-    assert finding == doctor_checks.Finding("ok", "8 images = 1 process x 2 pieces x 4")
+    assert finding == findings.Finding("ok", "8 images = 1 process x 2 pieces x 4")
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_as_in_training(settings):
@@ -242,7 +242,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_as_in_training(settings):
 @pytest.mark.parametrize("change", [{"lightness": "grey"}, {"lightness": "color"}, {"aging": 1.0}], ids=str)
 def test_decoding(settings, alone, change):
     settings = replace(settings, data=replace(settings.data, **change))
-    assert doctor_checks.decoding(settings, alone) == doctor_checks.Finding("ok", "a JPEG by DALI on the CPU")
+    assert doctor_checks.decoding(settings, alone) == findings.Finding("ok", "a JPEG by DALI on the CPU")
 
 
 def test_wrong_colors_are_found(settings, alone, monkeypatch):
@@ -262,7 +262,7 @@ def test_extractor(settings, alone):
 
 
 def test_objective(settings, alone):
-    assert doctor_checks.objective(settings, alone) == doctor_checks.Finding("ok", "mse")
+    assert doctor_checks.objective(settings, alone) == findings.Finding("ok", "mse")
     judged = ObjectiveSettings("huber", perceptual=1.0, perceptual_weights="random")
     assert doctor_checks.objective(replace(settings, objective=judged), alone).text == "huber, vgg16_bn"
     with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
@@ -307,7 +307,7 @@ def own_shards(shard_folder, tmp_path, settings) -> TrainSettings:
 
 def test_shards(settings, alone):
     text = f"{settings.data.shards}: 40 train and 8 val samples in 5 shards; some were read at random"
-    assert doctor_checks.shards(settings, alone) == doctor_checks.Finding("ok", text)
+    assert doctor_checks.shards(settings, alone) == findings.Finding("ok", text)
 
 
 def test_no_shards_are_a_warning_where_none_were_named(settings, alone, tmp_path, monkeypatch):
@@ -365,7 +365,7 @@ def test_embeddings(own_shards, alone):
         for entry in split:
             cache.put(entry, np.zeros((entry.samples, 2, 3), np.float16))
     text = f"{cache.folder}: complete; some were read at random"
-    assert doctor_checks.embeddings(settings, alone) == doctor_checks.Finding("ok", text)
+    assert doctor_checks.embeddings(settings, alone) == findings.Finding("ok", text)
     (cache.folder / "train-000002.npy").unlink()
     with pytest.raises(UserError, match=r"there are no embeddings of train-000002\.tar"):
         doctor_checks.embeddings(settings, alone)
@@ -419,7 +419,7 @@ def test_a_first_process_that_cannot_write_is_not_waited_for(settings):
 
 def test_all_see_the_same_folder(settings):
     findings = company(lambda here: doctor_checks.same_folder(settings, here))
-    assert findings == [doctor_checks.Finding("ok", "seen by 4 processes on 2 nodes")] * 4
+    assert findings == [findings.Finding("ok", "seen by 4 processes on 2 nodes")] * 4
 
 
 def test_a_folder_that_is_another_one_elsewhere(settings, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from koala.core.errors import UserError
 from koala.data import color_prior, dali_pipeline, shard_writer
 from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards
-from koala.models import checkpoint
+from koala.models import checkpoint, pretrained
 from koala.training import trainer
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
@@ -349,7 +349,7 @@ def test_every_objective_is_trained_saved_and_gone_on_with(with_prior, objective
     losses, second = (scalars(run, "train/loss") for run in (whole.run, half.run))
     assert second == pytest.approx({seen: loss for seen, loss in losses.items() if seen > 40})
     assert min(list(losses.values())[-5:]) < losses[4], "it learns"
-    model = checkpoint.load_model(half.run)
+    model = pretrained.load_model(half.run)
     assert model(torch.zeros(1, 1, 16, 24)).shape == (1, 2, 16, 24)
 
 

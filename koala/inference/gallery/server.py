@@ -34,8 +34,8 @@ from koala.core import http
 from koala.core.errors import UserError
 from koala.imaging import jpeg_intake, photo_io
 from koala.inference.colorize import colorize, device_for
-from koala.models.checkpoint import load_model
 from koala.models.network import STRIDE, Colorizer
+from koala.models.pretrained import load_model
 
 _PAGE = Path(__file__).parent / "page"
 _FORMATS = {  # Pillow's that it reads by itself (EPS it would hand to Ghostscript), and what browsers call them
