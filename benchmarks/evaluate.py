@@ -24,7 +24,7 @@ from side_by_side import measure, ratio, report
 
 from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
-from koala.data.dali_pipeline import load_batches
+from koala.data.loader import load_batches
 from koala.data.sampler import sequential_batches
 from koala.evaluation.components import build_components
 from koala.evaluation.evaluate import Evaluation, evaluate

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as transforms
 
 from koala.config.data import DataSettings, WriteShards
-from koala.data import dali_pipeline, shard_writer, shards
+from koala.data import loader, shard_writer, shards
 from koala.data.sampler import EpochSampler, micro_batches
 
 BATCH = 50
@@ -61,7 +61,7 @@ def koalas_way(folder: Path, size: int, threads: int) -> Callable[[], int]:
     data = DataSettings(folder, size=size, threads=threads)
 
     places = micro_batches(EpochSampler(opened.shard_sizes, 0), 0, BATCH, rank=0, world_size=1)
-    stream = dali_pipeline.load_batches(
+    stream = loader.load_batches(
         opened, places, data, "cpu", batch=BATCH
     )  # runs on from epoch to epoch, as in training
     return lambda: sum(len(batch.lightness) for batch in islice(stream, -(-len(opened) // BATCH)))

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tyro.conf import Positional
 
-from koala.config.fields import Count, Device, Geometry, LightnessSource, MixedPrecision, Share, SplitName, Strict
+from koala.config.fields import (
+    Count,
+    Decoder,
+    Device,
+    Geometry,
+    LightnessSource,
+    MixedPrecision,
+    Share,
+    SplitName,
+    Strict,
+)
 from koala.config.models import ExtractorSettings
 
 
@@ -143,6 +153,11 @@ class DataSettings(Strict):
     """Mirror at random in training; random_crop always does, and evaluation never."""
     where: str = ""
     """Leave out samples that do not meet this condition on the audit's columns: "chroma >= 5 and not sepia"."""
+    decoder: Decoder = "auto"
+    """What decodes JPEGs for a GPU: gpu, cpu, or auto: gpu in training, cpu in evaluations and with --deterministic,
+    where pixels must not depend on the device."""
+    hardware_share: Share = 0.65
+    """Share of the JPEGs that a GPU's own JPEG engine decodes, where it has one; its other cores decode the rest."""
     aging: Share = 0.0
     """Share of the photos that in training the network sees as old ones: toned, faded, blurred, grainy, unevenly
     exposed, compressed; what it is to predict stays the same."""

@@ -102,6 +102,8 @@ class EvaluateSettings(Strict):
     """Images at a time, in each process."""
     threads: Count = 4
     """Threads that decode, and threads that score, in each process."""
+    decoder: Literal["cpu", "gpu"] = "cpu"
+    """What decodes JPEGs for a GPU: with cpu, the photos' pixels do not depend on the device."""
     pictures: Annotated[int, Field(ge=0)] | None = None
     """Coloured pictures that are written; by default all."""
     sheet_rows: Annotated[int, Field(ge=0)] = 12

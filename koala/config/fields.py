@@ -19,6 +19,7 @@ LightnessSource = Literal["grey", "color"]
 MixedPrecision = Literal["no", "fp16", "bf16"]
 
 Device = Literal["auto", "cpu", "cuda"]
+Decoder = Literal["auto", "cpu", "gpu"]
 
 SplitName = Literal["train", "val"]
 

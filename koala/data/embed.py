@@ -18,7 +18,6 @@ from koala.core import atomic_io
 from koala.core.distributed import dali_device, main_process_first, on_main_process, open_accelerator
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.data.dali_pipeline import load_batches
 from koala.data.embedding_cache import (
     ROWS,
     CacheKey,
@@ -29,6 +28,7 @@ from koala.data.embedding_cache import (
     nonempty_shards,
     read_key,
 )
+from koala.data.loader import load_batches
 from koala.data.sampler import SamplePositions
 from koala.data.shards import SPLITS, ShardManifest, Shards, read_manifest
 from koala.models import extractor

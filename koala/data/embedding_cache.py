@@ -182,12 +182,15 @@ class CachedEmbeddings:
         self._shards = shards
         self._open = lru_cache(maxsize=64)(lambda shard: cache.open(entries[shard]))
 
-    def read(self, sample: int, mirror: bool) -> NDArray[np.float32]:
-        """The embedding of a sample, or of its mirror image, `(E,)`.
+    def read(self, samples: NDArray[np.int64], mirror: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """The embeddings of `(N,)` samples, or of their mirror images, `(N, E)`.
 
         Raises:
             UserError: there is none.
         """
+        return np.stack([self._row(*place) for place in zip(samples.tolist(), mirror.tolist(), strict=True)])
+
+    def _row(self, sample: int, mirror: bool) -> NDArray[np.float32]:
         shard, number = self._shards.place(sample)
         return self._open(shard).row(ROWS * number + mirror)
 

@@ -184,6 +184,12 @@ class Shards:
         shard = self._open(self._shard_of(sample))
         return np.frombuffer(shard.read(int(self._offset[sample]), int(self._size[sample])), np.uint8)
 
+    def read_many(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """Several samples' JPEG bytes; see `read`."""
+        shards = np.searchsorted(self._ends, samples, side="right").tolist()
+        places = zip(shards, self._offset[samples].tolist(), self._size[samples].tolist(), strict=True)
+        return [np.frombuffer(self._open(shard).read(offset, size), np.uint8) for shard, offset, size in places]
+
     def describe(self, sample: int) -> SampleInfo:
         """What is known of a sample, read from its tar headers and its JSON."""
         shard = self._open(self._shard_of(sample))

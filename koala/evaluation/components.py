@@ -143,7 +143,9 @@ def view_of(settings: EvaluateSettings) -> DataSettings:
 
 
 def _view(settings: EvaluateSettings, rules: EvaluationProtocol) -> DataSettings:
-    return DataSettings(settings.shards, rules.geometry, rules.size, rules.lightness, settings.threads)
+    return DataSettings(
+        settings.shards, rules.geometry, rules.size, rules.lightness, settings.threads, decoder=settings.decoder
+    )
 
 
 def _open_images(

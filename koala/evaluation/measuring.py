@@ -20,14 +20,14 @@ from torch import Tensor
 
 from koala.core.distributed import dali_device
 from koala.core.progress import Progress
-from koala.data.dali_pipeline import Batch, load_batches
+from koala.data.loader import Batch, load_batches
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
 from koala.evaluation import scoring
 from koala.evaluation.components import Components
 from koala.evaluation.metrics import Histograms
 from koala.evaluation.partial_results import PartialResults
-from koala.evaluation.predictions import Prediction, crop_padding, evaluation_window, true_photos
+from koala.evaluation.predictions import Prediction, evaluation_window, true_photos
 from koala.imaging import contact_sheet
 
 Kind = Literal["scores", "reference"]
@@ -172,7 +172,7 @@ class Measuring:
     def without_padding(self, square: NDArray, sample: int) -> NDArray:
         """The photo within its square: a view of `(H, W, ...)`."""
         images = self._components.images
-        return crop_padding(square, evaluation_window(images.shards, sample, images.data))
+        return square[evaluation_window(images.shards, sample, images.data)]
 
     def _write_pictures(self, prediction: Prediction) -> None:
         """Each picture under its source's name, without what was padded."""

@@ -17,7 +17,8 @@ from koala.config.data import DataSettings
 from koala.config.fields import LightnessSource
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
-from koala.data.dali_pipeline import Batch, CropWindow, crop_window
+from koala.data.crop_windows import crop_windows
+from koala.data.loader import Batch
 from koala.data.shards import Shards
 from koala.evaluation.protocol import SUFFIXES, image_stem
 from koala.imaging import color, contact_sheet
@@ -250,14 +251,14 @@ class FolderPictures:
         if picture.shape[:2] == (size, size):
             return picture
         seen = evaluation_window(self._shards, sample, self._data)
-        if picture.shape[:2] != seen.shape:
-            sizes = {f"{width} x {height}" for height, width in ((size, size), seen.shape)}
+        square = np.zeros((size, size, 3), np.uint8)
+        if picture.shape != square[seen].shape:
+            sizes = {f"{width} x {height}" for height, width in ((size, size), square[seen].shape[:2])}
             raise UserError(
                 f"{path} is {picture.shape[1]} x {picture.shape[0]} pixels, but {source} is judged at "
                 f"{' or '.join(sorted(sizes))}; colour the images as this protocol cuts and resizes them"
             )
-        square = np.zeros((size, size, 3), np.uint8)
-        crop_padding(square, seen)[...] = picture
+        square[seen] = picture
         return square
 
     def provenance(self) -> dict[str, Any]:
@@ -278,13 +279,9 @@ def _without_suffix(name: str) -> str:
     return str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else name
 
 
-def evaluation_window(shards: Shards, sample: int, data: DataSettings) -> CropWindow:
-    """Where a photo lies in its square; for geometries that draw nothing at random."""
-    height, width = int(shards.height[sample]), int(shards.width[sample])
-    return crop_window(data.geometry, height, width, data.size, np.random.default_rng(0))
-
-
-def crop_padding(square: np.ndarray, seen: CropWindow) -> np.ndarray:
-    """The photo without what was padded: a view of `(H, W, ...)`."""
-    (y, x), (rows, columns) = seen.place, seen.shape
-    return square[y : y + rows, x : x + columns]
+def evaluation_window(shards: Shards, sample: int, data: DataSettings) -> tuple[slice, slice]:
+    """Where a photo lies in its square, rows and columns; for geometries that draw nothing at random."""
+    height, width = shards.height[sample : sample + 1], shards.width[sample : sample + 1]
+    windows = crop_windows(data.geometry, height, width, data.size)
+    (y, x), (rows, columns) = windows.place[0].tolist(), windows.shape[0].tolist()
+    return slice(y, y + rows), slice(x, x + columns)

@@ -1,6 +1,6 @@
 """What a training is made of: data, embedder, network, loss; each built once, from the few values it needs."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ class TrainingData:
     """What is trained and validated on.
 
     Attributes:
+        settings: shards, and how a photo becomes a square.
         train: the samples of an epoch.
         val: those of a validation, if there are any.
         sampler: which sample comes when.
         sha256: of the training shards, and of the selection from them; a run stays with it.
     """
 
+    settings: DataSettings
     train: Shards
     val: Shards | None
     sampler: EpochSampler
@@ -105,7 +107,7 @@ def build_components(settings: TrainSettings, accelerator: Accelerator) -> Compo
     Raises:
         UserError: shards, embeddings, weights or prior are not to be had, or the settings do not fit together.
     """
-    data = open_data(settings.data, settings.seed)
+    data = open_data(settings.data, settings.seed, settings.deterministic)
     embedder = build_embedder(settings.extractor, settings.data, settings.mixed_precision, settings.seed, accelerator)
     torch.manual_seed(settings.seed)
     network = Network(embedder.size, required_head(settings.objective))
@@ -113,8 +115,14 @@ def build_components(settings: TrainSettings, accelerator: Accelerator) -> Compo
     return Components(data, embedder, network, loss)
 
 
-def open_data(data: DataSettings, seed: int) -> TrainingData:
-    """Open both splits; validation may be absent."""
+def open_data(data: DataSettings, seed: int, deterministic: bool = False) -> TrainingData:
+    """Open both splits; validation may be absent.
+
+    Args:
+        data: which shards, and how a photo becomes a square.
+        seed: of the order.
+        deterministic: decode on the CPU, whose pixels depend on nothing but the bytes, where nothing else is said.
+    """
     if data.aging and data.lightness == "color":
         raise UserError("an old photograph has no L* of colours; leave out --data.aging or --data.lightness color")
     manifest = read_manifest(data.shards)
@@ -122,7 +130,9 @@ def open_data(data: DataSettings, seed: int) -> TrainingData:
     val = sample_filter.open_filtered(data.shards, "val", data.where) if manifest.samples("val") else None
     sha256 = [entry.sha256 for entry in manifest.splits["train"]]
     selection = [train.selection] if data.where else []
-    return TrainingData(train, val, EpochSampler(train.shard_sizes, seed), [*sha256, *selection])
+    if data.decoder == "auto" and deterministic:
+        data = replace(data, decoder="cpu")
+    return TrainingData(data, train, val, EpochSampler(train.shard_sizes, seed), [*sha256, *selection])
 
 
 def build_embedder(

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from koala.core.atomic_io import write_atomic
-from koala.data.dali_pipeline import Batch
+from koala.data.loader import Batch
 from koala.evaluation import failure_signs, metrics
 from koala.imaging import color
 from koala.imaging.contact_sheet import grid, out_of_gamut, triptychs

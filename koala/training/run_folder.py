@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
-from koala.data.dali_pipeline import Batch
+from koala.data.loader import Batch
 from koala.models.checkpoint import Checkpoint
 from koala.training.components import Components
 

@@ -26,7 +26,7 @@ from koala.core.atomic_io import write_atomic
 from koala.core.distributed import GracefulStop, dali_device, mean_over_processes, on_main_process, open_accelerator
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
-from koala.data.dali_pipeline import Batch, load_batches
+from koala.data.loader import Batch, load_batches
 from koala.data.sampler import micro_batches
 from koala.models import checkpoint
 from koala.training import estimate
@@ -231,9 +231,9 @@ class Trainer:
         return is_due(self.state.images_seen, self.settings.batch, period) or self.complete
 
     def _batches(self) -> Iterator[Batch]:
-        settings, accelerator, train = self.settings, self.accelerator, self.components.data.train
+        settings, accelerator, data = self.settings, self.accelerator, self.components.data
         places = micro_batches(
-            self.components.data.sampler,
+            data.sampler,
             self.state.images_seen,
             settings.batch,
             rank=accelerator.process_index,
@@ -241,13 +241,13 @@ class Trainer:
             accumulation=settings.accumulation,
         )
         return load_batches(
-            train,
+            data.train,
             places,
-            settings.data,
+            data.settings,
             dali_device(accelerator),
             batch=max(1, settings.batch // (accelerator.num_processes * settings.accumulation)),
             seed=settings.seed,
-            embeddings=self.components.embedder.reader(settings.data.shards, "train", train),
+            embeddings=self.components.embedder.reader(settings.data.shards, "train", data.train),
         )
 
     def next_batch(self, parts: Iterator[Batch]) -> Batch:

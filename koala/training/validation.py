@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from koala.config.data import for_evaluation
 from koala.config.training import TrainSettings
 from koala.core.distributed import dali_device, on_main_process
-from koala.data.dali_pipeline import Batch, load_batches
+from koala.data.loader import Batch, load_batches
 from koala.data.sampler import sequential_batches
 from koala.data.shards import Shards
 from koala.models import checkpoint
@@ -41,7 +41,7 @@ class Validator:
     def __init__(
         self, settings: TrainSettings, components: Components, accelerator: Accelerator, checkpoints: Path
     ) -> None:
-        self._data = for_evaluation(settings.data)
+        self._data = for_evaluation(components.data.settings)
         self._batch = min(settings.batch, _BATCH)
         self._components, self._accelerator, self._checkpoints = components, accelerator, checkpoints
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from koala.config.data import DataSettings
-from koala.data import augmentation, dali_pipeline
+from koala.data import augmentation, loader
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
 from koala.imaging import color
@@ -18,9 +18,9 @@ def train(shard_folder):
     return Shards.open(shard_folder, "train")
 
 
-def batch_of(shards, samples, epoch=0, **data) -> dali_pipeline.Batch:
+def batch_of(shards, samples, epoch=0, **data) -> loader.Batch:
     places = [SamplePositions(np.array(samples), np.full(len(samples), epoch))]
-    (batch,) = dali_pipeline.load_batches(shards, places, DataSettings(**DATA | data), "cpu", batch=len(samples))
+    (batch,) = loader.load_batches(shards, places, DataSettings(**DATA | data), "cpu", batch=len(samples))
     return batch
 
 

@@ -10,7 +10,9 @@ from skimage.color import rgb2lab
 
 from koala.config.data import DataSettings
 from koala.core.errors import UserError
-from koala.data import dali_pipeline
+from koala.data import dali_pipeline, loader
+from koala.data.counter_rng import uniforms
+from koala.data.crop_windows import crop_windows, source_rectangles
 from koala.data.sampler import EpochSampler, micro_batches, sequential_batches
 from koala.data.shards import Shards
 
@@ -24,19 +26,30 @@ def train(shard_folder):
 
 def all_batches(shards, data, device="cpu", **options):
     places = sequential_batches(len(shards), 16, rank=0, world_size=1)
-    return list(dali_pipeline.load_batches(shards, places, data, device, batch=16, **options))
+    return list(loader.load_batches(shards, places, data, device, batch=16, **options))
 
 
 def decode(shards, sample: int) -> Image.Image:
     return Image.open(io.BytesIO(shards.read(sample).tobytes())).convert("RGB")
 
 
-def with_pillow(photo: Image.Image, geometry: str, size: int, rng: np.random.Generator) -> np.ndarray:
+def sizes(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths."""
+    return np.array([height for height, _ in pairs]), np.array([width for _, width in pairs])
+
+
+def rectangle(geometry: str, height: int, width: int, random: np.ndarray | None = None) -> tuple[float, ...]:
+    """Of one photo."""
+    return tuple(float(edge[0]) for edge in source_rectangles(geometry, *sizes((height, width)), random))
+
+
+def with_pillow(photo: Image.Image, geometry: str, size: int, random: np.ndarray) -> np.ndarray:
     """The same view made by padding with black, cutting and resizing with Pillow."""
-    top, left, bottom, right = dali_pipeline.source_rectangle(geometry, photo.height, photo.width, rng)
+    top, left, bottom, right = rectangle(geometry, photo.height, photo.width, random)
     if geometry == "random_crop":
         square = photo.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-        return np.asarray(square)[:, ::-1] if rng.integers(2) else np.asarray(square)
+        return np.asarray(square)[:, ::-1] if random[0, 3] >= 0.5 else np.asarray(square)
+    top, left, bottom, right = map(int, (top, left, bottom, right))
     padded = Image.new("RGB", (right - left, bottom - top))
     padded.paste(photo, (-left, -top))
     return np.asarray(padded.resize((size, size), Image.Resampling.BILINEAR))
@@ -47,13 +60,13 @@ def test_geometry_is_pillows(train, geometry):
     """All but the two lines at each border of the cut, beyond which koala looks at the photo and never at black."""
     for batch in all_batches(train, DataSettings(geometry=geometry, size=32, threads=2), with_rgb=True, seed=3):
         for sample, rgb in zip(batch.samples, batch.rgb, strict=True):
-            expected = with_pillow(decode(train, sample), geometry, 32, np.random.default_rng([3, 0, sample]))
+            random = uniforms(3, np.zeros(1, np.int64), np.array([sample]))
+            expected = with_pillow(decode(train, sample), geometry, 32, random)
             difference = np.abs(rgb.permute(1, 2, 0).numpy().astype(int) - expected).max(axis=-1)
-            window = dali_pipeline.crop_window(
-                geometry, int(train.height[sample]), int(train.width[sample]), 32, np.random.default_rng(0)
-            )
+            windows = crop_windows(geometry, train.height[[sample]], train.width[[sample]], 32, random)
             for axis in (0, 1):
-                first, last = window.place[axis], window.place[axis] + window.shape[axis]
+                first = windows.place[0, axis]
+                last = first + windows.shape[0, axis]
                 lines = {border + beside for border in (first, last) for beside in (-2, -1, 0, 1)}
                 difference = np.delete(difference, sorted(lines & set(range(32))), axis=axis)
             assert difference.size > 400
@@ -72,13 +85,12 @@ def test_geometry_is_pillows(train, geometry):
     ],
 )
 def test_views(geometry, height, width, expected):
-    assert dali_pipeline.source_rectangle(geometry, height, width, np.random.default_rng(0)) == expected
+    assert rectangle(geometry, height, width) == expected
 
 
 def test_random_crops_stay_inside_and_vary():
-    views = [
-        dali_pipeline.source_rectangle("random_crop", 300, 400, np.random.default_rng([0, 0, i])) for i in range(200)
-    ]
+    random = uniforms(0, np.zeros(200, np.int64), np.arange(200))
+    views = [rectangle("random_crop", 300, 400, random[[row]]) for row in range(200)]
     for top, left, bottom, right in views:
         assert 0 <= top < bottom <= 300 and 0 <= left < right <= 400
         assert bottom - top == pytest.approx(right - left)
@@ -89,8 +101,8 @@ def test_random_crops_stay_inside_and_vary():
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (7, 3), (4000, 9)])
 def test_absurd_sizes_have_a_window(geometry, height, width):
-    window = dali_pipeline.crop_window(geometry, height, width, 64, np.random.default_rng(0))
-    for length, place in zip(window.shape, window.place, strict=True):
+    windows = crop_windows(geometry, *sizes((height, width)), 64, np.zeros((1, 4)))
+    for length, place in zip(windows.shape[0], windows.place[0], strict=True):
         assert 1 <= length <= 64 and 0 <= place <= 64 - length
 
 
@@ -114,9 +126,9 @@ def test_lightness_of_the_colors_where_asked_for(train):
 def test_padding_is_black_without_color(train):
     batch = all_batches(train, DataSettings(size=32, threads=2))[0]
     for sample, lightness, ab in zip(batch.samples, batch.lightness, batch.ab, strict=True):
-        window = dali_pipeline.crop_window("pad", int(train.height[sample]), int(train.width[sample]), 32, None)
+        windows = crop_windows("pad", train.height[[sample]], train.width[[sample]], 32)
         outside = torch.ones(32, 32, dtype=torch.bool)
-        (y, x), (rows, columns) = window.place, window.shape
+        (y, x), (rows, columns) = windows.place[0], windows.shape[0]
         outside[y : y + rows, x : x + columns] = False
         assert (lightness[0][outside] == -1).all() and (ab[:, outside] == 0).all()
 
@@ -132,7 +144,7 @@ def test_crops_depend_on_seed_epoch_and_sample_alone(train):
 
     def pictures(world_size, rank):
         places = micro_batches(order, 32, 16, rank=rank, world_size=world_size)
-        stream = dali_pipeline.load_batches(train, places, data, "cpu", batch=16 // world_size, seed=1)
+        stream = loader.load_batches(train, places, data, "cpu", batch=16 // world_size, seed=1)
         return [next(stream).ab for _ in range(3)]
 
     together = torch.cat(pictures(1, 0))

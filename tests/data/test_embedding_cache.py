@@ -17,7 +17,9 @@ from koala.config.load import save_toml
 from koala.config.models import ExtractorSettings, ExtractorWeightsOrCache
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
-from koala.data import dali_pipeline, embed, embedding_cache, shard_writer
+from koala.data import embed, embedding_cache, loader, shard_writer
+from koala.data.counter_rng import uniforms
+from koala.data.crop_windows import crop_windows
 from koala.data.sampler import sequential_batches
 from koala.data.shards import Shards
 from koala.evaluation import evaluate, results
@@ -102,22 +104,17 @@ def test_what_is_mirrored_in_the_graph_is_the_mirror_image(tmp_path, geometry):
 
     def lightness(mirror: bool) -> torch.Tensor:
         places = sequential_batches(len(shards), 8, rank=0, world_size=1)
-        stream = dali_pipeline.load_batches(shards, places, replace(data, mirror=mirror), "cpu", batch=8, seed=5)
+        stream = loader.load_batches(shards, places, replace(data, mirror=mirror), "cpu", batch=8, seed=5)
         return torch.cat([batch.lightness for batch in stream])
 
     plain, mirrored = lightness(False), lightness(True)
-    sizes = zip(shards.height, shards.width, strict=True)
-    windows = [
-        dali_pipeline.crop_window(
-            geometry, int(height), int(width), 40, np.random.default_rng([5, 0, sample]), mirror=True
-        )
-        for sample, (height, width) in enumerate(sizes)
-    ]
-    chosen = torch.tensor([window.mirror for window in windows])
+    random = uniforms(5, np.zeros(24, np.int64), np.arange(24))
+    windows = crop_windows(geometry, shards.height, shards.width, 40, random, mirror=True)
+    chosen = torch.from_numpy(windows.mirror)
     assert 5 < chosen.sum() < 20
     if geometry == "pad":
-        beside = [(window.place[1], 40 - window.place[1] - window.shape[1]) for window in windows if window.mirror]
-        assert any(left != right for left, right in beside)
+        left = windows.place[windows.mirror, 1]
+        assert (left != 40 - left - windows.shape[windows.mirror, 1]).any()
     assert torch.equal(mirrored[chosen], plain[chosen].flip(3))
     assert torch.equal(mirrored[~chosen], plain[~chosen])
 
@@ -130,13 +127,13 @@ def test_rows_are_the_embeddings_of_what_is_seen(embedded):
     entries = embedding_cache.read_manifest(embedded).splits["train"]
     kept = embedding_cache.CachedEmbeddings(cache, entries, shards)
     data = DataSettings(embedded, size=SIZE, threads=2, mirror=True)
-    for batch in dali_pipeline.load_batches(
+    for batch in loader.load_batches(
         shards, sequential_batches(40, 8, rank=0, world_size=1), data, "cpu", batch=8, embeddings=kept
     ):
         expected = built(batch.lightness)
         assert batch.embedding.dtype == torch.float32
         assert torch.allclose(batch.embedding, expected, rtol=2e-3, atol=1e-3 * float(expected.abs().max()))
-        other = torch.stack([torch.from_numpy(kept.read(int(sample), True)) for sample in batch.samples])
+        other = torch.from_numpy(kept.read(batch.samples, np.ones(len(batch.samples), np.bool_)))
         assert not torch.equal(batch.embedding, other)
 
 
@@ -147,7 +144,7 @@ def test_where_samples_are_left_out_the_others_keep_their_rows(embedded):
     kept = embedding_cache.CachedEmbeddings(cache, embedding_cache.read_manifest(embedded).splits["train"], chosen)
     rows = np.concatenate([np.load(path) for path in sorted(cache.folder.glob("train-*.npy"))])
     for mirror in (False, True):
-        read = np.stack([kept.read(sample, mirror) for sample in range(len(chosen))])
+        read = kept.read(np.arange(len(chosen)), np.full(len(chosen), mirror))
         assert np.array_equal(read, rows[keep, int(mirror)])
 
 
@@ -373,12 +370,12 @@ def test_a_file_that_grows_shorter_while_it_is_read_is_said(own):
     kept = embedding_cache.CachedEmbeddings(
         cache, embedding_cache.read_manifest(own).splits["val"], Shards.open(own, "val")
     )
-    kept.read(0, False)
+    kept.read(np.array([0]), np.array([False]))
     path = cache.folder / "val-000000.npy"
     with path.open("r+b") as file:
         file.truncate(5000)
     with pytest.raises(UserError, match=r"val-000000.npy ends before row 15; run koala shards embed again"):
-        kept.read(7, True)
+        kept.read(np.array([7]), np.array([True]))
 
 
 # ---------------------------------------------------------------- evaluating with them

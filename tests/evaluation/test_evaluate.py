@@ -16,7 +16,7 @@ from koala.config.data import DataSettings
 from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
 from koala.core.errors import UserError
-from koala.data import dali_pipeline
+from koala.data import loader
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
 from koala.evaluation import (
@@ -102,7 +102,7 @@ def test_psnr_is_that_of_the_pictures_that_were_written(run, shard_folder, tmp_p
     shards = Shards.open(shard_folder, "val")
     data = DataSettings(shard_folder, geometry="squash", size=16, threads=2)
     places = [SamplePositions(np.arange(8), np.zeros(8, int))]
-    (batch,) = dali_pipeline.load_batches(shards, places, data, "cpu", batch=8, with_rgb=True)
+    (batch,) = loader.load_batches(shards, places, data, "cpu", batch=8, with_rgb=True)
     ratios = []
     for sample, true in zip(batch.samples, batch.rgb.permute(0, 2, 3, 1).numpy(), strict=True):
         with Image.open(tmp_path / "pictures" / f"{shards.describe(sample).source}.png") as picture:
@@ -394,7 +394,7 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
     (tmp_path / "other.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n[reference]\nfile = "reference.txt"\n')
     (tmp_path / "same.toml").write_text('size = 32\n[ids]\nfile = "ids.txt"\n')
     data = DataSettings(shard_folder, size=32, threads=2)
-    (batch,) = dali_pipeline.load_batches(
+    (batch,) = loader.load_batches(
         shards, [SamplePositions(np.arange(8), np.zeros(8, int))], data, "cpu", batch=8, with_rgb=True
     )
     true = batch.rgb.float().mean(dim=(2, 3)).numpy()

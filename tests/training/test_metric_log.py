@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from koala.data.dali_pipeline import Batch
+from koala.data.loader import Batch
 from koala.imaging import color
 from koala.training import metric_log
 
