@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -13,11 +14,13 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs
 
 from koala.core.errors import UserError
 
 Result = TypeVar("Result")
+
+_PATIENCE = timedelta(hours=12)  # of processes that wait for the first one to download or to write
 
 
 def on_cpu(device: str, mixed_precision: str) -> bool:
@@ -51,7 +54,12 @@ def supports_bf16(cpu: bool) -> bool:
 
 @contextmanager
 def open_accelerator(
-    device: str, mixed_precision: str, processes: int = 0, timeout: timedelta | None = None
+    device: str,
+    mixed_precision: str,
+    processes: int = 0,
+    timeout: timedelta | None = None,
+    *,
+    tf32: bool = False,
 ) -> Iterator[Accelerator]:
     """Set up devices and processes as the launcher asks, and leave them at the end.
 
@@ -60,6 +68,7 @@ def open_accelerator(
         mixed_precision: "no", "fp16" or "bf16".
         processes: how many there must be; 0 takes the launcher's word.
         timeout: how long a process waits for the others; by default as torch has it.
+        tf32: let a GPU shorten the factors of fp32 products to 10 bits.
 
     Yields:
         The accelerator.
@@ -76,13 +85,45 @@ def open_accelerator(
     done = False
     try:
         _check_process_group(accelerator, processes)
-        yield accelerator
+        with fp32_products(tf32):
+            yield accelerator
         done = True
     finally:
         # a process that fails must not leave the group: it might wait for the others for ever
         if done or accelerator.num_processes == 1:
             accelerator.end_training()
+            _patient_group.cache_clear()
             AcceleratorState._reset_state(reset_partial_state=True)  # so that a program may set up another
+
+
+@contextmanager
+def fp32_products(tf32: bool = False) -> Iterator[None]:
+    """Let a GPU compute products of fp32 in fp32, or with factors of 10 bits; torch by default does both.
+
+    Args:
+        tf32: shorten the factors.
+    """
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = tf32
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.allow_tf32 = value
+
+
+@cache
+def _patient_group() -> Any:
+    """Processes that may wait for one of them for hours, on the CPU, where no watchdog ends them; made by all."""
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def wait_for_all(accelerator: Accelerator) -> None:
+    """Wait until all processes have come here, for hours if need be."""
+    if accelerator.num_processes > 1:
+        dist.barrier(group=_patient_group())
 
 
 def _check_process_group(accelerator: Accelerator, processes: int) -> None:
@@ -110,7 +151,8 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], Result]) -> Res
             outcome[0] = work()
         except (UserError, OSError) as error:
             outcome[1] = error
-    broadcast_object_list(outcome)
+    if accelerator.num_processes > 1:
+        dist.broadcast_object_list(outcome, group=_patient_group())
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
@@ -147,6 +189,7 @@ class GracefulStop:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._number = 0
+        self._seen: tuple[Any, torch.Tensor] | None = None  # the comparison under way, and what it is about
         self._noted = 0.0
         self._before: dict[int, Any] = {}
         # the signals are compared on the CPU, so that no GPU is waited for
@@ -156,7 +199,9 @@ class GracefulStop:
         self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._seen is not None and kind is None:
+            self._seen[0].wait()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -168,9 +213,18 @@ class GracefulStop:
             raise KeyboardInterrupt
 
     def requested(self) -> int:
-        """The number of the signal that any process got, or 0; called by all processes, once a step."""
+        """The number of the signal that any process had got a step ago, or 0; called by all processes, once a step.
+
+        With several processes the comparison that is begun in one step is looked at in the next one, so that no step
+        waits for it.
+        """
         if self._group is None:
             return self._number
+        before = self._seen
         number = torch.tensor([self._number])
-        dist.all_reduce(number, dist.ReduceOp.MAX, self._group)
-        return int(number)
+        self._seen = dist.all_reduce(number, dist.ReduceOp.MAX, self._group, async_op=True), number
+        if before is None:
+            return 0
+        work, found = before
+        work.wait()
+        return int(found)

@@ -26,7 +26,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from koala.config.evaluation import EvaluateSettings
-from koala.core.distributed import on_main_process, open_accelerator
+from koala.core.distributed import on_main_process, open_accelerator, wait_for_all
 from koala.core.version import __version__
 from koala.data.shards import Shards, read_manifest
 from koala.evaluation import protocol, results, scoring, summary
@@ -85,7 +85,7 @@ class Evaluation:
                 print(f"{self._components.out} holds this evaluation already")
             return
         self.measuring.run()
-        self._accelerator.wait_for_everyone()
+        wait_for_all(self._accelerator)
         if self._accelerator.is_main_process:
             self._finish()
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from koala.imaging import color
+from koala.imaging.device_constants import constant
 
 STEP = 10.0  # of the grid
 STRIDE = 4  # of the logits of a network that predicts bins
@@ -41,6 +42,10 @@ def centers() -> Tensor:
     return torch.from_numpy(np.unique(np.concatenate(faces), axis=0) * STEP).float()
 
 
+def _centers_on(device: torch.device) -> Tensor:
+    return centers() if device.type == "cpu" else constant(centers().numpy(), torch.float32, device)
+
+
 def rounded(ab: NDArray) -> NDArray[np.int64]:
     """Numbers of the squares along a* and b*: `(..., 2)` to `(..., 2)`."""
     return np.floor(ab / STEP + 0.5).astype(np.int64)
@@ -57,7 +62,7 @@ def _table() -> Tensor:
 def bin_index(ab: Tensor) -> Tensor:
     """The bin that each colour falls into: `(B, 2, H, W)` to `(B, H, W)` int64."""
     square = torch.floor(ab.float() / STEP + 0.5).long().clamp(-_REACH, _REACH) + _REACH
-    return _table().to(ab.device)[square[:, 0], square[:, 1]]
+    return constant(_table().numpy(), torch.int64, ab.device)[square[:, 0], square[:, 1]]
 
 
 def bin_shares(ab: NDArray) -> NDArray[np.float64]:
@@ -101,7 +106,7 @@ def soft_targets(ab: Tensor) -> tuple[Tensor, Tensor]:
     batch, _, height, width = ab.shape
     places = ab.float().permute(0, 2, 3, 1).reshape(-1, 2)
     # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, of which the first does not matter for what is nearest
-    middles = centers().to(ab.device)
+    middles = _centers_on(ab.device)
     scores = torch.addmm(-(middles**2).sum(dim=1), places, middles.T, beta=1, alpha=2)
     nearest, which = scores.topk(_NEIGHBOURS, dim=1)
     shares = torch.softmax(nearest / (2 * _SIGMA**2), dim=1)
@@ -124,4 +129,4 @@ def annealed_mean(logits: Tensor, temperature: float) -> Tensor:
     """
     with torch.autocast(logits.device.type, enabled=False):
         shares = torch.softmax(logits.float() / temperature, dim=1)
-        return torch.einsum("bqhw,qc->bchw", shares, centers().to(logits.device))
+        return torch.einsum("bqhw,qc->bchw", shares, _centers_on(logits.device))

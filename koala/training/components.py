@@ -1,5 +1,6 @@
 """What a training is made of: data, embedder, network, loss; each built once, from the few values it needs."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from koala.config.data import DataSettings
 from koala.config.fields import MixedPrecision, SplitName
 from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
-from koala.core.distributed import main_process_first, on_main_process
+from koala.core.distributed import dali_device, main_process_first, on_main_process
 from koala.core.errors import UserError
 from koala.data import color_prior, sample_filter
 from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
-from koala.data.sampler import EpochSampler
+from koala.data.loader import Batch, load_batches
+from koala.data.sampler import EpochSampler, micro_batches
 from koala.data.shards import Shards, read_manifest
 from koala.imaging import ab_bins
 from koala.models.extractor import Extractor, build_extractor, weights_sha256
@@ -166,3 +168,27 @@ def build_loss(settings: ObjectiveSettings, shards: Path, size: int, accelerator
         perceptual = main_process_first(accelerator, lambda: PerceptualLoss(settings, size)).to(device)
     objective = Objective(settings, weights, perceptual)
     return Loss(objective, prior_sha256, perceptual.sha256 if perceptual is not None else "")
+
+
+def training_batches(
+    settings: TrainSettings, components: Components, images_seen: int, accelerator: Accelerator
+) -> Iterator[Batch]:
+    """This process's micro-batches, for ever, from a place in the data on."""
+    data, world_size = components.data, accelerator.num_processes
+    places = micro_batches(
+        data.sampler,
+        images_seen,
+        settings.batch,
+        rank=accelerator.process_index,
+        world_size=world_size,
+        accumulation=settings.accumulation,
+    )
+    return load_batches(
+        data.train,
+        places,
+        data.settings,
+        dali_device(accelerator),
+        batch=max(1, settings.batch // (world_size * settings.accumulation)),
+        seed=settings.seed,
+        embeddings=components.embedder.reader(data.settings.shards, "train", data.train),
+    )

@@ -4,6 +4,7 @@ Times are shares of the training time: waiting for data, computing on the device
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,10 @@ class MetricWindow:
         self._norms.append(norm)
         self.images += images
 
+    def skip(self, images: int) -> None:
+        """Count a step that was left out: its images, and nothing of its numbers."""
+        self.images += images
+
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:
         """Count the time of an activity."""
@@ -64,10 +69,15 @@ class MetricWindow:
         total = self.seconds()
         data, saving = (self._seconds[activity] / total for activity in ("data", "saving"))
         return {
-            "train/loss": sum(self._losses) / len(self._losses),
-            "train/gradient_norm": sum(self._norms) / len(self._norms),
+            "train/loss": _mean(self._losses),
+            "train/gradient_norm": _mean(self._norms),
             **{"time/data": data, "time/saving": saving, "time/device": max(0.0, 1 - data - saving)},
         }
+
+
+def _mean(values: list[float]) -> float:
+    """Their mean; NaN where all steps were left out."""
+    return sum(values) / len(values) if values else math.nan
 
 
 def speed(images: int, seconds: float, devices: int, flops_per_image: int, peak_tflops: float) -> dict[str, float]:
@@ -150,6 +160,7 @@ class MetricLogger:
         """Write numbers down."""
         if not self._write:
             return
+        entry = {name: value for name, value in entry.items() if math.isfinite(value)}
         for name, value in entry.items():
             self._board.add_scalar(name, value, images_seen)
         self._board.flush()

@@ -10,10 +10,13 @@ from typing import Any
 from accelerate import Accelerator
 
 from koala.config.training import TrainSettings
+from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.data.loader import Batch
-from koala.models.checkpoint import Checkpoint
+from koala.models.checkpoint import Checkpoint, Snapshot
 from koala.training.components import Components
+from koala.training.step_monitor import StepNumbers
+from koala.training.train_state import TrainState
 
 RUNS = Path("log/koala")
 _MUST_STAY = (  # in a run that is resumed
@@ -55,6 +58,28 @@ def identity(components: Components) -> dict[str, Any]:
     """What a checkpoint keeps of the parts, so that a run is resumed with the same."""
     loss = components.loss
     return {"data": components.data.sha256, "prior": loss.prior_sha256, "judge": loss.perceptual_sha256}
+
+
+def snapshot(settings: TrainSettings, components: Components, state: TrainState, scaler: Any) -> Snapshot:
+    """What a checkpoint is to hold."""
+    return Snapshot(
+        images_seen=state.images_seen,
+        settings=lasting(settings),
+        weights=state.model.state_dict(),
+        embedding_size=components.embedder.size,
+        extractor_sha256=components.embedder.sha256,
+        training=state.state_dict(scaler),
+        state=identity(components),
+    )
+
+
+def write_bad_batch(run: Path, numbers: StepNumbers, samples: list[dict[str, Any]]) -> Path:
+    """Write down which samples a gradient came from that is not finite."""
+    path = run / f"not-finite-{numbers.images_seen:012d}.json"
+    found = {name: str(value) for name, value in (("loss", numbers.loss), ("gradient_norm", numbers.norm))}
+    content = {"images_seen": numbers.images_seen, **found, "samples": samples}
+    write_atomic(path, json.dumps(content, indent=1).encode())
+    return path
 
 
 def check_same(run: Path, found: Checkpoint, settings: TrainSettings, components: Components) -> None:

@@ -1,10 +1,11 @@
 """What changes while training: weights, optimizer, moving average, clock; and how a checkpoint keeps it."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from koala.config.training import TrainSettings
 from koala.models.checkpoint import Checkpoint
@@ -24,7 +25,7 @@ class TrainState:
 
     network: Network
     optimizer: torch.optim.Optimizer
-    ema: AveragedModel | None = None
+    ema: Network | None = None
     images_seen: int = 0
 
     @classmethod
@@ -32,12 +33,12 @@ class TrainState:
         """The state before the first step of a network that is on its device."""
         # the report's optimizer, all its arithmetic in one pass over the weights
         optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-        return cls(network, optimizer, _new_ema(network, settings) if settings.ema else None)
+        return cls(network, optimizer, deepcopy(network).requires_grad_(False) if settings.ema else None)
 
     @property
     def model(self) -> Network:
         """What is validated, saved and used: the moving average, where there is one."""
-        return self.network if self.ema is None else self.ema.module  # type: ignore[return-value]
+        return self.network if self.ema is None else self.ema
 
     def state_dict(self, scaler: Any) -> dict[str, Any]:
         """What a checkpoint keeps beside the model and the clock: plain values and tensors."""
@@ -54,17 +55,27 @@ class TrainState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.images_seen = found.images_seen
         if self.ema is not None:
-            self.ema.module.load_state_dict(model)
-            self.ema.n_averaged += 1  # of none, it would begin anew
+            self.ema.load_state_dict(model)
         if scaler is not None and saved.get("scaler"):
             scaler.load_state_dict(saved["scaler"])
 
-    def update_ema(self) -> None:
-        """Let the moving average follow the weights."""
-        if self.ema is not None:
-            self.ema.update_parameters(self.network)
+    @torch.no_grad()
+    def update_ema(self, share: float, skip: Tensor) -> None:
+        """Let the moving average follow the weights, all on the device.
+
+        Args:
+            share: of the new weights in it; the first step's weights are all of it.
+            skip: 1 where the step was left out, and the average with it; else 0.
+        """
+        if self.ema is None:
+            return
+        averages: list[Tensor] = list(self.ema.parameters())
+        weights: list[Tensor] = list(self.network.parameters())
+        differences = list(torch._foreach_sub(weights, averages))
+        torch._foreach_mul_(differences, (1 - skip) * (share if self.images_seen else 1.0))
+        torch._foreach_add_(averages, differences)
 
 
-def _new_ema(network: Network, settings: TrainSettings) -> AveragedModel:
-    """An average of the weights in which those of `ema` images ago count half as much as today's."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.5 ** (settings.batch / settings.ema)))
+def ema_share(batch: int, half_life: int) -> float:
+    """The share of new weights in an average in which those of `half_life` images ago count half as much as today's."""
+    return 1 - 0.5 ** (batch / half_life) if half_life else 0.0

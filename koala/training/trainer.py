@@ -6,7 +6,6 @@ weights, the optimizer and that number.
 """
 
 import contextlib
-import json
 import math
 import os
 import sys
@@ -22,35 +21,34 @@ from torch import Tensor, nn
 
 from koala.config.load import save_toml
 from koala.config.training import TrainSettings
-from koala.core.atomic_io import write_atomic
-from koala.core.distributed import GracefulStop, dali_device, mean_over_processes, on_main_process, open_accelerator
+from koala.core.distributed import GracefulStop, mean_over_processes, on_main_process, open_accelerator
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
-from koala.data.loader import Batch, load_batches
-from koala.data.sampler import micro_batches
+from koala.data.loader import Batch
 from koala.models import checkpoint
 from koala.training import estimate
-from koala.training.components import Components, build_components
+from koala.training.components import Components, build_components, training_batches
 from koala.training.metric_log import MetricWindow, TrainingLog, peak_tflops
-from koala.training.run_folder import SampleLog, check_same, choose_run_folder, identity, lasting
+from koala.training.run_folder import SampleLog, check_same, choose_run_folder, lasting, snapshot, write_bad_batch
 from koala.training.schedule import is_due, learning_rate, ramp_up, total_images
-from koala.training.train_state import TrainState
+from koala.training.step_monitor import StepMonitor, StepNumbers
+from koala.training.train_state import TrainState, ema_share
 from koala.training.validation import Validator, predict
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step of training found, in this process.
+    """What a step of training computed, in this process, on the device.
 
     Attributes:
-        loss: mean over this process's part of the batch.
-        norm: of the gradient over all processes, before it was clipped.
+        loss: mean over this process's part of the batch, `()`.
+        norm: of the gradient over all processes before it was clipped, `()`.
         batch: the last micro-batch.
         output: the network's, for that batch.
     """
 
-    loss: float
-    norm: float
+    loss: Tensor
+    norm: Tensor
     batch: Batch
     output: Tensor
 
@@ -64,8 +62,10 @@ def train(settings: TrainSettings) -> int:
     Raises:
         UserError: the settings cannot be honoured.
     """
-    _choose_arithmetic(settings.tf32, settings.deterministic)
-    with open_accelerator(settings.device, settings.mixed_precision, settings.processes) as accelerator:
+    _choose_algorithms(settings.deterministic)
+    with open_accelerator(
+        settings.device, settings.mixed_precision, settings.processes, tf32=settings.tf32
+    ) as accelerator:
         components = build_components(settings, accelerator)
         if settings.dry_run:
             _say(accelerator, _plan(settings, components, accelerator.num_processes))
@@ -98,14 +98,14 @@ def prepare(settings: TrainSettings, components: Components, accelerator: Accele
 
 
 def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
-    """One step: predict, compare, update.
+    """One step: predict, compare, update. Nothing in it waits for the device.
+
+    A gradient that is not finite changes neither the weights nor the optimizer nor the moving average; what is to be
+    done about it is decided once the numbers of the step are read (`koala.training.step_monitor`).
 
     Args:
         trainer: what is trained.
         parts: this process's micro-batches.
-
-    Raises:
-        UserError: the gradient is not finite, and the settings say to stop.
     """
     settings, state, accelerator = trainer.settings, trainer.state, trainer.accelerator
     for group in state.optimizer.param_groups:
@@ -122,14 +122,10 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
         losses.append(loss.detach())
     accelerator.unscale_gradients()
     longest = settings.clip_norm or math.inf
-    length = nn.utils.clip_grad_norm_(state.network.parameters(), longest, foreach=True)
-    loss_now, norm = torch.stack([torch.stack(losses).sum(), length]).tolist()  # here the device is waited for
-    if trainer.may_step(loss_now, norm):
-        trainer.optimizer.step()
-        state.update_ema()
-    trainer.optimizer.zero_grad()
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), longest, foreach=True)
+    trainer.update(norm)
     state.images_seen += settings.batch
-    return StepResult(loss_now, norm, batch, output.detach())
+    return StepResult(torch.stack(losses).sum(), norm, batch, output.detach())
 
 
 class Trainer:
@@ -154,6 +150,8 @@ class Trainer:
         self.total = total_images(len(components.data.train), settings.epochs, settings.batch)
         self.checkpoints = run / "checkpoints"
         self.window = MetricWindow()
+        self.monitor = StepMonitor(accelerator, halt=settings.on_nan == "stop")
+        self._ema_share = ema_share(settings.batch, settings.ema)
         self.validator = Validator(settings, components, accelerator, self.checkpoints)
 
     @property
@@ -173,18 +171,20 @@ class Trainer:
         with self._open_logs() as (bar, profiled):
             if unvalidated:  # it was interrupted
                 self._validate(bar)
-            parts = self._batches()
+            parts = training_batches(self.settings, self.components, self.state.images_seen, self.accelerator)
             self.window = MetricWindow()
             while not self.complete:
                 taken = train_step(self, parts)
                 profiled()
-                self.window.add(taken.loss, taken.norm, step)
-                bar.advance(step, f"loss {taken.loss:.5f}{self.log.words}")
-                if is_due(state.images_seen, step, settings.log_every * step):
-                    self._log(taken, bar)
+                self.monitor.push(state.images_seen - step, taken.loss, taken.norm)
                 number = 0 if self.complete else stop.requested()
+                log = is_due(state.images_seen, step, settings.log_every * step)
                 due = self._is_validation_time()
-                if due or number or is_due(state.images_seen, step, settings.checkpoint_every * step):
+                save = due or bool(number) or is_due(state.images_seen, step, settings.checkpoint_every * step)
+                bar.advance(step, self._read(waiting=0 if log or save else 1))
+                if log:
+                    self._log(taken, bar)
+                if save:
                     self._save()
                 if due and not number:
                     self._validate(bar)
@@ -230,26 +230,6 @@ class Trainer:
         period = self.settings.validate_every * len(self.components.data.train)
         return is_due(self.state.images_seen, self.settings.batch, period) or self.complete
 
-    def _batches(self) -> Iterator[Batch]:
-        settings, accelerator, data = self.settings, self.accelerator, self.components.data
-        places = micro_batches(
-            data.sampler,
-            self.state.images_seen,
-            settings.batch,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            accumulation=settings.accumulation,
-        )
-        return load_batches(
-            data.train,
-            places,
-            data.settings,
-            dali_device(accelerator),
-            batch=max(1, settings.batch // (accelerator.num_processes * settings.accumulation)),
-            seed=settings.seed,
-            embeddings=self.components.embedder.reader(settings.data.shards, "train", data.train),
-        )
-
     def next_batch(self, parts: Iterator[Batch]) -> Batch:
         """The next micro-batch; the time spent waiting for it is counted."""
         with self.window.during("data"):
@@ -257,36 +237,45 @@ class Trainer:
         self.samples.add(self.state.images_seen, batch)
         return batch
 
-    def may_step(self, loss: float, norm: float) -> bool:
-        """Whether the gradient is finite; one that is not is left out, and its samples are written down.
+    def update(self, norm: Tensor) -> None:
+        """Step the optimizer and the moving average, unless the gradient is not finite: decided on the device."""
+        skip = self.monitor.flag(self.state.optimizer, norm)
+        self.optimizer.step()
+        self.state.update_ema(self._ema_share, skip)
+        self.optimizer.zero_grad()
 
-        The gradient is the same in all processes, and so is the answer. What overflows in fp16 is the loss scaler's
-        to mend, until it has nothing left to scale down.
+    def _read(self, waiting: int) -> str:
+        """Read what the device has computed, but for the newest steps; the newest loss, in words."""
+        words = ""
+        for numbers in self.monitor.pop(waiting):
+            if numbers.finite:
+                self.window.add(numbers.loss, numbers.norm, self.settings.batch)
+                words = f"loss {numbers.loss:.5f}{self.log.words}"
+            else:
+                self.window.skip(self.settings.batch)
+                if not self.monitor.is_mended():
+                    self._deal_with(numbers)
+        return words
+
+    def _deal_with(self, numbers: StepNumbers) -> None:
+        """Write down the samples of a gradient that is not finite; all processes have the same one.
 
         Raises:
-            UserError: it is not, and the settings say to stop.
+            UserError: the settings say to stop.
         """
-        scaler = self.accelerator.scaler
-        if math.isfinite(norm) or (scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1):
-            return True
-        seen = self.state.images_seen
-        path = self.run / f"not-finite-{seen:012d}.json"
-        found = {"images_seen": seen, "loss": str(loss), "gradient_norm": str(norm)}
-        on_main_process(self.accelerator, lambda: self._write_samples(path, found))
-        what = f"the gradient after {seen} images is not finite (loss {loss}); its samples are in {path}"
+        samples = self.components.data.describe(numbers.images_seen, self.settings.batch)
+        path = on_main_process(self.accelerator, lambda: write_bad_batch(self.run, numbers, samples))
+        what = f"the gradient after {numbers.images_seen} images is not finite (loss {numbers.loss})"
         if self.settings.on_nan == "skip":
-            _say(self.accelerator, f"warning: {what}; the step is left out")
-            return False
+            _say(self.accelerator, f"warning: {what}; its samples are in {path}, the step is left out")
+            return
+        self.state.images_seen = numbers.images_seen  # nothing has changed since then
         self._save()
         self._settle()
         raise UserError(
-            f"{what}; resume with --on-nan skip, --clip-norm 1, a lower --learning-rate or another --mixed-precision"
+            f"{what}; its samples are in {path}; resume with --on-nan skip, --clip-norm 1, a lower --learning-rate or "
+            "another --mixed-precision"
         )
-
-    def _write_samples(self, path: Path, found: dict[str, Any]) -> None:
-        """Write down which samples the batch that comes next holds."""
-        samples = self.components.data.describe(self.state.images_seen, self.settings.batch)
-        write_atomic(path, json.dumps({**found, "samples": samples}, indent=1).encode())
 
     def _log(self, taken: StepResult, bar: Progress) -> None:
         """Write down what the steps since the last entry found."""
@@ -318,18 +307,8 @@ class Trainer:
     def _save(self) -> None:
         """Begin to write a checkpoint; the first process does, the others wait until it has its copy."""
         with self.window.during("saving"):
-            on_main_process(self.accelerator, lambda: self.saver.save(self._snapshot()))
-
-    def _snapshot(self) -> checkpoint.Snapshot:
-        return checkpoint.Snapshot(
-            images_seen=self.state.images_seen,
-            settings=lasting(self.settings),
-            weights=self.state.model.state_dict(),
-            embedding_size=self.components.embedder.size,
-            extractor_sha256=self.components.embedder.sha256,
-            training=self.state.state_dict(self.accelerator.scaler),
-            state=identity(self.components),
-        )
+            shot = partial(snapshot, self.settings, self.components, self.state, self.accelerator.scaler)
+            on_main_process(self.accelerator, lambda: self.saver.save(shot()))
 
     def _settle(self) -> None:
         """Wait until the newest checkpoint is on the disk; in all processes, an error if it is not."""
@@ -337,9 +316,8 @@ class Trainer:
             on_main_process(self.accelerator, self.saver.wait)
 
 
-def _choose_arithmetic(tf32: bool, deterministic: bool) -> None:
+def _choose_algorithms(deterministic: bool) -> None:
     """Set what torch keeps for the whole process, before it touches a GPU."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)

@@ -22,7 +22,7 @@ from koala.data import color_prior, loader, shard_writer
 from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards
 from koala.models import checkpoint, pretrained
-from koala.training import trainer
+from koala.training import components, trainer
 from tests.photographs import jpeg, make_photo
 from tests.processes import finish, start, start_two, wait_for
 from tests.runs import same_weights, scalars, weights
@@ -403,7 +403,7 @@ def poisoned(monkeypatch):
     def batches(shards, *arguments, **options):
         return poison(loader.load_batches(shards, *arguments, **options), clean="seed" not in options)
 
-    monkeypatch.setattr(trainer, "load_batches", batches)
+    monkeypatch.setattr(components, "load_batches", batches)
 
 
 def place_of(sample: int, settings: TrainSettings) -> int:
