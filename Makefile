@@ -3,13 +3,15 @@
 #   make demo    the main job, on photographs that packages carry
 #   make test    what CI runs: style, types, all tests
 #   make quick   the tests that take seconds
+#   make release wheel and source distribution in dist/, checked and tried in a fresh environment
 #   make system  what some tests need beside Python's packages: a Slurm and a browser, on Debian, as root
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FRESH := build/fresh
 
-.PHONY: demo test quick check format system
+.PHONY: demo test quick check format release system
 
 demo: $(VENV)/installed
 	$(BIN)/koala demo
@@ -28,6 +30,23 @@ check: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# wheel and source distribution, tried without extras; the photo comes with scikit-image
+release: export PYTHONPATH :=
+release: $(VENV)/installed
+	rm -rf dist $(FRESH)
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(FRESH)
+	set -e; for archive in dist/*; do \
+		$(FRESH)/bin/python -m pip install --quiet --constraint constraints.txt "$$archive"; \
+		$(FRESH)/bin/koala --version; \
+		$(FRESH)/bin/koala --help >/dev/null; \
+		$(FRESH)/bin/koala colorize $(FRESH)/lib/python*/site-packages/skimage/data/coffee.png \
+			--recolor --overwrite --out $(FRESH)/colored; \
+		$(FRESH)/bin/python -m pip uninstall --quiet --yes koalarization; \
+	done
+	rm -rf $(FRESH)
 
 system:
 	apt-get update -qq

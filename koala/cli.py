@@ -5,16 +5,15 @@ Both are imported when the command is chosen, so that `koala --help` starts at o
 
 import errno
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from koala.core import extras
 from koala.core.errors import UserError
 from koala.core.version import __version__
 
@@ -62,6 +61,7 @@ COMMANDS = {
     "kit": Command("demo:KitSettings", "cli:copy_templates", "copy launch/, shards/ and slurm/ out, for editing"),
 }
 
+_NEED_DALI = ("demo", "shards embed", "train", "ablate", "evaluate")
 
 # what a person can mend: a full disk, a place that is absent or not to be written to, a file for a folder or a folder
 # for a file
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = "interrupted; run the same command again to go on", 130
     except BrokenPipeError:  # of "koala ... | head": who read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
+        code = 141  # 128 + SIGPIPE, which Windows does not have
     except OSError as error:
         if error.errno not in _MENDABLE:
             raise
@@ -135,8 +135,20 @@ def _split_command(words: list[str]) -> tuple[str, list[str]]:
 
 def _run(command: str, words: list[str]) -> int:
     settings = _settings(command, words)
+    _check_installed(command, settings)
     module, function = COMMANDS[command].function.split(":")
-    return getattr(_module(command, f"koala.{module}"), function)(settings) or 0
+    return getattr(import_module(f"koala.{module}"), function)(settings) or 0
+
+
+def _check_installed(command: str, settings: Any) -> None:
+    """Refuse what lacks its packages, before the command's module imports torch."""
+    user, extra = f"koala {command}", command.partition(" ")[0]
+    if extra in extras.EXTRAS:  # what some need beyond koala's own requirements is an extra with their name
+        extras.require(user, extra)
+    if getattr(settings, "onnx", None):
+        extras.require(f"{user} --onnx", "onnx")
+    if command in _NEED_DALI and not getattr(settings, "dry_run", False):
+        extras.require_dali(user)
 
 
 def copy_templates(settings: Any) -> int:
@@ -146,17 +158,6 @@ def copy_templates(settings: Any) -> int:
     templates.copy_templates(settings.dir)
     print(f"{settings.dir}: {', '.join(templates.FOLDERS)}")
     return 0
-
-
-def _module(command: str, name: str) -> ModuleType:
-    """A command's module; what some need beyond koala's own requirements is an extra with the command's name."""
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        extra = command.partition(" ")[0]
-        if extra not in ("gallery", "study"):
-            raise
-        raise UserError(f'koala {command} needs {error.name}; pip install "koala[{extra}]"') from None
 
 
 def _settings(name: str, words: list[str]) -> Any:

@@ -1,6 +1,6 @@
 """The main job on an embedded default: photographs -> shards -> training -> scores -> coloured pictures.
 
-Nothing is fetched: the photographs and the extractor's weights come in packages of the extra "demo".
+Nothing is fetched: the photographs come in packages of the extra "demo".
 """
 
 import importlib.util
@@ -20,7 +20,6 @@ from koala.config.inference import ColorizeSettings
 from koala.config.load import load_toml
 from koala.config.training import TrainSettings
 from koala.core.distributed import on_cpu, supports_bf16
-from koala.core.errors import UserError
 from koala.core.templates import template_path as kit_path
 from koala.data import shard_writer, shards
 from koala.evaluation import evaluate
@@ -66,7 +65,7 @@ def demo(settings: DemoSettings) -> int:
         0 when it is done, 128 + the signal's number when training was interrupted.
 
     Raises:
-        UserError: the packages of the extra "demo" are not installed.
+        UserError: NVIDIA DALI is not installed, or the folder cannot be used.
     """
     began = time.monotonic()
     folder = settings.dir
@@ -99,17 +98,12 @@ def demo(settings: DemoSettings) -> int:
 
 
 def gather_photographs(folder: Path) -> int:
-    """Copy the photographs out of the packages that carry them, and count them.
-
-    Raises:
-        UserError: a package is not installed.
-    """
+    """Copy the photographs out of the packages of the extra "demo" that carry them, and count them."""
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for package, inside, names, _ in PHOTOGRAPHS:
         spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise UserError(f'koala demo needs the package {package}; pip install "koala[demo]"')
+        assert spec is not None and spec.origin is not None, f"the command line looks for {package}"
         for source in (found for name in names for found in (Path(spec.origin).parent / inside).glob(name)):
             shutil.copyfile(source, folder / source.name)
             count += 1

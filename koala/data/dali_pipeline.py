@@ -14,6 +14,7 @@ from typing import Any
 os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
 
 from koala.config.data import DataSettings
+from koala.core.extras import require_dali
 from koala.data import augmentation
 from koala.imaging import color
 
@@ -32,7 +33,11 @@ def build_graph(source: Iterable[Any], data: DataSettings, batch: int, device: s
 
     Returns:
         A pipeline whose outputs are lightness, ab (and rgb), CHW.
+
+    Raises:
+        UserError: NVIDIA DALI is not installed.
     """
+    require_dali("decoding")
     from nvidia.dali import Pipeline, fn, types
 
     def square(picture: Any, fill: float, channels: int, dtype: Any = types.FLOAT) -> Any:

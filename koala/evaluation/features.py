@@ -25,6 +25,7 @@ from torch import Tensor
 from koala.config.models import ExtractorSettings
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
+from koala.core.extras import pip_line
 from koala.models import extractor
 
 # what the Frechet and the kernel distance between a network's features are called, and how many features it has
@@ -113,7 +114,7 @@ def _inception_2015(weights: Path | None, device: torch.device) -> FeatureNetwor
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise SkippedMetric('torch-fidelity is not installed; pip install "koala[eval]"') from None
+        raise SkippedMetric(f"torch-fidelity is not installed; {pip_line('eval')}") from None
     extractor.read_weights(path, "--inception")  # refuses what is no mere tensors, which torch-fidelity would run
     try:
         network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
@@ -184,7 +185,7 @@ def build_lpips(weights: Path | None, device: torch.device) -> Lpips:
     try:
         from lpips import LPIPS
     except ImportError:
-        raise SkippedMetric('lpips is not installed; pip install "koala[eval]"') from None
+        raise SkippedMetric(f"lpips is not installed; {pip_line('eval')}") from None
     state = extractor.read_weights(path, "--lpips")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it calls torchvision in the old way

@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError, first_line
+from koala.core.extras import pip_line
 from koala.imaging import metadata
 from koala.imaging.jpeg_intake import (
     UnreadableImageError,
@@ -387,7 +388,7 @@ def _imagecodecs() -> ModuleType:
     try:
         import imagecodecs
     except ImportError:
-        raise UserError('pictures of this kind in 16 bits need imagecodecs; pip install "koala[photos]"') from None
+        raise UserError(f"pictures of this kind in 16 bits need imagecodecs; {pip_line('photos')}") from None
     return imagecodecs
 
 
@@ -395,5 +396,5 @@ def _accept_heif() -> None:
     try:
         import pillow_heif
     except ImportError:
-        raise UserError('HEIF pictures need pillow-heif; pip install "koala[photos]"') from None
+        raise UserError(f"HEIF pictures need pillow-heif; {pip_line('photos')}") from None
     pillow_heif.register_heif_opener()

@@ -135,7 +135,8 @@ def colorize_command(settings: ColorizeSettings) -> int:
 
 
 def _work(todo: Sequence[Job], model: Colorizer, settings: ColorizeSettings) -> Counter[Outcome]:
-    cores = len(os.sched_getaffinity(0))
+    # macOS and Windows have no affinity
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(settings.jobs or cores, len(todo))
     counts: Counter[Outcome] = Counter()
     predict: _Predict = partial(colorize.predict, model, dials=settings.dials)

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from koala.config.inference import ExportSettings
+from koala.core import extras
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.imaging import color
@@ -138,8 +139,8 @@ def export_command(settings: ExportSettings) -> int:
         0.
 
     Raises:
-        UserError: there is no whole checkpoint, a place holds something else, a package that writes ONNX is absent, or
-            what was made does not compute the same.
+        UserError: there is no whole checkpoint, a place holds something else, or what was made does not compute the
+            same.
     """
     _check(settings)
     found = checkpoint.find_checkpoint(hub.resolve_model(settings.model))
@@ -168,9 +169,6 @@ def _check(settings: ExportSettings) -> None:
     for path, suffix in ((settings.onnx, ".onnx"), (settings.program, ".pt2")):
         if path is not None and path.suffix != suffix:
             raise UserError(f"{path} does not end in {suffix}; name the file so")
-    missing = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
-    if settings.onnx is not None and missing:
-        raise UserError(f'--onnx needs {" and ".join(missing)}; pip install "koala[onnx]"')
 
 
 def _write_programs(settings: ExportSettings, found: checkpoint.Checkpoint) -> None:
@@ -184,7 +182,7 @@ def _write_programs(settings: ExportSettings, found: checkpoint.Checkpoint) -> N
             continue
         data = write(traced, facts)
         if run is run_onnx and find_spec("onnxruntime") is None:
-            verdict = 'not checked: onnxruntime is not installed (pip install "koala[onnx]")'
+            verdict = f"not checked: onnxruntime is not installed ({extras.pip_line('onnx')})"
         else:
             verdict = _verdict(path, largest_difference(run(data), program))
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -385,6 +385,9 @@ def _pickled(states: dict[str, Any]) -> bytes:
 
 
 def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk; Windows opens no folders."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

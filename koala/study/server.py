@@ -6,13 +6,12 @@ going back, a second window, a closed one and answers that come twice need no ca
 All addresses in the pages are relative, so that they hold under any sub-path.
 """
 
-import fcntl
 import re
 import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -324,10 +323,13 @@ def serve_command(settings: ServeStudy) -> int:
 def _alone(study: Path) -> Iterator[None]:
     """Refuse to serve a study twice: two servers would not see each other's participants in time."""
     Folder.open(study)
-    with (study / "served.lock").open("w") as lock:
+    # SQLite locks a file on every system
+    with closing(sqlite3.connect(study / "served.lock", timeout=0, isolation_level=None)) as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
             raise UserError(f"{study} is being served already; stop that server first") from None
         yield
 

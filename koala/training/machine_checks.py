@@ -4,13 +4,13 @@ import ctypes
 import importlib
 import os
 import platform
-import resource
 import shutil
 import time
 from collections import Counter
 
 from koala.config.training import TrainSettings
 from koala.core.errors import first_line
+from koala.core.extras import require_dali
 from koala.core.version import __version__
 from koala.training.findings import Finding, Status, format_bytes, format_count
 from koala.training.process_store import ProcessStore
@@ -26,6 +26,7 @@ _CLOCK_SKEW_S = 1.0
 
 def imports(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether what koala stands on can be imported, and how long that takes."""
+    require_dali("training")
     began = time.monotonic()
     for name, module in _MODULES.items():
         try:
@@ -141,6 +142,8 @@ def processors(settings: TrainSettings, store: ProcessStore) -> Finding:
 
 def open_files(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether a process may open enough files and sockets."""
+    import resource  # which Windows does not have
+
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _FEW_FILES + _FILES_PER_PROCESS * store.size
     if limit == resource.RLIM_INFINITY or limit >= needed:

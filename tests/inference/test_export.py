@@ -182,10 +182,3 @@ def test_what_cannot_be_exported_is_said_first(settings, message, run, tmp_path,
     assert main(["export", words.pop("model"), *(f"--{name}={value}" for name, value in words.items())]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_the_extra_that_is_missing_is_named(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r'needs onnx and onnxscript; pip install "koala\[onnx\]"'):
-        export.export_command(ExportSettings(run, tmp_path / "model", onnx=tmp_path / "koala.onnx"))
-    assert not list(tmp_path.iterdir())

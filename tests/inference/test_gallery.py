@@ -5,7 +5,6 @@ import base64
 import io
 import re
 import socket
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -358,13 +357,6 @@ def test_what_cannot_be_served_is_one_sentence(run, capsys):
     assert "cannot be listened at (Address already in use); choose another --port" in capsys.readouterr().err
     assert cli.main(["gallery", "--model", "/nowhere", "--port", "0"]) == 2
     assert "there is no /nowhere" in capsys.readouterr().err
-
-
-def test_packages_that_are_absent_are_one_sentence(monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "koala.inference.gallery.server")
-    monkeypatch.setitem(sys.modules, "python_multipart", None)
-    assert cli.main(["gallery"]) == 2
-    assert 'koala gallery needs python_multipart; pip install "koala[gallery]"' in capsys.readouterr().err
 
 
 def test_the_page_needs_nothing_from_elsewhere():

