@@ -5,8 +5,9 @@ Times are shares of the training time: waiting for data, computing on the device
 
 import json
 import math
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from koala.imaging.contact_sheet import grid, out_of_gamut, triptychs
 
 Activity = Literal["data", "saving", "validating"]
 
-# Dense 16-bit tensor-core peaks in TFLOP/s, from NVIDIA's data sheets; the first name that fits counts
+# Dense 16-bit tensor-core peaks in TFLOP/s, from NVIDIA's data sheets; the first name that is there as a word counts
 PEAK_TFLOPS = {
     **{"B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "A100": 312.0},
     **{"A40": 149.7, "A30": 165.0, "A10": 125.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0, "V100": 125.0, "T4": 65.0},
@@ -32,14 +33,22 @@ PEAK_TFLOPS = {
 
 
 class MetricWindow:
-    """Losses, gradient norms and times since the last entry."""
+    """Losses, gradient norms and times since the last entry.
 
-    def __init__(self) -> None:
+    Args:
+        losses: of steps before a stop.
+        norms: of the same.
+    """
+
+    def __init__(self, losses: Iterable[float] = (), norms: Iterable[float] = ()) -> None:
         self._began = time.perf_counter()
         self._seconds: dict[Activity, float] = {"data": 0.0, "saving": 0.0, "validating": 0.0}
-        self._losses: list[float] = []
-        self._norms: list[float] = []
+        self._losses, self._norms = list(losses), list(norms)
         self.images = 0
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """What the means are taken of: with it, a run that is resumed logs what it would have without a stop."""
+        return {"losses": [*self._losses], "norms": [*self._norms]}
 
     def add(self, loss: float, norm: float, images: int) -> None:
         """Count a step."""
@@ -105,7 +114,7 @@ def peak_tflops(device: torch.device, mixed_precision: str) -> float:
     if device.type != "cuda" or mixed_precision == "no":
         return 0.0
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), 0.0)
+    return next((peak for known, peak in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), 0.0)
 
 
 def color_statistics(batch: Batch, predicted: Tensor) -> dict[str, float]:

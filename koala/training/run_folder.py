@@ -15,6 +15,7 @@ from koala.core.errors import UserError
 from koala.data.loader import Batch
 from koala.models.checkpoint import Checkpoint, Snapshot
 from koala.training.components import Components
+from koala.training.metric_log import MetricWindow
 from koala.training.step_monitor import StepNumbers
 from koala.training.train_state import TrainState
 
@@ -60,7 +61,9 @@ def identity(components: Components) -> dict[str, Any]:
     return {"data": components.data.sha256, "prior": loss.prior_sha256, "judge": loss.perceptual_sha256}
 
 
-def snapshot(settings: TrainSettings, components: Components, state: TrainState, scaler: Any) -> Snapshot:
+def snapshot(
+    settings: TrainSettings, components: Components, state: TrainState, window: MetricWindow, scaler: Any
+) -> Snapshot:
     """What a checkpoint is to hold."""
     return Snapshot(
         images_seen=state.images_seen,
@@ -69,7 +72,7 @@ def snapshot(settings: TrainSettings, components: Components, state: TrainState,
         embedding_size=components.embedder.size,
         extractor_sha256=components.embedder.sha256,
         training=state.state_dict(scaler),
-        state=identity(components),
+        state={**identity(components), "window": window.state_dict()},
     )
 
 

@@ -94,7 +94,10 @@ def prepare(settings: TrainSettings, components: Components, accelerator: Accele
         network.compile()
         if components.embedder.extractor is not None:
             components.embedder.extractor.compile()
-    return Trainer(settings, components, state, accelerator, run)
+    trainer = Trainer(settings, components, state, accelerator, run)
+    if found is not None:
+        trainer.window = MetricWindow(**found.state.get("window", {}))
+    return trainer
 
 
 def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
@@ -172,7 +175,7 @@ class Trainer:
             if unvalidated:  # it was interrupted
                 self._validate(bar)
             parts = training_batches(self.settings, self.components, self.state.images_seen, self.accelerator)
-            self.window = MetricWindow()
+            self.window = MetricWindow(**self.window.state_dict())
             while not self.complete:
                 taken = train_step(self, parts)
                 profiled()
@@ -307,7 +310,7 @@ class Trainer:
     def _save(self) -> None:
         """Begin to write a checkpoint; the first process does, the others wait until it has its copy."""
         with self.window.during("saving"):
-            shot = partial(snapshot, self.settings, self.components, self.state, self.accelerator.scaler)
+            shot = partial(snapshot, self.settings, self.components, self.state, self.window, self.accelerator.scaler)
             on_main_process(self.accelerator, lambda: self.saver.save(shot()))
 
     def _settle(self) -> None:

@@ -1,5 +1,6 @@
 """What a run says of itself."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +58,32 @@ def test_speed_and_model_flops_utilization():
         "speed/mfu": 0.25,
     }
     assert "speed/mfu" not in metric_log.speed(1000, 2.0, 4, 1, peak_tflops=0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.0),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A40", 149.7),
+        ("NVIDIA RTX A4000", 0.0),  # no A40
+        ("NVIDIA L40S", 362.0),
+        ("Tesla T4", 65.0),
+        ("NVIDIA T400", 0.0),
+    ],
+)
+def test_a_gpu_is_known_by_its_whole_name(name, peak, monkeypatch):
+    monkeypatch.setattr(metric_log.torch.cuda, "get_device_name", lambda _: name)
+    assert metric_log.peak_tflops(metric_log.torch.device("cuda"), "bf16") == peak
+
+
+def test_what_is_not_finite_is_not_written(tmp_path):
+    with metric_log.MetricLogger(tmp_path, 0, write=True) as log:
+        log.add(8, {"train/loss": float("inf"), "train/learning_rate": 0.5, "train/gradient_norm": float("nan")})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["train/learning_rate"] == 0.5
+    assert "loss" not in line
 
 
 def test_shares_of_the_time_leave_validation_out(monkeypatch):

@@ -107,6 +107,17 @@ def test_two_sittings_equal_one(settings, tmp_path):
     assert scalars(whole.run, "train/loss") == scalars(settings.run, "train/loss")
 
 
+def test_a_stop_between_entries_changes_no_entry(settings, tmp_path):
+    """An entry is a mean over steps; those before the stop are not forgotten."""
+    coarse = replace(settings, log_every=4, epochs=0.8)
+    trainer.train(replace(coarse, run=tmp_path / "whole"))
+    trainer.train(replace(coarse, epochs=0.6))  # six of eight steps: two into the second entry
+    trainer.train(coarse)
+    for name in ("train/loss", "train/gradient_norm"):
+        assert scalars(settings.run, name) == scalars(tmp_path / "whole", name)
+        assert list(scalars(settings.run, name)) == [16, 32]
+
+
 def test_accumulation_changes_nothing_but_memory(settings, tmp_path):
     trainer.train(settings)
     pieces = replace(settings, accumulation=2, run=tmp_path / "pieces")
