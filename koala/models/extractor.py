@@ -15,6 +15,7 @@ from koala.config.fields import MixedPrecision
 from koala.config.models import ExtractorSettings as Settings
 from koala.core.errors import UserError, first_line
 from koala.models import hub
+from koala.models.batch_norm_folding import fold_batch_norms
 
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
@@ -67,8 +68,15 @@ class Extractor(nn.Module):
                 module.to(dtype)
         return self
 
+    def fold(self) -> "Extractor":
+        """Fold batch normalisation into the convolutions; with batch statistics it stays."""
+        if not self.batch_statistics:
+            self.model = fold_batch_norms(self.model)
+        return self
+
     def to_device(self, device: torch.device, mixed_precision: MixedPrecision) -> "Extractor":
-        """Move to the device, in the precision of the computation."""
+        """Fold, and move to the device in the precision of the computation."""
+        self.fold()
         if mixed_precision != "no":
             self.to_precision(torch.float16 if mixed_precision == "fp16" else torch.bfloat16)
         return self.to(device)
