@@ -1,7 +1,7 @@
 """Settings from TOML files and plain values, and back; what does not fit is said in a sentence."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -71,24 +71,28 @@ def validate(cls: type[Settings], values: Mapping[str, Any], origin: str, quiet:
     try:
         return TypeAdapter(cls).validate_python(with_new_names(cls, values, origin, quiet))
     except ValidationError as error:
-        faults = "; ".join(_fault(cls, fault) for fault in error.errors())
-        raise UserError(f"{origin}: {faults}") from None
+        raise UserError(f"{origin}: {'; '.join(_faults(cls, error))}") from None
 
 
-def _fault(cls: type, fault: Any) -> str:
-    """One fault in words, with the nearest name for one that does not exist."""
-    *sections, name = fault["loc"]
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "missing":
-        return f"{place} is missing"
-    if fault["type"] != "unexpected_keyword_argument":
-        return f"{place} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-    known = _names(cls, [str(section) for section in sections])
-    near = get_close_matches(str(name), known, n=1)
-    return f"there is no setting {place}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+def _faults(cls: type, error: ValidationError) -> Iterator[str]:
+    """What does not fit, in words, with the nearest name for a setting that does not exist."""
+    unknown: dict[tuple[str, ...], list[str]] = {}
+    for fault in error.errors():
+        *table, name = (str(part) for part in fault["loc"])
+        place = ".".join([*table, name])
+        if fault["type"] == "missing":
+            yield f"{place} is missing"
+        elif fault["type"] != "unexpected_keyword_argument":
+            yield f"{place} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        elif near := get_close_matches(name, _names(cls, table), n=1):
+            yield f"there is no setting {place}; did you mean {near[0]}?"
+        else:
+            unknown.setdefault(tuple(table), []).append(place)
+    for tables, places in unknown.items():
+        yield f"there is no setting {', '.join(places)}; known: {', '.join(_names(cls, tables))}"
 
 
-def _names(cls: Any, sections: list[str]) -> list[str]:
+def _names(cls: Any, sections: Iterable[str]) -> list[str]:
     for section in sections:
         cls = section_of(cls, section)
     return [f.name for f in fields(cls)]

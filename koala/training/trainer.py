@@ -294,7 +294,7 @@ class Trainer:
         self._save()
         self._settle()
         raise UserError(
-            f"{what}; its samples are in {path}; resume with --on-nan skip, --clip-grad-norm 1, a lower --learning-rate "
+            f"{what}; its samples are in {path}; resume with --on-nan skip, --clip-grad-norm 1, lower --learning-rate "
             "or another --mixed-precision"
         )
 
