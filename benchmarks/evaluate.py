@@ -47,9 +47,10 @@ def loading(settings: EvaluateSettings) -> int:
     with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
         images = build_components(settings, accelerator).images
     shards = images.shards
-    places = sequential_batches(len(shards), settings.batch, rank=0, world_size=1)
+    places = sequential_batches(len(shards), settings.batch_size, rank=0, world_size=1)
     return sum(
-        len(batch.ab) for batch in load_batches(shards, places, images.data, "cpu", batch=settings.batch, with_rgb=True)
+        len(batch.ab)
+        for batch in load_batches(shards, places, images.data, "cpu", batch=settings.batch_size, with_rgb=True)
     )
 
 

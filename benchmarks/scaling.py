@@ -56,8 +56,8 @@ def train(arguments: argparse.Namespace, processes: int, threads: int) -> list[d
         words = [
             *("koala", "train", "--data.shards", str(arguments.shards), "--data.size", str(arguments.size)),
             *("--data.threads", str(threads), "--extractor.name", "tf_efficientnet_lite0"),
-            *("--extractor.weights", "random", "--batch", str(arguments.batch), "--mixed-precision", "bf16"),
-            *("--device", "cpu", "--log-every", str(arguments.steps // 4), "--pictures", "0", "--run", folder),
+            *("--extractor.weights", "random", "--batch-size", str(arguments.batch), "--mixed-precision", "bf16"),
+            *("--device", "cpu", "--log-every", str(arguments.steps // 4), "--log-pictures", "0", "--run", folder),
             *("--processes", str(processes), "--epochs", str(epochs(arguments))),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}

@@ -73,7 +73,7 @@ def main() -> None:
 def colors(model: Colorizer, original: np.ndarray, picture: np.ndarray) -> tuple[float, float]:
     """How far a toned photo's new colours are from the original's, turned grey by Rec. 601 and by its own tone."""
     grey = np.asarray(Image.fromarray(picture).convert("L"))
-    ways = (koala.colorize(grey, model), koala.colorize(picture, model))
+    ways = (koala.colorize(grey, model), koala.colorize(picture, model, recolor=True))
     return tuple(deltaE_ciede2000(rgb2lab(original), rgb2lab(made)).mean() for made in ways)
 
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from io import TextIOWrapper
 from typing import Any
 
 from koala.core import extras
@@ -26,7 +26,7 @@ class Command:
         settings: "module:class" in `koala.config`.
         function: "module:function" in `koala`, which takes the settings.
         summary: what it does, in a few words.
-        file: the field of the settings that a TOML file fills, "." for all of them, or "" where it takes no file.
+        file: the setting that a TOML file fills, "." for all of them, or "" where it takes no file.
     """
 
     settings: str
@@ -35,31 +35,67 @@ class Command:
     file: str = ""
 
 
-COMMANDS = {
-    "demo": Command("demo:DemoSettings", "demo:demo", "the main job on photographs that installed packages carry"),
-    "shards write": Command("data:WriteShards", "data.shard_writer:write_command", "images -> tar shards", "recipe"),
-    "shards finish": Command("data:FinishShards", "data.shard_writer:finish_command", "put parts together"),
-    "shards verify": Command("data:VerifyShards", "data.shards:verify_command", "check shards, byte by byte"),
-    "shards repair": Command("data:RepairShards", "data.shard_writer:repair_command", "write bad shards again"),
-    "shards embed": Command("data:EmbedShards", "data.embed:embed_command", "keep the extractor's embeddings"),
-    "shards audit": Command("data:AuditShards", "data.audit:audit_command", "what is in a data set"),
-    "shards prior": Command("data:MeasurePrior", "data.color_prior:prior_command", "how often each colour occurs"),
-    "train": Command("training:TrainSettings", "training.trainer:train", "train the fusion network, or resume", "."),
-    "doctor": Command("training:DoctorSettings", "training.doctor:doctor", "check a machine before training", "."),
-    "ablate": Command("training:AblateSettings", "training.ablation:ablate", "variants of a training", "ablation"),
-    "evaluate": Command("evaluation:EvaluateSettings", "evaluation.evaluate:evaluate", "score a checkpoint"),
-    "compare": Command("evaluation:CompareSettings", "evaluation.compare:compare_command", "evaluations side by side"),
-    "colorize": Command("inference:ColorizeSettings", "inference.batch:colorize_command", "colour photos"),
-    "gallery": Command("inference:GallerySettings", "inference.gallery.server:gallery_command", "colour in a browser"),
-    "export": Command("inference:ExportSettings", "inference.export:export_command", "weights, ONNX, the hub"),
-    "study build": Command("study:BuildStudy", "study.build:build_command", "pictures -> the folder of a study"),
-    "study serve": Command("study:ServeStudy", "study.server:serve_command", "ask people which pictures are real"),
-    "study report": Command(
-        "study:ReportStudy", "study.report:report_command", "answers -> tables, tests, plain words"
-    ),
-    "study power": Command("study:PowerStudy", "study.power:power_command", "how many people and scenes it takes"),
-    "kit": Command("demo:KitSettings", "cli:copy_templates", "copy launch/, shards/ and slurm/ out, for editing"),
+GROUPS = {
+    "Colour": {
+        "colorize": Command("inference:ColorizeSettings", "inference.batch:colorize_command", "colour photos"),
+        "gallery": Command(
+            "inference:GallerySettings", "inference.gallery.server:gallery_command", "colour photos in a browser"
+        ),
+    },
+    "Data": {
+        "shards write": Command(
+            "data:WriteShards", "data.shard_writer:write_command", "write images into tar shards", "recipe"
+        ),
+        "shards finish": Command(
+            "data:FinishShards", "data.shard_writer:finish_command", "put parts together that several nodes wrote"
+        ),
+        "shards verify": Command("data:VerifyShards", "data.shards:verify_command", "check shards, byte by byte"),
+        "shards repair": Command("data:RepairShards", "data.shard_writer:repair_command", "write damaged shards again"),
+        "shards audit": Command(
+            "data:AuditShards", "data.audit:audit_command", "measure a data set: sizes, colours, greys, sepia"
+        ),
+        "shards embed": Command(
+            "data:EmbedShards",
+            "data.embed:embed_command",
+            "compute the extractor's embeddings once, for training",
+        ),
+        "shards prior": Command(
+            "data:MeasurePrior", "data.color_prior:prior_command", "measure how often each colour occurs"
+        ),
+    },
+    "Train": {
+        "train": Command("training:TrainSettings", "training.trainer:train", "train a network, or resume", "."),
+        "doctor": Command(
+            "training:DoctorSettings", "training.doctor:doctor", "check a machine before a training", "."
+        ),
+        "ablate": Command(
+            "training:AblateSettings", "training.ablation:ablate", "train and compare variants", "ablation"
+        ),
+        "export": Command(
+            "inference:ExportSettings", "inference.export:export_command", "write weights, ONNX, or to the hub"
+        ),
+    },
+    "Evaluate": {
+        "evaluate": Command("evaluation:EvaluateSettings", "evaluation.evaluate:evaluate", "score a network"),
+        "compare": Command(
+            "evaluation:CompareSettings", "evaluation.compare:compare_command", "lay evaluations side by side"
+        ),
+    },
+    "Study": {
+        "study power": Command("study:PowerStudy", "study.power:power_command", "how many people and scenes it takes"),
+        "study build": Command("study:BuildStudy", "study.build:build_command", "make a study's folder of pictures"),
+        "study serve": Command("study:ServeStudy", "study.server:serve_command", "ask people which pictures are real"),
+        "study report": Command("study:ReportStudy", "study.report:report_command", "analyse the answers"),
+    },
+    "Other": {
+        "demo": Command("demo:DemoSettings", "demo:demo", "all of the above on a few photographs, in minutes"),
+        "kit": Command("demo:KitSettings", "cli:copy_templates", "copy launch/, shards/ and slurm/ out, for editing"),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+_BRITISH = {"colorise": "colorize", "colourise": "colorize", "colourize": "colorize", "colour": "colorize"}
+_HELP = ("-h", "--help", "--help-all")
 
 _NEED_DALI = ("demo", "shards embed", "train", "ablate", "evaluate")
 
@@ -77,35 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0: done; 1: the work found faults; 2: the command cannot run as given; 128 + n: stopped by signal n.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    if words[0] == "--version":
-        print(f"koala {__version__}")
-        return 0
-    message, code = "", 2
-    try:
-        code = _run(*_split_command(words))
-    except UserError as error:
-        message = str(error)
-    except KeyboardInterrupt:
-        message, code = "interrupted; run the same command again to go on", 130
-    except BrokenPipeError:  # of "koala ... | head": who read has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141  # 128 + SIGPIPE, which Windows does not have
-    except OSError as error:
-        if error.errno not in _MENDABLE:
-            raise
-        place = f": {error.filename}" if error.filename else ""
-        message = f"{error.strerror}{place}; make room or choose another place, and run the command again"
-    except SystemExit:  # help, and flags that do not fit
-        raise
-    except BaseException:
-        if not _in_company():
-            raise
-        traceback.print_exc()
-        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # an arrow that a terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    code, message = _outcome(list(sys.argv[1:] if arguments is None else arguments))
     if message:
         print(f"koala: {message}", file=sys.stderr)
     if code and _in_company():
@@ -114,6 +125,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _outcome(words: list[str]) -> tuple[int, str]:
+    """The exit code of a command, and what is to be said of it."""
+    try:
+        return _run(words), ""
+    except UserError as error:
+        return 2, str(error)
+    except KeyboardInterrupt:
+        return 130, "interrupted; run the same command again to resume"
+    except BrokenPipeError:  # of "koala ... | head": who read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141, ""  # 128 + SIGPIPE, which Windows does not have
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        return 2, f"{error.strerror}{place}; make room or choose another place, and run the command again"
+    except BaseException:
+        if not _in_company():
+            raise
+        traceback.print_exc()
+        return 1, ""
 
 
 def _in_company() -> bool:
@@ -127,16 +161,80 @@ def _split_command(words: list[str]) -> tuple[str, list[str]]:
         name = " ".join(words[:count])
         if name in COMMANDS:
             return name, words[count:]
-    if any(name.startswith(f"{words[0]} ") for name in COMMANDS):
-        known = ", ".join(name for name in COMMANDS if name.startswith(f"{words[0]} "))
-        raise UserError(f"koala {words[0]} needs a second word; known: {known}")
-    raise UserError(f"there is no command {words[0]}; known: {', '.join(COMMANDS)}")
+    typed = " ".join(word for word in words[:2] if word not in _HELP)
+    raise UserError(f"there is no command {typed}; {_suggestion(words)}")
 
 
-def _run(command: str, words: list[str]) -> int:
-    settings = _settings(command, words)
-    _check_installed(command, settings)
-    module, function = COMMANDS[command].function.split(":")
+def _suggestion(words: list[str]) -> str:
+    """The command that was meant, or where to look."""
+    from difflib import get_close_matches
+
+    first = _BRITISH.get(words[0], words[0])
+    last = {name.rpartition(" ")[2]: name for name in COMMANDS}
+    for typed in (" ".join([first, *words[1:2]]), first):
+        if near := get_close_matches(typed, [*COMMANDS, *last], n=1):
+            return f"did you mean koala {last.get(near[0], near[0])}?"
+    return "koala --help lists all"
+
+
+def _page(words: list[str]) -> str:
+    """What is asked for in place of a command: the version, help with all, or with one; "" where nothing is."""
+    from shutil import get_terminal_size
+
+    from koala.config import help_page
+
+    if words[:1] in (["-V"], ["--version"]):
+        return f"koala {__version__}"
+    words = [*words[1:], "--help"] if words[:1] == ["help"] else words
+    asked = [word for word in words if word in _HELP]
+    rest = [word for word in words if word not in _HELP]
+    width = min(help_page.WIDTH, get_terminal_size((help_page.WIDTH, 24)).columns)
+    if not rest or (len(rest) == 1 and any(name.startswith(f"{rest[0]} ") for name in COMMANDS)):
+        return _list_of_commands("".join(rest), width)
+    if not asked:
+        return ""
+    name, _ = _split_command(rest)
+    return help_page.command_page(
+        settings_class(name), f"koala {name}", COMMANDS[name].file, "--help-all" in asked, width
+    )
+
+
+def _list_of_commands(first: str, width: int) -> str:
+    """All commands, or those of a first word."""
+    from koala.config import help_page
+
+    shown = {
+        group: {name: command.summary for name, command in commands.items() if name.startswith(first)}
+        for group, commands in GROUPS.items()
+    }
+    program = f"koala {first}".rstrip()
+    return "\n".join(
+        [
+            "koala colours photographs, and trains the Deep Koalarization network that does it.\n" if not first else "",
+            f"usage: {program} COMMAND [options]\n",
+            help_page.overview({group: commands for group, commands in shown.items() if commands}, width),
+            f"\n{program} COMMAND --help explains a command.",
+        ]
+    ).lstrip("\n")
+
+
+def settings_class(name: str) -> Any:
+    """The class of a command's settings."""
+    module, class_name = COMMANDS[name].settings.split(":")
+    return getattr(import_module(f"koala.config.{module}"), class_name)
+
+
+def _run(words: list[str]) -> int:
+    if page := _page(words):
+        print(page)
+        return 0
+    from koala.config import flags
+
+    name, words = _split_command(words)
+    command = COMMANDS[name]
+    settings = flags.parse(settings_class(name), words, f"koala {name}", command.file)
+    _check_installed(name, settings)
+    module, function = command.function.split(":")
     return getattr(import_module(f"koala.{module}"), function)(settings) or 0
 
 
@@ -158,65 +256,3 @@ def copy_templates(settings: Any) -> int:
     templates.copy_templates(settings.dir)
     print(f"{settings.dir}: {', '.join(templates.FOLDERS)}")
     return 0
-
-
-def _settings(name: str, words: list[str]) -> Any:
-    """Defaults, then the TOML file that the command names, then flags."""
-    import dataclasses
-
-    import tyro
-
-    from koala.config.load import load_toml, to_dict, validate
-
-    command = COMMANDS[name]
-    module, class_name = command.settings.split(":")
-    cls: Any = getattr(import_module(f"koala.config.{module}"), class_name)
-    default: Any = tyro.MISSING_NONPROP
-    program = f"koala {name}"
-    if command.file and words and not words[0].startswith("-"):
-        path, *words = words
-        program += f" {path}"
-        if command.file == ".":
-            default = load_toml(cls, Path(path))
-        else:
-            part: Any = next(field.type for field in dataclasses.fields(cls) if field.name == command.file)
-            default = _with_missing(cls, command.file, load_toml(part, Path(path)))
-    settings = tyro.cli(
-        cls,
-        prog=program,
-        description=cls.__doc__,
-        default=default,
-        args=words,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    return validate(cls, to_dict(settings), program)
-
-
-def _with_missing(cls: Any, field: str, value: Any) -> Any:
-    """Settings of which one field has a value; others have their defaults, or are asked for as flags."""
-    import dataclasses
-
-    import tyro
-
-    required = {
-        f.name: tyro.MISSING
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    return cls(**required, **{field: value})
-
-
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "koala: training of the Deep Koalarization image colourisation network",
-            "",
-            "usage: koala COMMAND ...",
-            "",
-            *lines,
-            "",
-            "koala COMMAND --help tells all of one command.",
-        ]
-    )

@@ -53,7 +53,7 @@ PHOTOGRAPHS = (
         "scikit-learn, by danielbuechele and vultilion, CC BY 2.0",
     ),
 )
-_COLUMNS = ("grey", "learnt here", "carried by koala", "original")
+_COLUMNS = ("grey", "learnt here", "built-in model", "original")
 _SHEET_ROWS = 10  # of photographs that were trained on; those held out come below
 _THUMBNAIL = (240, 180)  # width, height
 
@@ -74,7 +74,7 @@ def demo(settings: DemoSettings) -> int:
     recipe = load_toml(ShardRecipe, kit_path("shards/demo.toml"))
     shard_writer.write_command(WriteShards(folder / "photos", folder / "shards", recipe))
     run = _run(folder)
-    if code := trainer.train(run):
+    if code := trainer.train(run, "the same koala demo command"):
         return code
     newest = checkpoint.latest_checkpoint(folder / "run" / "checkpoints")
     assert newest is not None
@@ -89,7 +89,7 @@ def demo(settings: DemoSettings) -> int:
                 mixed_precision=run.mixed_precision,
             )
         )
-    for name, model in (("colored", newest.path), ("carried", None)):
+    for name, model in (("colored", newest.path), ("built-in", None)):
         batch.colorize_command(ColorizeSettings((folder / "photos",), folder / name, model, recolor=True))
     held_out = shards.Shards.open(folder / "shards", "val")
     _write_sheet(folder, held_out.sources())
@@ -132,7 +132,7 @@ def _row(folder: Path, name: Path) -> NDArray[np.uint8]:
     """One photograph in each column: `(4, H, W, 3)`."""
     original = _thumbnail(folder / "photos" / name)
     made = (
-        _thumbnail(folder / place / name.with_suffix(photo_io.suffix_for(name))) for place in ("colored", "carried")
+        _thumbnail(folder / place / name.with_suffix(photo_io.suffix_for(name))) for place in ("colored", "built-in")
     )
     return np.stack([np.asarray(image) for image in (original.convert("L").convert("RGB"), *made, original)])
 
@@ -145,13 +145,14 @@ def _thumbnail(path: Path) -> Image.Image:
 def _farewell(folder: Path, held_out: int, seconds: float) -> str:
     return f"""
 In {seconds:.0f} s koala made:
-  {folder}/sheet.png          grey | learnt here | carried by koala | original
+  {folder}/sheet.png          grey | learnt here | built-in model | original
   {folder}/colored/           the photographs in the colours that were learnt here, at their own size
-  {folder}/carried/           the same by the model that koala carries, which has seen none of them
+  {folder}/built-in/          the same by the built-in model, which has seen none of them
   {folder}/evaluation/        scores and pictures, of the photographs trained on and of those held out
   {folder}/run/checkpoints/   the network, for koala evaluate and koala colorize
   {folder}/run/               for tensorboard --logdir {folder}/run
 
-So few photographs are learnt by heart: their colours show that the machinery works, not that the network can
-colour. The last {held_out} rows of the sheet were held out, and show what it makes of what it has not seen; the model
-that koala carries has seen none."""
+These few photographs are learnt by heart: that shows that all of it works, not that this network can colour other
+photographs. The last {held_out} rows of the sheet were held out, and neither network has seen them.
+
+Next, your own: koala colorize PHOTO --out colored"""

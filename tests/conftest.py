@@ -43,7 +43,7 @@ def run(shard_folder, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("run")
     data = DataSettings(shard_folder, size=16, threads=2)
-    trainer.train(TrainSettings(data=data, extractor=ExtractorSettings("none"), batch=4, epochs=0.2, run=folder))
+    trainer.train(TrainSettings(data=data, extractor=ExtractorSettings("none"), batch_size=4, epochs=0.2, run=folder))
     return folder
 
 

@@ -4,17 +4,15 @@ import os
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from koala import cli
-from koala.config.data import DataSettings, ResizeRule, ShardRecipe, WriteShards
-from koala.config.load import load_toml, save_toml
+from koala.config.data import ShardRecipe
+from koala.config.load import load_toml
 from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
-from koala.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,8 +21,9 @@ def koala(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "koala", *words], capture_output=True, text=True, check=False)
 
 
-def test_help_names_every_command_and_imports_nothing_heavy():
-    script = "import sys, koala.cli; koala.cli.main(['--help']); print(sorted(sys.modules))"
+@pytest.mark.parametrize("words", ["", "--help", "-h", "help"])
+def test_help_names_every_command_and_imports_nothing_heavy(words):
+    script = f"import sys, koala.cli; koala.cli.main({words.split()}); print(sorted(sys.modules))"
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     for command in cli.COMMANDS:
         assert command in printed
@@ -32,13 +31,36 @@ def test_help_names_every_command_and_imports_nothing_heavy():
         assert f"'{module}'" not in printed
 
 
+@pytest.mark.parametrize("first", ["shards", "study"])
+@pytest.mark.parametrize("form", ["{}", "{} --help", "{} -h", "help {}"])
+def test_commands_of_two_words_are_listed_under_their_first(first, form, capsys):
+    assert cli.main(form.format(first).split()) == 0
+    printed = capsys.readouterr().out
+    names = {line.strip().partition("  ")[0] for line in printed.splitlines() if line.startswith("  ")}
+    assert names == {name for name in cli.COMMANDS if name.startswith(first)}
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_command_has_help_without_torch(command):
-    run = f"try: koala.cli.main({command.split()} + ['--help'])"
-    script = f"import sys, koala.cli\n{run}\nfinally: print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert f"usage: koala {command}" in result.stdout
-    assert result.stdout.strip().endswith("False")
+@pytest.mark.parametrize("form", ["{} --help", "{} --help-all", "help {}"])
+def test_every_command_has_pages(command, form, capsys):
+    assert cli.main(form.format(command).split()) == 0
+    page = capsys.readouterr().out
+    assert page.startswith(f"usage: koala {command} ")
+    assert max(map(len, page.splitlines())) <= 100
+    for blemish in ("None", "--no-", "`", "()", "  (default )", "\\"):
+        assert blemish not in page
+
+
+def test_help_needs_no_torch():
+    script = "import sys, koala.cli; koala.cli.main(['train', '--help-all']); print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.strip().endswith("False")
+
+
+def test_pages_fit_narrow_terminals(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    cli.main(["help", "colorize"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
@@ -54,11 +76,16 @@ def test_every_command_has_its_function(command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["fly"], "there is no command fly; known: demo"),
-        (["shards"], "koala shards needs a second word; known: shards write, shards finish, shards verify"),
+        (["fly"], "there is no command fly; koala --help lists all"),
+        (["colorise", "a.jpg"], "there is no command colorise a.jpg; did you mean koala colorize?"),
+        (["colourize"], "did you mean koala colorize?"),
+        (["colourise"], "did you mean koala colorize?"),
+        (["shards", "wirte"], "there is no command shards wirte; did you mean koala shards write?"),
+        (["verify", "DIR"], "did you mean koala shards verify?"),
+        (["help", "tarin"], "there is no command tarin; did you mean koala train?"),
         (["train", "nowhere.toml"], "nowhere.toml does not exist"),
         (["train", "/"], "Is a directory: /"),
-        (["train", "--batch", "0"], "batch = 0: input should be greater than 0"),
+        (["train", "--batch-size", "0"], "batch_size = 0: input should be greater than 0"),
         (["train", "--data.size", "100"], "data.size = 100: input should be a multiple of 8"),
         (["shards", "verify", "/nowhere"], "/nowhere holds no manifest.json"),
         (["train", "--data.shards", "/nowhere", "--extractor.name", "none"], "/nowhere holds no manifest.json"),
@@ -78,49 +105,6 @@ def test_nothing_is_left_where_a_run_could_not_begin(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("batch = ", "is not TOML"),
-        ("bach = 3", "there is no setting bach; did you mean batch?"),
-        ("[data]\nsise = 64", "there is no setting data.sise; did you mean size?"),
-        ("[objective]\ncolourfulness = 0.5", "there is no setting objective.colourfulness; did you mean colorfulness?"),
-        ('[data]\ngeometry = "round"', "data.geometry = 'round': input should be 'pad', 'crop'"),
-        ('batch = "many"', "batch = 'many': input should be a valid integer"),
-    ],
-)
-def test_errors_in_files_name_the_place(tmp_path, text, message):
-    path = tmp_path / "run.toml"
-    path.write_text(text)
-    with pytest.raises(UserError) as error:
-        load_toml(TrainSettings, path)
-    assert str(error.value).startswith(str(path))
-    assert message in str(error.value)
-
-
-def test_flags_come_after_the_file(tmp_path):
-    path = tmp_path / "run.toml"
-    path.write_text('batch = 7\nseed = 3\n[data]\nsize = 64\nlightness = "color"')
-    words = [str(path), "--batch", "9", "--data.size", "32"]
-    settings = cli._settings("train", words)
-    assert (settings.batch, settings.seed) == (9, 3)
-    assert settings.data == DataSettings(size=32, lightness="color")
-
-
-def test_a_recipe_fills_its_part(tmp_path):
-    path = tmp_path / "recipe.toml"
-    path.write_text("seed = 4\n[resize]\nside = 'short'")
-    words = [str(path), "--source", "here", "--out", "there", "--recipe.seed", "5"]
-    settings = cli._settings("shards write", words)
-    assert settings == WriteShards(Path("here"), Path("there"), ShardRecipe(seed=5, resize=ResizeRule(side="short")))
-
-
-def test_settings_survive_their_file(tmp_path):
-    settings = replace(TrainSettings(), run=tmp_path, data=DataSettings(size=64), learning_rate=3e-4)
-    save_toml(settings, tmp_path / "config.toml")
-    assert load_toml(TrainSettings, tmp_path / "config.toml") == settings
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("[!a]*.toml")), ids=lambda path: path.name)
 def test_every_run_file_is_valid(path):
     """Those of ablations are looked at in test_ablate.py."""
@@ -134,7 +118,7 @@ def test_every_recipe_is_valid(path):
 
 def test_the_replication_is_the_reports():
     run = load_toml(TrainSettings, ROOT / "launch/replication-45k.toml")
-    assert (run.batch, run.epochs, run.learning_rate, run.objective) == (50, 40, 1e-3, ObjectiveSettings("mse"))
+    assert (run.batch_size, run.epochs, run.learning_rate, run.objective) == (50, 40, 1e-3, ObjectiveSettings("mse"))
     assert (run.data.geometry, run.data.size, run.data.lightness) == ("pad", 224, "grey")
     assert run.extractor == ExtractorSettings("inception_resnet_v2", "logits", "pretrained", batch_statistics=False)
     recipe = load_toml(ShardRecipe, ROOT / "shards/replication-45k.toml")
@@ -165,10 +149,11 @@ def test_the_kit_is_copied_and_never_over_anything(tmp_path, capsys):
     assert "exists; choose another folder" in capsys.readouterr().err
 
 
-def test_version():
+@pytest.mark.parametrize("flag", ["-V", "--version"])
+def test_version(flag):
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert pyproject["tool"]["hatch"]["version"]["path"] == "koala/core/version.py"
-    assert koala("--version").stdout.startswith("koala 0.")
+    assert koala(flag).stdout.startswith("koala 0.")
 
 
 def test_who_has_read_enough_is_not_told_of_it():

@@ -1,4 +1,4 @@
-"""The model that koala carries colours the minute after installation, offline."""
+"""The built-in model colours the minute after installation, offline."""
 
 import subprocess
 import sys

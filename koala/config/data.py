@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from koala.config.fields import (
+    Advanced,
     Count,
     Decoder,
     Device,
+    Dir,
+    File,
     Geometry,
     LightnessSource,
     MixedPrecision,
@@ -23,30 +26,30 @@ from koala.config.models import ExtractorSettings
 
 @dataclass(frozen=True)
 class SplitRule(Strict):
-    """How the images are divided between training and validation: by sub-folder, by number or by share.
+    """How the images are divided into training and validation: by sub-folder, by number or by share.
 
-    Where one sub-folder is named, all other images are the other set; where both are, what lies in neither is left out.
+    If one sub-folder is named, all other images are the other set. If both are, images in neither are left out.
     """
 
-    train_folder: str = ""
-    """Sub-folder of the source whose images are the training set."""
-    val_folder: str = ""
-    """Sub-folder of the source whose images are the validation set."""
+    train_folder: Annotated[str, arg(metavar="DIR")] = ""
+    """Sub-folder of the source that holds the training images."""
+    val_folder: Annotated[str, arg(metavar="DIR")] = ""
+    """Sub-folder of the source that holds the validation images."""
     val_count: Annotated[int, Field(ge=0)] = 0
-    """Validation images, drawn at random by the seed."""
+    """Number of validation images, drawn at random."""
     val_share: Share = 0.0
-    """Share of the images that is drawn for validation, where no number is given."""
+    """Share of the images that is drawn for validation, as in 0.1; used if no number is given."""
 
 
 @dataclass(frozen=True)
 class ResizeRule(Strict):
-    """Making images smaller before they are stored; they are never made larger."""
+    """Whether images are made smaller before they are stored. They are never enlarged."""
 
     side: Literal["none", "short", "long"] = "none"
-    """Which side is brought to `pixels`; with none the bytes are taken as they are."""
+    """Side that is brought to the given length; none keeps the files as they are."""
     pixels: Count = 256
     """Length of that side."""
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    quality: Annotated[int, Field(ge=1, le=100), Advanced] = 95
     """JPEG quality of images that must be encoded again, always in 4:4:4."""
 
 
@@ -55,48 +58,48 @@ class ShardRecipe(Strict):
     """How a folder of images becomes shards."""
 
     name: str = "photos"
-    """What the data set is called."""
+    """Name of the data set."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the shuffle over all images and of the split."""
+    """Seed of the shuffle and of the split."""
     limit: Annotated[int, Field(ge=0)] = 0
-    """Take this many images, drawn by the seed; 0 takes all."""
-    samples_per_shard: Count = 1000
-    """Images in each shard."""
+    """Number of images to take, drawn at random; 0 takes all."""
+    samples_per_shard: Annotated[Count, Advanced] = 1000
+    """Images in a shard."""
     split: SplitRule = field(default_factory=SplitRule)
     resize: ResizeRule = field(default_factory=ResizeRule)
 
 
 @dataclass(frozen=True)
 class WriteShards(Strict):
-    """Write shards: `koala shards write RECIPE.toml --source DIR --out DIR`."""
+    """Write images into tar shards, for training. An interrupted command resumes when it is run again."""
 
-    source: Path
+    source: Annotated[Path, arg(metavar="SOURCE")]
     """Folder of images, list of files (text or CSV), tar, zip, or folder of webdataset tars."""
-    out: Path
+    out: Dir
     """Folder for the shards."""
     recipe: ShardRecipe = field(default_factory=ShardRecipe)
     workers: Count = 1
     """Processes that write."""
-    part: str = "1/1"
-    """I/N writes every N-th shard, beginning with the I-th; koala shards finish puts the parts together."""
+    part: Annotated[str, arg(metavar="I/N"), Advanced] = "1/1"
+    """Write only every N-th shard, from the I-th on; koala shards finish joins the parts."""
 
 
 @dataclass(frozen=True)
 class FinishShards(Strict):
-    """Check that all parts of a folder of shards are written, and write its manifest."""
+    """Join shards that were written in parts: check that all are there, and write the manifest."""
 
-    shards: Positional[Path]
+    shards: Positional[Dir]
     """Folder of shards."""
 
 
 @dataclass(frozen=True)
 class VerifyShards(Strict):
-    """Check shards against their manifest, byte for byte, and decode every image."""
+    """Check shards against their manifest, byte by byte, and decode every image."""
 
-    shards: Positional[Path]
+    shards: Positional[Dir]
     """Folder of shards."""
     quick: bool = False
-    """Look at records and sizes only."""
+    """Check only records and sizes."""
     workers: Count = 1
     """Processes that check."""
 
@@ -105,99 +108,103 @@ class VerifyShards(Strict):
 class RepairShards(Strict):
     """Verify shards, and write those with faults again from the source."""
 
-    shards: Positional[Path]
+    shards: Positional[Dir]
     """Folder of shards."""
-    source: Path
-    """What they were written from."""
+    source: Annotated[Path, arg(metavar="SOURCE")]
+    """The folder, list, tar or zip that they were written from."""
     workers: Count = 1
     """Processes that check."""
 
 
 @dataclass(frozen=True)
 class AuditShards(Strict):
-    """Measure every image: size, colour model, chroma, what is grey or toned."""
+    """Measure every image: size, colour model, chroma, whether it is grey or toned.
 
-    shards: Positional[Path]
-    """Folder of shards; those that are whole and not audited yet are looked at."""
+    Tables and sheets go to DIR/audit. koala train --data.filter leaves samples out by these measures.
+    """
+
+    shards: Positional[Dir]
+    """Folder of shards. Shards that are audited already are skipped."""
     split: SplitName | None = None
-    """Which part of the shards; by default both."""
+    """Split to measure; by default both."""
     workers: Count = 1
     """Processes that measure."""
 
 
 @dataclass(frozen=True)
 class MeasurePrior(Strict):
-    """Measure how often each colour occurs, for the objectives by which rare ones count more."""
+    """Measure how often each colour occurs. Objectives in which rare colours count more need it."""
 
-    shards: Positional[Path]
-    """Folder of shards; those that are not audited yet are looked at."""
+    shards: Positional[Dir]
+    """Folder of shards. Those that are not audited yet are audited first."""
     workers: Count = 1
     """Processes that measure."""
 
 
 @dataclass(frozen=True)
 class DataSettings(Strict):
-    """What is trained on, and how a photo becomes a square."""
+    """The data, and how a photo becomes a square."""
 
-    shards: Path = Path("shards/data")
-    """Folder of shards."""
+    shards: Dir = Path("shards/data")
+    """Folder of shards, made by koala shards write."""
     geometry: Geometry = "pad"
-    """pad to a square with black; crop the middle; random_crop with mirroring; squash; legacy pads the wrong axes."""
+    """How a photo becomes a square: pad with black; crop the middle; random_crop, with random mirroring; squash; legacy
+    pads the wrong axes, as the report did."""
     size: Annotated[int, Field(gt=0, multiple_of=8)] = 224
-    """Height and width of the network's input."""
-    lightness: LightnessSource = "grey"
-    """L* of the grey-scaled picture, or (the original paper's way) of the colour picture."""
+    """Height and width of the square, in pixels."""
+    lightness: Annotated[LightnessSource, Advanced] = "grey"
+    """What the network sees: L* of the grey-scaled photo, or of the colour photo, as in the original paper."""
     threads: Count = 4
     """Threads that decode, in each process."""
     mirror: bool = False
-    """Mirror at random in training; random_crop always does, and evaluation never."""
-    where: str = ""
-    """Leave out samples that do not meet this condition on the audit's columns: "chroma >= 5 and not sepia"."""
-    decoder: Decoder = "auto"
-    """What decodes JPEGs for a GPU: gpu, cpu, or auto: gpu in training, cpu in evaluations and with --deterministic,
-    where pixels must not depend on the device."""
-    hardware_share: Share = 0.65
-    """Share of the JPEGs that a GPU's own JPEG engine decodes, where it has one; its other cores decode the rest."""
-    aging: Share = 0.0
-    """Share of the photos that in training the network sees as old ones: toned, faded, blurred, grainy, unevenly
-    exposed, compressed; what it is to predict stays the same."""
+    """Mirror photos at random in training. random_crop always does; evaluation never does."""
+    filter: str = ""
+    """Use only samples that meet this condition on the audit's columns, as in "chroma >= 5 and not sepia"."""
+    decoder: Annotated[Decoder, Advanced] = "auto"
+    """What decodes JPEGs for a GPU: gpu; cpu, whose pixels do not depend on the device; or auto: gpu in training, cpu
+    in evaluations and with --deterministic."""
+    hardware_share: Annotated[Share, Advanced] = 0.65
+    """Share of the JPEGs that a GPU's JPEG engine decodes, if it has one. Its other cores decode the rest."""
+    aging: Annotated[Share, Advanced] = 0.0
+    """Share of the training photos that are made to look old: toned, faded, blurred, grainy, unevenly exposed,
+    compressed. The colours to predict stay the same."""
 
 
 @dataclass(frozen=True)
 class ViewSettings(Strict):
-    """How a photo becomes a square, as in `Data`."""
+    """How a photo becomes a square, as in training."""
 
     geometry: Geometry = "pad"
-    """pad to a square with black; crop the middle; squash; legacy pads the wrong axes."""
+    """How a photo becomes a square: pad with black; crop the middle; squash; legacy pads the wrong axes."""
     size: Annotated[int, Field(gt=0, multiple_of=8)] = 224
-    """Height and width of the square."""
-    lightness: LightnessSource = "grey"
-    """L* of the grey-scaled picture, or of the colour picture."""
+    """Height and width of the square, in pixels."""
+    lightness: Annotated[LightnessSource, Advanced] = "grey"
+    """What the extractor sees: L* of the grey-scaled photo, or of the colour photo."""
     threads: Count = 4
     """Threads that decode, in each process."""
 
 
 @dataclass(frozen=True)
 class EmbedShards(Strict):
-    """Keep the extractor's embeddings of all samples, and of their mirror images, beside the shards.
+    """Compute the extractor's embeddings of all samples once, and keep them beside the shards.
 
-    Training then takes them with --extractor.cache. What is there already is kept.
+    Training uses them with --extractor.cache, which is faster. Embeddings that are there already are kept.
     """
 
-    shards: Positional[Path]
+    shards: Positional[Dir]
     """Folder of shards."""
     extractor: ExtractorSettings = field(default_factory=ExtractorSettings)
     data: ViewSettings = field(default_factory=ViewSettings)
-    batch: Count = 50
+    training: File | None = None
+    """RUN.toml of the training they are for: extractor, geometry, precision and seed are taken from it."""
+    batch_size: Count = 50
     """Images at a time, in each process."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Of random weights: the training's."""
-    mixed_precision: MixedPrecision = "no"
-    """Precision of the computation; embeddings are kept in fp16."""
     device: Device = "auto"
-    """cuda where there is a GPU."""
-    training: Path | None = None
-    """TOML file of the training they are for: extractor, view of a photo, precision and seed are taken from it."""
+    """Where to compute; auto takes a GPU if there is one."""
+    mixed_precision: MixedPrecision = "no"
+    """Precision of the computation. Embeddings are stored in fp16."""
+    seed: Annotated[int, Field(ge=0), Advanced] = 0
+    """Seed of random weights, as in training."""
 
 
 def for_evaluation(data: DataSettings) -> DataSettings:

@@ -5,20 +5,23 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from koala.config.fields import Strict
+from koala.config.fields import Dir, Strict
 
 
 @dataclass(frozen=True)
 class DemoSettings(Strict):
-    """The main job from photos to colours, in a few minutes, without network, ImageNet or GPU."""
+    """Write shards, train, evaluate and colour, on a few photographs, in minutes.
 
-    dir: Positional[Path] = Path("demo")
-    """Folder for all that it makes."""
+    It needs no network, no ImageNet and no GPU.
+    """
+
+    dir: Positional[Dir] = Path("demo")
+    """Folder for everything that it makes."""
 
 
 @dataclass(frozen=True)
 class KitSettings(Strict):
-    """Copy the launch, shards and slurm files out of the package, for editing."""
+    """Copy the files of launch/, shards/ and slurm/ out of the package, for editing."""
 
-    dir: Positional[Path]
+    dir: Positional[Dir]
     """Folder to copy them to."""

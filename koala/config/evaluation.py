@@ -5,9 +5,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from koala.config.fields import Count, Device, Geometry, LightnessSource, MixedPrecision, SplitName, Strict, Temperature
+from koala.config.fields import (
+    Advanced,
+    Count,
+    Device,
+    Dir,
+    File,
+    Geometry,
+    LightnessSource,
+    MixedPrecision,
+    SplitName,
+    Strict,
+    Temperature,
+)
 from koala.config.models import ExtractorWeightsOrCache
 
 
@@ -65,83 +77,86 @@ class EvaluationProtocol(Strict):
 
 @dataclass(frozen=True)
 class EvaluateSettings(Strict):
-    """Score a network on validation shards, and colour their pictures; or score pictures made by someone else.
+    """Score a network on validation images, and write the pictures that it colours.
 
-    Training's --data.where is not taken over: give --where where the same samples are to be left out here.
+    In place of the network a folder of coloured pictures may be scored. The filter of the training (--data.filter) is
+    not taken over; give --filter to leave the same samples out here.
     """
 
-    model: Positional[Path]
-    """Run folder (its best checkpoint), checkpoint folder, or a folder of coloured pictures named as in the shards."""
-    shards: Path
+    model: Annotated[Path, Positional, arg(metavar="RUN|CHECKPOINT|DIR")]
+    """Run folder (its best checkpoint is used), checkpoint folder, or folder of coloured pictures that are named as in
+    the shards."""
+    shards: Dir
     """Folder of shards."""
-    out: Path | None = None
-    """Where scores and pictures go; by default "evaluation" in the run or checkpoint folder."""
-    protocol: str = ""
-    """report, val5k, val50k, ctest10k, coltran, imagenet64, or a TOML file; by default as in training."""
-    ids: Path | None = None
+    out: Dir | None = None
+    """Folder for scores and pictures; by default "evaluation" in the run or checkpoint folder."""
+    protocol: Annotated[str, arg(metavar="NAME|FILE")] = ""
+    """Rules of the evaluation: report, val5k, val50k, ctest10k, coltran, imagenet64, or a TOML file. By default the
+    network sees the images as in training."""
+    ids: Annotated[File | None, Advanced] = None
     """Text file of the images' names, for a protocol that leaves them open."""
     split: SplitName = "val"
-    """Which part of the shards."""
-    where: str = ""
-    """Leave out samples that do not meet this condition on the audit's columns."""
-    geometry: Geometry | None = None
-    """Instead of the protocol's (by default the training's, with crop for random_crop)."""
-    size: Annotated[int, Field(gt=0, multiple_of=8)] | None = None
-    """Height and width, instead of the protocol's (by default the training's)."""
-    lightness: LightnessSource | None = None
-    """L* that the network sees, instead of the protocol's (by default the training's)."""
-    assembly: LightnessSource | None = None
-    """L* that predicted ab is joined with, instead of the protocol's (by default that of the colour picture)."""
+    """Split of the shards."""
+    filter: str = ""
+    """Use only samples that meet this condition on the audit's columns, as in "chroma >= 5 and not sepia"."""
+    geometry: Annotated[Geometry | None, Advanced] = None
+    """How a photo becomes a square, in place of the protocol's."""
+    size: Annotated[int | None, Field(gt=0, multiple_of=8), Advanced] = None
+    """Height and width of the square, in place of the protocol's."""
+    lightness: Annotated[LightnessSource | None, Advanced] = None
+    """L* that the network sees, in place of the protocol's."""
+    assembly: Annotated[LightnessSource | None, Advanced] = None
+    """L* that is combined with the predicted ab, in place of the protocol's."""
     features: Literal["protocol", "none"] = "protocol"
-    """none leaves out the distances between features of networks, which take longer than all else."""
-    inception: Path | None = None
-    """File of the Inception weights that the protocol's features ask for; by default looked for in torch's cache."""
-    lpips: Path | None = None
-    """File of torchvision's AlexNet weights, for LPIPS; by default looked for in torch's cache."""
-    batch: Count = 32
+    """none leaves out FID, KID and LPIPS, which take most of the time."""
+    inception: Annotated[File | None, Advanced] = None
+    """Inception weights for FID and KID; by default looked for in torch's cache."""
+    lpips: Annotated[File | None, Advanced] = None
+    """torchvision's AlexNet weights for LPIPS; by default looked for in torch's cache."""
+    batch_size: Count = 32
     """Images at a time, in each process."""
     threads: Count = 4
     """Threads that decode, and threads that score, in each process."""
-    decoder: Literal["cpu", "gpu"] = "cpu"
-    """What decodes JPEGs for a GPU: with cpu, the photos' pixels do not depend on the device."""
+    decoder: Annotated[Literal["cpu", "gpu"], Advanced] = "cpu"
+    """What decodes JPEGs for a GPU. With cpu the photos' pixels do not depend on the device."""
     pictures: Annotated[int, Field(ge=0)] | None = None
-    """Coloured pictures that are written; by default all."""
-    sheet_rows: Annotated[int, Field(ge=0)] = 12
+    """Number of coloured pictures to write; by default all."""
+    sheet_rows: Annotated[int, Field(ge=0), Advanced] = 12
     """Rows of the contact sheet."""
     temperature: Temperature = None
-    """Of a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest; by default 0.38."""
+    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default 0.38."""
     saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
-    """What a network's colours are multiplied by."""
+    """Factor of the colours' strength."""
     extractor: ExtractorWeightsOrCache = field(default_factory=ExtractorWeightsOrCache)
     mixed_precision: MixedPrecision = "no"
     """Precision of the computation."""
     device: Device = "auto"
-    """cuda where there is a GPU."""
+    """Where to compute; auto takes a GPU if there is one."""
 
 
 @dataclass(frozen=True)
 class CompareSettings(Strict):
     """Lay evaluations of the same images side by side, with intervals of their differences."""
 
-    runs: Positional[tuple[str, ...]] = ()
-    """Run folders that koala evaluate has been through, or folders that it wrote; NAME=FOLDER gives one a name."""
-    pictures: tuple[str, ...] = ()
-    """NAME=FOLDER of pictures that another colouriser made, named as the shards' images: judged by the same rules."""
-    out: Path = Path("comparison")
+    runs: Annotated[tuple[str, ...], Positional, arg(metavar="[NAME=]RUN")] = ()
+    """Run folders that koala evaluate has scored, or folders that it wrote."""
+    pictures: Annotated[tuple[str, ...], arg(metavar="NAME=DIR")] = ()
+    """Folders of pictures that another colouriser made, named as in the shards. They are scored by the same rules."""
+    out: Dir = Path("comparison")
     """Folder for the table and the sheet."""
-    baseline: str = ""
-    """Name of the column that others are compared with; by default the first."""
-    shards: Path | None = None
+    baseline: Annotated[str, arg(metavar="NAME")] = ""
+    """Column that the others are compared with; by default the first."""
+    shards: Dir | None = None
     """For pictures: folder of shards; by default the runs'."""
-    protocol: str = ""
-    """For pictures: name or TOML file; by default the runs'."""
-    inception: Path | None = None
-    """For pictures: as in koala evaluate."""
-    lpips: Path | None = None
-    """For pictures: as in koala evaluate."""
-    batch: Count = 32
+    protocol: Annotated[str, arg(metavar="NAME|FILE")] = ""
+    """For pictures: rules of the evaluation; by default the runs'."""
+    inception: Annotated[File | None, Advanced] = None
+    """For pictures: Inception weights, as in koala evaluate."""
+    lpips: Annotated[File | None, Advanced] = None
+    """For pictures: AlexNet weights, as in koala evaluate."""
+    batch_size: Annotated[Count, Advanced] = 32
     """For pictures: images at a time."""
-    threads: Count = 4
+    threads: Annotated[Count, Advanced] = 4
     """For pictures: threads that decode."""
-    device: Device = "auto"
-    """For pictures: cuda where there is a GPU."""
+    device: Annotated[Device, Advanced] = "auto"
+    """For pictures: where to compute; auto takes a GPU if there is one."""

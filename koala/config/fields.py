@@ -1,8 +1,10 @@
 """Types and ranges that settings share."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
+from tyro.conf import arg
 
 from koala.core.errors import UserError
 
@@ -11,6 +13,10 @@ Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 Temperature = Annotated[float, Field(gt=0)] | None
+
+Dir = Annotated[Path, arg(metavar="DIR")]
+
+File = Annotated[Path, arg(metavar="FILE")]
 
 Geometry = Literal["pad", "crop", "random_crop", "squash", "legacy"]
 
@@ -22,6 +28,10 @@ Device = Literal["auto", "cpu", "cuda"]
 Decoder = Literal["auto", "cpu", "gpu"]
 
 SplitName = Literal["train", "val"]
+
+
+class Advanced:
+    """Marks a setting that most people never need: `Annotated[int, Advanced]`. Short help leaves it out."""
 
 
 class Strict:

@@ -1,6 +1,7 @@
 """Settings from TOML files and plain values, and back; what does not fit is said in a sentence."""
 
 import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,9 +9,27 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from koala.core.errors import UserError
+from koala.core.errors import UserError, warn
 
 Settings = TypeVar("Settings")
+
+RENAMED: dict[str, dict[str, str]] = {
+    "DataSettings": {"where": "filter"},
+    "TrainSettings": {
+        "batch": "batch_size",
+        "accumulation": "gradient_accumulation_steps",
+        "scaling": "learning_rate_scaling",
+        "warmup": "warmup_images",
+        "decay": "decay_rate",
+        "clip_norm": "clip_grad_norm",
+        "keep": "keep_checkpoints",
+        "pictures": "log_pictures",
+    },
+    "EvaluateSettings": {"where": "filter", "batch": "batch_size"},
+    "CompareSettings": {"batch": "batch_size"},
+    "EmbedShards": {"batch": "batch_size"},
+}
+"""Old names of settings and their new ones, by class. In files and as flags they are taken with a warning."""
 
 
 def load_toml(cls: type[Settings], path: Path) -> Settings:
@@ -20,40 +39,106 @@ def load_toml(cls: type[Settings], path: Path) -> Settings:
         UserError: the file is absent, is not TOML, or names a setting that does not exist or a value that
             does not fit.
     """
+    return validate(cls, read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: it is absent, or not TOML.
+    """
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a TOML file of settings") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not TOML: {error}") from None
-    return validate(cls, table, str(path))
 
 
-def validate(cls: type[Settings], values: dict[str, Any], origin: str) -> Settings:
-    """Turn plain values into settings; `origin` is named in errors."""
+def validate(cls: type[Settings], values: Mapping[str, Any], origin: str, quiet: bool = False) -> Settings:
+    """Turn plain values into settings.
+
+    Args:
+        cls: of the settings.
+        values: by their names, or names that they had before.
+        origin: of the values, for errors and warnings.
+        quiet: do not warn of old names: nobody is to mend what koala itself wrote.
+
+    Raises:
+        UserError: there is no such setting, or a value does not fit.
+    """
     try:
-        return TypeAdapter(cls).validate_python(values)
+        return TypeAdapter(cls).validate_python(with_new_names(cls, values, origin, quiet))
     except ValidationError as error:
-        faults = "; ".join(_fault(cls, fault) for fault in error.errors())
-        raise UserError(f"{origin}: {faults}") from None
+        raise UserError(f"{origin}: {'; '.join(_faults(cls, error))}") from None
 
 
-def _fault(cls: type, fault: Any) -> str:
-    """One fault in words, with the nearest name for one that does not exist."""
-    *sections, name = fault["loc"]
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] != "unexpected_keyword_argument":
-        return f"{place} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-    known = _names(cls, [str(section) for section in sections])
-    near = get_close_matches(str(name), known, n=1)
-    return f"there is no setting {place}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+def _faults(cls: type, error: ValidationError) -> Iterator[str]:
+    """What does not fit, in words, with the nearest name for a setting that does not exist."""
+    unknown: dict[tuple[str, ...], list[str]] = {}
+    for fault in error.errors():
+        *table, name = (str(part) for part in fault["loc"])
+        place = ".".join([*table, name])
+        if fault["type"] == "missing":
+            yield f"{place} is missing"
+        elif fault["type"] != "unexpected_keyword_argument":
+            yield f"{place} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        elif near := get_close_matches(name, _names(cls, table), n=1):
+            yield f"there is no setting {place}; did you mean {near[0]}?"
+        else:
+            unknown.setdefault(tuple(table), []).append(place)
+    for tables, places in unknown.items():
+        yield f"there is no setting {', '.join(places)}; known: {', '.join(_names(cls, tables))}"
 
 
-def _names(cls: Any, sections: list[str]) -> list[str]:
+def _names(cls: Any, sections: Iterable[str]) -> list[str]:
     for section in sections:
-        cls = next(f.type for f in fields(cls) if f.name == section)
-        cls = get_args(cls)[0] if get_origin(cls) is Annotated else cls
+        cls = section_of(cls, section)
     return [f.name for f in fields(cls)]
+
+
+def section_of(cls: Any, name: str) -> Any:
+    """The class of a setting that is a table of settings; None for others."""
+    kind = next((field.type for field in fields(cls) if field.name == name), None)
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return kind if is_dataclass(kind) else None
+
+
+# ---------------------------------------------------------------- old names
+
+
+def former_names(cls: type) -> dict[str, str]:
+    """Old names of a class's settings, and their new ones."""
+    return {old: new for base in cls.__mro__ for old, new in RENAMED.get(base.__name__, {}).items()}
+
+
+def with_new_names(
+    cls: type, values: Mapping[str, Any], origin: str, quiet: bool = False, table: str = ""
+) -> dict[str, Any]:
+    """Values under the names that their settings have now; see `validate`.
+
+    Raises:
+        UserError: one is there under both names.
+    """
+    former, found = former_names(cls), dict[str, Any]()
+    for key, value in values.items():
+        name = former.get(key, key)
+        if name != key and name in values:
+            raise UserError(f"{origin}: {table}{key} is the old name of {table}{name}; leave one of them out")
+        if name != key and not quiet:
+            warn_of_old_name(f"{origin}: {table}{key}", f"{table}{name}")
+        section = section_of(cls, name) if isinstance(value, Mapping) else None
+        found[name] = value if section is None else with_new_names(section, value, origin, quiet, f"{table}{name}.")
+    return found
+
+
+def warn_of_old_name(old: str, new: str) -> None:
+    """Tell that something has another name now."""
+    warn(f"{old} is now {new}; the old name is taken in this release only")
+
+
+# ---------------------------------------------------------------- and back
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

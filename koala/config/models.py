@@ -6,44 +6,47 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from tyro.conf import arg
 
-from koala.config.fields import Strict
+from koala.config.fields import Advanced, Strict
 
 
 @dataclass(frozen=True)
 class ExtractorSettings(Strict):
-    """The frozen network whose view of the whole picture is fused in."""
+    """The extractor: a frozen network that describes the whole picture."""
 
-    name: str = "inception_resnet_v2"
+    name: Annotated[str, arg(metavar="MODEL")] = "inception_resnet_v2"
     """A timm model, or "none"."""
-    features: Literal["logits", "pooled"] = "logits"
-    """What is taken from it."""
-    weights: str = "pretrained"
-    """"pretrained", "random", or a file of the model's weights."""
-    batch_statistics: bool = False
-    """The report's mistake: batch normalisation in training mode, so that colours depend on the rest of the batch."""
+    features: Annotated[Literal["logits", "pooled"], Advanced] = "logits"
+    """Layer whose output is used: the logits, or the pooled features before them."""
+    weights: Annotated[str, arg(metavar="FILE")] = "pretrained"
+    """File of the model's weights, or "pretrained" or "random"."""
+    batch_statistics: Annotated[bool, Advanced] = False
+    """Repeat a mistake of the report: batch normalisation in training mode, so that colours depend on the batch."""
     cache: bool = False
-    """Train with the embeddings that koala shards embed made, rather than run the extractor in every step."""
+    """Use the embeddings that koala shards embed computed, and do not run the extractor in every step."""
 
 
 @dataclass(frozen=True)
 class ObjectiveSettings(Strict):
-    """What training makes small; in a file, `objective = "NAME"` says the same as a table that says no more."""
+    """The objective: what training minimises.
+
+    In a file, objective = "huber" is short for a table with that name.
+    """
 
     name: Annotated[Literal["mse", "huber", "weighted-mse", "classification"], arg(name="")] = "mse"
-    """mse; huber; weighted-mse, in which rare colours count more; classification of ab into bins. The last two need
-    koala shards prior."""
+    """Loss between predicted and true ab: mse; huber; weighted-mse, in which rare colours count more; classification of
+    ab into bins. The last two need koala shards prior."""
     rebalancing: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """How much more rare colours count in those two: 0 no more than others, towards 1 as much more as they are rarer.
-    Less gives paler pictures and fewer wrong colours; Zhang et al. take 0.5."""
-    colorfulness: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of a term for pictures that are not as colourful as their photos; it joins over the first half of a
+    """How much more rare colours count in weighted-mse and classification, from 0 (no more than others) to 1. Less
+    gives paler pictures with fewer wrong colours. Zhang et al. take 0.5."""
+    colorfulness: Annotated[float, Field(ge=0), Advanced] = 0.0
+    """Weight of a term that asks for pictures as colourful as their photos. It rises over the first half of a
     training."""
-    perceptual: Annotated[float, Field(ge=0)] = 0.0
+    perceptual: Annotated[float, Field(ge=0), Advanced] = 0.0
     """Weight of a distance between features of a frozen network."""
-    perceptual_network: str = "vgg16_bn"
+    perceptual_network: Annotated[str, arg(metavar="MODEL"), Advanced] = "vgg16_bn"
     """That network: a timm model."""
-    perceptual_weights: str = "pretrained"
-    """Its weights: "pretrained", "random", or a file."""
+    perceptual_weights: Annotated[str, arg(metavar="FILE"), Advanced] = "pretrained"
+    """File of its weights, or "pretrained" or "random"."""
 
 
 def _named(value: Any) -> Any:
@@ -53,15 +56,15 @@ def _named(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class ExtractorWeights(Strict):
-    """Where the extractor's weights lie now."""
+    """The extractor's weights."""
 
-    weights: str = ""
-    """File of its weights; by default where the training found them."""
+    weights: Annotated[str, arg(metavar="FILE"), Advanced] = ""
+    """File of the extractor's weights; by default those that the training used."""
 
 
 @dataclass(frozen=True)
 class ExtractorWeightsOrCache(ExtractorWeights):
-    """The extractor's weights, or what it saw of the pictures."""
+    """The extractor's weights, or the embeddings that it gave."""
 
     cache: bool = False
-    """Take the embeddings that koala shards embed made, rather than run the extractor."""
+    """Use the embeddings that koala shards embed computed, and do not run the extractor."""

@@ -133,7 +133,7 @@ def _check_process_group(accelerator: Accelerator, processes: int) -> None:
     alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if accelerator.num_processes != asked or alone:
         raise UserError(
-            f"{asked if not alone else 'several'} processes were asked for, but this one is in a group of "
+            f"{asked if not alone else 'several'} processes were asked for, but this one is in a process group of "
             f"{accelerator.num_processes}; launch with one of the files in launch/, which start torch's own launcher"
         )
 

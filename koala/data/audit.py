@@ -2,7 +2,7 @@
 
 The audit of a shard lies beside it, `train-000000.audit.csv`: a first line that names the format and the sha256 of
 the tar, then a table with a row per sample. Beside it lies `train-000000.bins.csv`: how much of the shard's pictures
-has which colour. A shard whose audit names its sha256 is not looked at again, so that an audit goes on where it
+has which colour. A shard whose audit names its sha256 is not looked at again, so that an audit resumes where it
 stopped, and can run while shards are still being written.
 
 Colours are measured on a smaller picture whose short side keeps at least `SHORT_SIDE` pixels: the JPEG is decoded at

@@ -3,7 +3,7 @@
     SHARDS/prior.csv     a row for each bin of the ab plane: how much of the training pictures lies in it, and the
                          prior, which is the same smoothed and as shares of 1
 
-All samples to train on count, whatever a training's --data.where leaves out.
+All samples to train on count, whatever a training's --data.filter leaves out.
 
 References:
     Zhang, Isola, Efros: Colorful Image Colorization, arXiv:1603.08511.

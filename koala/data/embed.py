@@ -56,7 +56,7 @@ def _for_training(settings: EmbedShards) -> EmbedShards:
         return settings
     usual = EmbedShards(settings.shards)
     view = replace(settings.data, threads=usual.data.threads)
-    if replace(settings, training=None, data=view, batch=usual.batch, device=usual.device) != usual:
+    if replace(settings, training=None, data=view, batch_size=usual.batch_size, device=usual.device) != usual:
         raise UserError(
             f"{settings.training} says which extractor, view, precision and seed; leave out the flags for these"
         )
@@ -114,9 +114,9 @@ class EmbeddingJob:
             settings.shards, geometry=view.geometry, size=view.size, lightness=view.lightness, threads=view.threads
         )
         shards = Shards.open(settings.shards, split)
-        pieces = {number: _pieces(shards.shard_sizes, number, settings.batch) for number in numbers}
+        pieces = {number: _pieces(shards.shard_sizes, number, settings.batch_size) for number in numbers}
         places = (piece for of_shard in pieces.values() for piece in of_shard)
-        stream = load_batches(shards, places, data, dali_device(self.accelerator), batch=settings.batch)
+        stream = load_batches(shards, places, data, dali_device(self.accelerator), batch=settings.batch_size)
         for number, of_shard in pieces.items():
             rows = []
             for piece in of_shard:
@@ -148,7 +148,7 @@ def _begin(cache: EmbeddingCache, manifest: ShardManifest) -> list[tuple[SplitNa
         if before.mixed_precision != cache.key.mixed_precision:
             raise UserError(
                 f"{cache.folder} was begun with mixed_precision = {before.mixed_precision}, not "
-                f"{cache.key.mixed_precision}; go on with that, or delete the folder"
+                f"{cache.key.mixed_precision}; use that precision, or delete the folder"
             )
     else:
         cache.folder.mkdir(parents=True, exist_ok=True)

@@ -11,27 +11,27 @@ from koala.data.audit import COLUMNS, audit_path, is_current, read_audit
 from koala.data.shards import Shards, read_manifest
 
 
-def open_filtered(folder: Path, split: str, where: str) -> Shards:
+def open_filtered(folder: Path, split: str, condition: str) -> Shards:
     """Open a split with the samples that meet a condition, or all for "".
 
     Raises:
         UserError: the shards or their audit are not there, the condition is none, or no sample meets it.
     """
-    if not where:
+    if not condition:
         return Shards.open(folder, split)
-    keep = filter_samples(folder, split, where)
+    keep = filter_samples(folder, split, condition)
     if len(keep) and not keep.any():
-        raise UserError(f'no "{split}" sample in {folder} meets the condition "{where}"; choose a milder one')
+        raise UserError(f'no "{split}" sample in {folder} meets the condition "{condition}"; choose a milder one')
     return Shards.open(folder, split, keep)
 
 
-def filter_samples(folder: Path, split: str, where: str) -> NDArray[np.bool_]:
+def filter_samples(folder: Path, split: str, condition: str) -> NDArray[np.bool_]:
     """Which samples of a split meet a condition on the audit's columns.
 
     Args:
         folder: of shards.
         split: "train" or "val".
-        where: an expression such as "chroma >= 5 and not sepia"; see `COLUMNS` for the names in it.
+        condition: an expression such as "chroma >= 5 and not sepia"; see `COLUMNS` for the names in it.
 
     Returns:
         `(N,)` bool, N the samples of the split.
@@ -41,7 +41,7 @@ def filter_samples(folder: Path, split: str, where: str) -> NDArray[np.bool_]:
     """
     import pandas
 
-    expression = " ".join(where.split())
+    expression = " ".join(condition.split())
     columns = ["sample", *sorted(_names_in(expression) - {"sample"})]
     entries = read_manifest(folder).splits.get(split, [])
     for entry in entries:
@@ -57,9 +57,9 @@ def filter_samples(folder: Path, split: str, where: str) -> NDArray[np.bool_]:
     try:
         keep = pandas.concat(tables, ignore_index=True).eval(expression, engine="python")
     except (TypeError, ValueError, NotImplementedError, SyntaxError, NameError, AttributeError) as error:
-        raise UserError(f'"{where}" cannot be worked out ({error}); try one such as {_EXAMPLE}') from None
+        raise UserError(f'"{condition}" cannot be worked out ({error}); try one such as {_EXAMPLE}') from None
     if not isinstance(keep, pandas.Series) or keep.dtype != np.bool_:
-        raise UserError(f'"{where}" is not true or false of each sample; write a condition such as {_EXAMPLE}')
+        raise UserError(f'"{condition}" is not true or false of each sample; write a condition such as {_EXAMPLE}')
     return keep.to_numpy(np.bool_)
 
 

@@ -108,7 +108,7 @@ def micro_batches(
     if global_batch % parts:
         raise UserError(
             f"a global batch of {global_batch} cannot be shared by {world_size} processes in {accumulation} pieces "
-            f"each; choose --batch a multiple of {parts}"
+            f"each; choose --batch-size a multiple of {parts}"
         )
     size = global_batch // parts
     while True:

@@ -28,9 +28,9 @@ from koala.core import html
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.evaluation import confidence_intervals, evaluate, results, scoring, summary
-from koala.evaluation.html_report import ARROWS, interval_text
+from koala.evaluation.html_report import interval_text
 from koala.evaluation.results import EvaluationResult
-from koala.evaluation.scoring import HEADLINE, MEANINGS
+from koala.evaluation.scoring import ARROWS, HEADLINE, MEANINGS
 from koala.imaging import contact_sheet
 
 
@@ -133,7 +133,7 @@ def _check_alike(first: EvaluationResult, other: EvaluationResult) -> None:
         raise UserError(f"{both} were judged by different protocols ({told}); evaluate both with the same --protocol")
     if first.report["shards_sha256"] != other.report["shards_sha256"] or first.images != other.images:
         told = " and ".join(
-            f'{one.report["shards"]} (split {one.report["split"]}, where "{one.report["where"]}")'
+            f'{one.report["shards"]} (split {one.report["split"]}, filter "{one.report["filter"]}")'
             for one in (first, other)
         )
         raise UserError(f"{both} were judged on different images: {told}; evaluate both on the same shards")
@@ -158,7 +158,12 @@ def text_table(comparison: Comparison) -> list[str]:
     cells = [["", *(column.name for column in comparison.columns)]]
     cells += [["input L*", *(_input(column) for column in comparison.columns)]]
     for name in shown:
-        cells.append([name, *(_cell(comparison, column, name) for column in comparison.columns)])
+        cells.append(
+            [
+                f"{name} {ARROWS[MEANINGS[name].better]}",
+                *(_cell(comparison, column, name) for column in comparison.columns),
+            ]
+        )
     widths = [max(len(row[index]) for row in cells) for index in range(len(cells[0]))]
     said = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     note = "95 % intervals over images, not over trainings; * where they leave out 0"
@@ -360,11 +365,11 @@ def _judging(
         out=settings.out / name,
         protocol=protocol,
         split=report.get("split", "val"),
-        where=report.get("where", ""),
+        filter=report.get("filter", ""),
         features="protocol" if judged_by_networks else "none",
         inception=settings.inception,
         lpips=settings.lpips,
-        batch=settings.batch,
+        batch_size=settings.batch_size,
         threads=settings.threads,
         device=settings.device,
     )

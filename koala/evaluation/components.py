@@ -157,7 +157,7 @@ def _open_images(
         return _open(settings.shards, settings.split, ids, condition, rules.name, accelerator)
 
     reference = opened(rules.reference, "") if rules.reference != ImageIds() else None
-    return Images(opened(rules.ids, settings.where), reference, data, settings.split)
+    return Images(opened(rules.ids, settings.filter), reference, data, settings.split)
 
 
 def _open(  # noqa: PLR0917  (what is opened, and what is said of it)
@@ -167,7 +167,7 @@ def _open(  # noqa: PLR0917  (what is opened, and what is said of it)
     if wanted is None:
         shards = sample_filter.open_filtered(folder, split, condition)
     elif condition:
-        raise UserError(f"{what} names its images; leave --where out, or write a protocol of your own")
+        raise UserError(f"{what} names its images; leave --filter out, or write a protocol of your own")
     else:
         keep = on_main_process(accelerator, lambda: protocol.select_samples(folder, split, wanted, what))
         shards = Shards.open(folder, split, keep)

@@ -4,7 +4,7 @@ What is scored, on which images and how, is the protocol's (`koala.evaluation.pr
 sRGB: the photo in the protocol's geometry against predicted ab joined with the L* that the protocol names.
 
 Each process scores whole batches and keeps what it measured of each in a file of its own; the first process puts them
-together. So an interrupted evaluation goes on where it stopped, memory does not grow with the number of pictures, and
+together. So an interrupted evaluation resumes where it stopped, memory does not grow with the number of pictures, and
 scores do not depend on the number of processes.
 
     OUT/scores.json       scores, intervals, what was left out and why, the protocol, all hashes; written last
@@ -73,7 +73,7 @@ class Evaluation:
             components,
             self._kept,
             accelerator,
-            batch=settings.batch,
+            batch=settings.batch_size,
             threads=settings.threads,
             pictures=_picture_count(settings.pictures, components),
         )
@@ -109,7 +109,7 @@ class Evaluation:
     def _finish(self) -> None:
         """Put the parts together and write all that there is to see; for the first process."""
         judges, images = self._components.judges, self._components.images
-        measures = summary.gather(self._kept, images, judges.features, self._settings.batch)
+        measures = summary.gather(self._kept, images, judges.features, self._settings.batch_size)
         summary.write(self._components, measures, self.measuring, self._facts, self._settings.sheet_rows)
         self._kept.remove()
 
@@ -122,7 +122,7 @@ def provenance(settings: EvaluateSettings, components: Components) -> dict[str, 
         **components.pictures.provenance(),
         "shards": str(settings.shards),
         "split": settings.split,
-        "where": settings.where,
+        "filter": settings.filter,
         "shards_sha256": _shards_sha256(settings.shards, settings.split, components.images.shards),
         "input_lightness": rules.lightness,
         "protocol": {**asdict(rules), **asdict(protocol.protocol_hashes(rules))},
@@ -133,7 +133,7 @@ def provenance(settings: EvaluateSettings, components: Components) -> dict[str, 
         "embeddings": asdict(components.cache.key) if components.cache is not None else None,
         "temperature": settings.temperature,
         "saturation": settings.saturation,
-        "batch": settings.batch,
+        "batch_size": settings.batch_size,
         "koala": __version__,
     }
 
@@ -152,18 +152,35 @@ def _shards_sha256(folder: Path, split: str, shards: Shards) -> str:
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:
-    """The headline scores in lines, with their intervals, and what was left out."""
-    named = result["protocol"]
+    """The headline scores in a table, with their intervals and the photos' own values, and what was left out.
+
+    Args:
+        result: what scores.json holds.
+    """
+    named, what = result["protocol"], result.get("checkpoint") or result.get("pictures_of")
+    shown = [name for name in result["scores"] if name in scoring.HEADLINE]
     said = [
-        f"{result['pictures']} pictures; protocol {named['name']} (sha256 {named['sha256'][:8]}): "
-        f"L* of the {named['lightness']} picture in, of the {named['assembly']} picture out; padding {named['padding']}"
+        f"{what}: {result['pictures']} pictures under the protocol {named['name']} (sha256 {named['sha256'][:8]})",
+        f"L* of the {named['lightness']} photo in, of the {named['assembly']} photo out; padding {named['padding']}",
+        "",
+        f"{'score':25} {'value':>11}   {'95 % interval':24} the photos'",
+        *(_row(name, result) for name in shown),
+        "",
+        "↓ lower is better, ↑ higher is better; intervals are over pictures (bootstrap)",
     ]
-    for name in (name for name in result["scores"] if name in scoring.HEADLINE):
-        value, interval = result["scores"][name], result["intervals"].get(name)
-        said.append(f"{name:26} {value:10.5f}" + (f"   [{interval[0]:.5f}, {interval[1]:.5f}]" if interval else ""))
     said += [f"warning: {warning}" for warning in result["warnings"]]
     said += [f"left out: {name}: {why}" for name, why in result["left_out"].items()]
     for name, judge in result["judges"].items():
         if not judge["published"]:
             said.append(f"{name}: its weights are not the published ones (sha256 {judge['sha256'][:8]})")
     return said
+
+
+def _row(name: str, result: Mapping[str, Any]) -> str:
+    """A score, its interval, and what the photos themselves have."""
+    scores, interval = result["scores"], result["intervals"].get(name)
+    true = {"chroma_ratio": 1.0}.get(name, scores.get(f"{name}_true"))
+    spread = f"{interval[0]:.5f} to {interval[1]:.5f}" if interval else ""
+    arrow = scoring.ARROWS[scoring.MEANINGS[name].better]
+    row = f"{name:23} {arrow:1} {scores[name]:11.5f}   {spread:24} {'' if true is None else f'{true:.5f}'}"
+    return row.rstrip()

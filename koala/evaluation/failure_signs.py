@@ -1,10 +1,12 @@
 """Signs that a network's colours have gone wrong: what training and evaluation warn of. Pure."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from koala.config.training import TrainSettings
 from koala.imaging import color
+from koala.models.objectives import needs_prior
 
 GREY = color.from_units(2.0)  # mean chroma of photos on the network's scale, below which a ratio to it says nothing
 PATIENCE = 5  # entries of a training in a row
@@ -21,7 +23,7 @@ class FailureSign:
         above: whether it shows in what is above the limit, or below.
         limit: of the measure.
         text: what the measure says, with a place for its value.
-        remedy: what often helps.
+        remedies: what often helps a training of these settings.
     """
 
     name: str
@@ -29,15 +31,35 @@ class FailureSign:
     above: bool
     limit: float
     text: str
-    remedy: str
+    remedies: Callable[[TrainSettings], list[str]]
 
     def shows(self, value: float) -> bool:
         """Whether a value of the measure is on the wrong side."""
         return value > self.limit if self.above else value < self.limit
 
-    def warning(self, value: float, remedy: bool = True) -> str:
-        """In words."""
-        return f"{self.name}: {self.text.format(value)}" + (f"; {self.remedy}" if remedy else "")
+    def warning(self, value: float, trained: TrainSettings | None) -> str:
+        """In words; with what often helps, where it is known how the network was trained."""
+        fact = f"{self.name}: {self.text.format(value)}"
+        return f"{fact}; {' or '.join(self.remedies(trained))} often helps" if trained is not None else fact
+
+
+def _against_grey(trained: TrainSettings) -> list[str]:
+    return ["a lower --learning-rate" + ("" if trained.warmup_images else " with --warmup-images")]
+
+
+def _against_colors_outside(trained: TrainSettings) -> list[str]:
+    objective, found = trained.objective, []
+    if objective.colorfulness:
+        found.append("a smaller --objective.colorfulness")
+    if needs_prior(objective) and objective.rebalancing:
+        found.append("a smaller --objective.rebalancing")
+    if objective.name == "classification":
+        found.append("a higher --temperature where it colours")
+    return found or ["a lower --learning-rate"]
+
+
+def _against_dead_tanh(trained: TrainSettings) -> list[str]:
+    return ["a lower --learning-rate", *([] if trained.clip_grad_norm else ["--clip-grad-norm 1"])]
 
 
 SIGNS = (
@@ -47,7 +69,7 @@ SIGNS = (
         above=False,
         limit=0.1,
         text="predicted chroma is {:.2f} of the true",
-        remedy="a lower --learning-rate with --warmup often helps",
+        remedies=_against_grey,
     ),
     FailureSign(
         "out of gamut",
@@ -55,7 +77,7 @@ SIGNS = (
         above=True,
         limit=0.3,
         text="{:.0%} of the colours are none that sRGB can show",
-        remedy="a smaller --objective.colorfulness, or a higher --temperature, often helps",
+        remedies=_against_colors_outside,
     ),
     FailureSign(
         "dead tanh",
@@ -63,20 +85,25 @@ SIGNS = (
         above=True,
         limit=0.05,
         text="{:.0%} of the predicted ab lie at the end of the scale, where no gradient brings them back",
-        remedy="a lower --learning-rate or --clip-norm 1 often helps",
+        remedies=_against_dead_tanh,
     ),
 )
 
 
-def warnings(measures: Mapping[str, float], remedies: bool = True) -> list[str]:
-    """What measures show, in words."""
-    return [sign.warning(measures[sign.measure], remedies) for sign in SIGNS if _shows(sign, measures)]
+def warnings(measures: Mapping[str, float], trained: TrainSettings | None = None) -> list[str]:
+    """What measures show, in words; with what often helps, where it is known how the network was trained."""
+    return [sign.warning(measures[sign.measure], trained) for sign in SIGNS if _shows(sign, measures)]
 
 
 class FailureWatch:
-    """Notices, while a network is trained, what stays wrong; and says it once, until it is well again."""
+    """Notices, while a network is trained, what stays wrong; and says it once, until it is well again.
 
-    def __init__(self) -> None:
+    Args:
+        settings: of the training.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self._settings = settings
         self._last: dict[str, deque[bool]] = {sign.name: deque(maxlen=PATIENCE) for sign in SIGNS}
         self._said: set[str] = set()
 
@@ -92,7 +119,9 @@ class FailureWatch:
                 self._said.discard(sign.name)
             elif sign.name not in self._said:
                 self._said.add(sign.name)
-                said.append(f"warning: after {images_seen} images, {sign.warning(measures[sign.measure])}")
+                said.append(
+                    f"warning: after {images_seen} images, {sign.warning(measures[sign.measure], self._settings)}"
+                )
         return said
 
 

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from koala.core import html
 from koala.evaluation.metrics import CHROMA_STEP, Histograms
-from koala.evaluation.scoring import MEANINGS, Table
+from koala.evaluation.scoring import ARROWS, MEANINGS, Table
 from koala.imaging import color
 
-ARROWS = {"lower": "&darr;", "higher": "&uarr;", "": ""}
 _DRAWN = ("psnr", "ssim", "ciede2000", "lpips", "mse")
 
 

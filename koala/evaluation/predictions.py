@@ -15,6 +15,7 @@ from torch import Tensor
 
 from koala.config.data import DataSettings
 from koala.config.fields import LightnessSource
+from koala.config.training import TrainSettings
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
 from koala.data.crop_windows import crop_windows
@@ -176,6 +177,11 @@ class NetworkPictures:
     ) -> None:
         self._found, self._model, self._saturation = found, model, saturation
         self._assembly, self._autocast = assembly, autocast
+
+    @property
+    def settings(self) -> TrainSettings:
+        """Of its training."""
+        return self._found.settings
 
     def predict(self, batch: Batch) -> Prediction:
         """Colour a batch."""

@@ -62,6 +62,7 @@ def read_result(folder: Path, name: str = "") -> EvaluationResult:
         try:
             if _NEEDED - report.keys():
                 raise ValueError
+            report.setdefault("filter", report.get("where", ""))  # as it was called before
             return EvaluationResult(name, place, report, *_table(place / "per_image.csv"))
         except (OSError, ValueError, IndexError):
             raise UserError(f"{place} holds a damaged evaluation; delete its scores.json and evaluate again") from None

@@ -61,6 +61,9 @@ MEANINGS = {
     "dcf_absolute_of_pictures": ScoreMeaning("lower", "mean of the pictures' differences of cf_absolute"),
 }
 
+ARROWS = {"lower": "↓", "higher": "↑", "": ""}
+"""Which way is better."""
+
 # those that one looks at first
 HEADLINE = (
     *("mse", "psnr", "ssim", "ciede2000", "lpips", "fid", "kid", "fid_torchvision", "kid_torchvision"),

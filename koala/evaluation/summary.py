@@ -18,7 +18,7 @@ from koala.evaluation.features import FeatureNetwork
 from koala.evaluation.measuring import Kind, Measuring, part_name, picture_name, sample_batches
 from koala.evaluation.metrics import Histograms, Moments
 from koala.evaluation.partial_results import PartialResults
-from koala.evaluation.predictions import FolderPictures
+from koala.evaluation.predictions import NetworkPictures, PictureSource
 from koala.evaluation.scoring import Table
 from koala.imaging import contact_sheet
 
@@ -133,7 +133,7 @@ def _result(components: Components, measures: Measures, facts: Mapping[str, Any]
     return {
         "scores": scores | measures.distances,
         "intervals": intervals,
-        "warnings": _warnings(scores, of_koala=not isinstance(components.pictures, FolderPictures)),
+        "warnings": _warnings(scores, components.pictures),
         "left_out": components.judges.skipped,
         "pictures": len(components.images.shards),
         **facts,
@@ -143,11 +143,12 @@ def _result(components: Components, measures: Measures, facts: Mapping[str, Any]
     }
 
 
-def _warnings(scores: Mapping[str, float], *, of_koala: bool) -> list[str]:
+def _warnings(scores: Mapping[str, float], pictures: PictureSource) -> list[str]:
     """What is wrong with the colours; for a network of koala, with what often helps."""
     colorful = scores["chroma_true"] >= failure_signs.GREY
     measures = {name: value for name, value in scores.items() if colorful or name != "chroma_ratio"}
-    return failure_signs.warnings(measures, remedies=of_koala)
+    trained = pictures.settings if isinstance(pictures, NetworkPictures) else None
+    return failure_signs.warnings(measures, trained)
 
 
 def _write(components: Components, name: str, content: str) -> None:

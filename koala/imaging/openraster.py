@@ -1,4 +1,4 @@
-"""A grey photo's colours on a layer of their own, to go on colouring by hand.
+"""A grey photo's colours on a layer of their own, to retouch by hand.
 
 `write_ora` writes an OpenRaster file, which Krita and GIMP open: the grey photo, and on it the coloured one in mode
 "color". Painting on that layer colours the photo, erasing it bares the grey. What stays of the grey differs:

@@ -63,6 +63,42 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "WEBP": {"quality": 95},
     "AVIF": {"quality": 95, "subsampling": "4:4:4"},
 }
+_PICTURES = frozenset(  # those that are refused with a reason, as cameras' raw files are, are pictures too
+    [
+        *(
+            *_SUFFIXES,
+            *_FORMATS,
+            ".heic",
+            ".heif",
+            ".hif",
+            ".jxl",
+            ".jp2",
+            ".j2k",
+            ".jpf",
+            ".jpx",
+            ".bmp",
+            ".dib",
+            ".gif",
+        ),
+        *(
+            ".apng",
+            ".mpo",
+            ".psd",
+            ".tga",
+            ".pcx",
+            ".ppm",
+            ".pgm",
+            ".pbm",
+            ".pnm",
+            ".ico",
+            ".icns",
+            ".dds",
+            ".sgi",
+            ".qoi",
+        ),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+    ]
+)
 _JPEG_ROOM = 65_504  # bytes that EXIF or XMP may have in a JPEG
 _Tag = ExifTags.Base
 
@@ -120,6 +156,18 @@ def decode_photo(data: bytes) -> Photo:
     """
     with decoder_errors(), _damage_is_said():
         return _photo(data)
+
+
+def is_picture_name(path: Path) -> bool:
+    """Whether a file is a picture by its name; what it really is, reading it tells."""
+    return path.suffix.lower() in _PICTURES
+
+
+def from_image(image: Image.Image) -> Photo:
+    """The photograph that Pillow holds in memory; see `decode_photo`."""
+    with decoder_errors(), _damage_is_said():
+        copied = image.copy()  # which its profile is taken from
+        return _finished(_samples(copied), exif_of(copied), copied.info)
 
 
 def suffix_for(photo: Path) -> str:

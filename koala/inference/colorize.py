@@ -4,10 +4,12 @@ The network sees the photo small and in grey; the ab it predicts is brought to t
 photo's own lightness, some rows at a time, so that a hundred megapixels need little more memory than their pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -19,7 +21,11 @@ from koala.config.fields import Device
 from koala.config.inference import ColorizeOptions
 from koala.config.load import validate
 from koala.imaging import color, guided_filter, photo_io, toning
+from koala.inference.photo_input import PhotoInput, read_pixels
 from koala.models.network import STRIDE, Colorizer
+from koala.models.pretrained import load_model
+
+Model = Colorizer | str | PathLike[str] | None
 
 _MOST_SIDES = 8  # how often the short side may go into the long one: the network's work grows with it
 _THUMBNAIL = 128  # pixels of the short side by which at least the kind of a photo is told
@@ -41,45 +47,109 @@ class View:
     lightness: Tensor
 
 
-def colorize(
-    photo: NDArray[Any] | str | Path,
-    model: Colorizer,
+@overload
+def colorize(  # type: ignore[overload-overlap]  # a str is a sequence of str, and is a path
+    photo: PhotoInput,
+    model: Model = ...,
     *,
+    device: str | torch.device | None = ...,
+    recolor: bool = ...,
+    size: int = ...,
+    saturation: float = ...,
+    strength: float = ...,
+    temperature: float | None = ...,
+    flip: bool = ...,
+) -> NDArray[Any]: ...
+
+
+@overload
+def colorize(
+    photo: Sequence[PhotoInput],
+    model: Model = ...,
+    *,
+    device: str | torch.device | None = ...,
+    recolor: bool = ...,
+    size: int = ...,
+    saturation: float = ...,
+    strength: float = ...,
+    temperature: float | None = ...,
+    flip: bool = ...,
+) -> list[NDArray[Any]]: ...
+
+
+def colorize(
+    photo: PhotoInput | Sequence[PhotoInput],
+    model: Model = None,
+    *,
+    device: str | torch.device | None = None,
+    recolor: bool = False,
     size: int = 0,
     saturation: float = 1.0,
     strength: float = 1.0,
     temperature: float | None = None,
     flip: bool = False,
-) -> NDArray[Any]:
-    """Colour a photo; one that is in colour already gets others.
+) -> NDArray[Any] | list[NDArray[Any]]:
+    """Colour a photo, or a list of photos. One that is in colour already comes back as it is.
 
     Args:
-        photo: `(H, W, 3)` or `(H, W)` sRGB, uint8 or uint16, or a file's path.
-        model: from `load_model`.
-        size: short side at which the network works, in pixels; 0 takes the size it was trained at.
-        saturation: what the network's colours are multiplied by, 0..4.
-        strength: share of the coloured photo in the result, 0..1; the rest is the photo as it was.
-        temperature: of a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest; by
+        photo: a path, a file's bytes, a file object, a PIL image, an array `(H, W)` or `(H, W, 3)`, a tensor
+            `(3, H, W)` or `(H, W, 3)` (both of uint8, uint16, or floats in 0..1), all sRGB; or a list of these.
+        model: from `load_model`, or what that takes: a run folder, a checkpoint folder, USER/NAME on the Hugging Face
+            hub. By default the built-in model.
+        device: where to compute, "auto", "cpu", "cuda" or torch's; a model that is given is moved there. By default
+            where that is, or else on a GPU if there is one.
+        recolor: give photos that are in colour already new colours.
+        size: short side at which the network sees the photo, in pixels; 0 takes the size it was trained at.
+        saturation: factor of the colours' strength, 0..4.
+        strength: share of the coloured photo in the result, 0..1; the rest is the original.
+        temperature: of a network trained by classification: 1 gives the mean colour, less gives the likeliest; by
             default the model's own.
         flip: colour the photo and its mirror image, and take the mean.
 
     Returns:
-        `(H, W, 3)` sRGB of the same dtype. L* is that of the photo to within rounding: of a grey one its own, of a
-        toned one that of `koala.imaging.toning.gray_conversion`.
+        `(H, W, 3)` sRGB of the photo's own type: uint8, uint16, or float32 in 0..1; for a list, a list. L* is that of
+        the photo to within rounding: of a grey one its own, of a toned one that of
+        `koala.imaging.toning.gray_conversion`. Transparency is left out.
 
     Raises:
-        UserError: the file cannot be read as a picture, or a dial cannot stand there.
-        ValueError: the array is not of that shape and type.
+        UserError: a photo cannot be read or has another shape, there is no such model, or an option is out of range.
+        TypeError: it is no photo, or no model.
     """
     given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
-    dials = validate(ColorizeOptions, given, "colorize")
-    pixels = photo_io.read_photo(Path(photo)).pixels if isinstance(photo, str | Path) else photo
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=-1)
-    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
-        raise ValueError(f"a photo is (H, W, 3) or (H, W) uint8 or uint16, got {pixels.shape} {pixels.dtype}")
-    view = look(pixels, dials.size or model.size)
-    return paint(pixels, view, predict(model, view.lightness, dials), dials)
+    options = validate(ColorizeOptions, given, "colorize")
+    network = _network(model, device)
+    if isinstance(photo, list | tuple):
+        return [_colorize(one, network, options, recolor) for one in photo]
+    return _colorize(photo, network, options, recolor)
+
+
+def _colorize(photo: Any, model: Colorizer, options: ColorizeOptions, recolor: bool) -> NDArray[Any]:
+    pixels = read_pixels(photo)
+    levels = pixels if pixels.dtype != np.float32 else np.rint(pixels * 65535).astype(np.uint16)
+    view = look(levels, options.size or model.size)
+    if view.kind == "color" and not recolor:
+        return pixels.copy()
+    painted = paint(levels, view, predict(model, view.lightness, options), options)
+    return painted if levels is pixels else painted.astype(np.float32) / 65535
+
+
+def _network(model: Model, device: str | torch.device | None) -> Colorizer:
+    """The network that is meant, where it is to compute."""
+    if isinstance(model, Colorizer):
+        return model if device is None else model.to(_device(device))
+    if model is not None and not isinstance(model, str | PathLike):
+        raise TypeError(f"a model comes from load_model, or is a path, a name or None; got {type(model).__name__}")
+    return (_built_in() if model is None else load_model(Path(model))).to(_device(device or "auto"))
+
+
+@cache
+def _built_in() -> Colorizer:
+    """The built-in model, kept for the next photo."""
+    return load_model()
+
+
+def _device(device: str | torch.device) -> str | torch.device:
+    return device_for("auto") if device == "auto" else device
 
 
 def look(pixels: NDArray[Any], short_side: int) -> View:
@@ -98,26 +168,26 @@ def look(pixels: NDArray[Any], short_side: int) -> View:
     return View(kind, reduction, lightness)
 
 
-def predict(model: Colorizer, lightness: Tensor, dials: ColorizeOptions) -> Tensor:
+def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions) -> Tensor:
     """Let the network colour photos of one size.
 
     Args:
         model: on any device.
         lightness: `(B, 1, h, w)`.
-        dials: of which temperature and flip matter here.
+        options: of which temperature and flip matter here.
 
     Returns:
         `(B, 2, h, w)` ab, on the model's device.
     """
     lightness = lightness.to(device_of(model))
-    ab = model(lightness, temperature=dials.temperature)
-    if dials.flip:
-        ab = (ab + model(lightness.flip(-1), temperature=dials.temperature).flip(-1)) / 2
+    ab = model(lightness, temperature=options.temperature)
+    if options.flip:
+        ab = (ab + model(lightness.flip(-1), temperature=options.temperature).flip(-1)) / 2
     return ab
 
 
 def paint(
-    pixels: NDArray[Any], view: View, ab: Tensor, dials: ColorizeOptions, out: NDArray[Any] | None = None
+    pixels: NDArray[Any], view: View, ab: Tensor, options: ColorizeOptions, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """Bring ab to a photo's size and join it with the photo's own lightness.
 
@@ -125,21 +195,21 @@ def paint(
         pixels: `(H, W, 3)` sRGB, uint8 or uint16.
         view: of them.
         ab: `(1, 2, h, w)`, on the device that is to do it.
-        dials: of which saturation and strength matter here.
+        options: of which saturation and strength matter here.
         out: array to paint into, where memory is short: the photo's own may be painted over.
 
     Returns:
         `(H, W, 3)` of the same dtype.
     """
-    lines = guided_filter.fit(view.lightness.to(ab.device), dials.saturation * ab)
+    lines = guided_filter.fit(view.lightness.to(ab.device), options.saturation * ab)
     painted = np.empty_like(pixels) if out is None else out
     top = np.iinfo(pixels.dtype).max
     for rows in _strips(*pixels.shape[:2]):
         strip = _tensor(pixels[rows], ab.device)
         lightness = _own_lightness(strip, view)
         lab = color.to_lab(lightness, guided_filter.apply(lines, lightness, rows.start, len(pixels)))
-        if dials.strength < 1:
-            lab = color.rgb_to_lab(strip).lerp(lab, dials.strength)
+        if options.strength < 1:
+            lab = color.rgb_to_lab(strip).lerp(lab, options.strength)
         rgb = color.lab_to_rgb(lab, outside="fade")[0].permute(1, 2, 0)
         painted[rows] = (rgb * top).round().cpu().numpy()
     return painted

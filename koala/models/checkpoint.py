@@ -337,7 +337,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         path=path,
         images_seen=description.images_seen,
-        settings=validate(TrainSettings, description.settings, f"{path}/checkpoint.json"),
+        settings=validate(TrainSettings, description.settings, f"{path}/checkpoint.json", quiet=True),
         embedding_size=description.embedding_size,
         extractor_sha256=description.extractor_sha256,
         state=description.state,

@@ -130,7 +130,7 @@ def quiet_hub() -> Iterator[None]:
 
 
 def model_card(facts: Mapping[str, str]) -> str:
-    """A model's page on the hub, for its owner to go on with.
+    """A model's page on the hub, for its owner to complete.
 
     Args:
         facts: what is told of the model, in a word each.

@@ -14,7 +14,7 @@ from koala.models.checkpoint import Checkpoint, find_checkpoint, public_files
 from koala.models.network import Colorizer
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-"""The model that koala carries."""
+"""The built-in model."""
 
 
 class PretrainedColorizer(Colorizer, ModelHubMixin):
@@ -88,7 +88,7 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
 
     Args:
         name_or_path: run folder (its best checkpoint), checkpoint folder, or USER/NAME on the Hugging Face hub; a path
-            that exists is taken before a name. By default the model that koala carries (koala/pretrained/README.md).
+            that exists is taken before a name. By default the built-in model (koala/pretrained/README.md).
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:

@@ -5,8 +5,9 @@
     OUT/ablation.md, .csv     the variants' scores: means over seeds, differences to the first row, what chance leaves
     OUT/comparison/           `koala compare` of the first seed's runs: intervals over images, and a sheet
 
-All of it goes on where it stopped. Whether a difference is more than chance is asked of the seeds: how far trainings
-lie apart that differ in nothing else, pooled over the variants, says how far two means would lie apart by chance.
+An interrupted ablation resumes where it stopped. Whether a difference is more than chance is asked of the seeds: how
+far trainings lie apart that differ in nothing else, pooled over the variants, says how far two means would lie apart by
+chance.
 """
 
 import csv
@@ -21,7 +22,7 @@ import numpy as np
 
 from koala.config.evaluation import EvaluateSettings
 from koala.config.fields import part_numbers
-from koala.config.load import to_dict, validate
+from koala.config.load import to_dict, validate, with_new_names
 from koala.config.training import AblateSettings, AblationSettings, TrainSettings
 from koala.core.atomic_io import write_atomic
 from koala.core.distributed import is_main_process
@@ -32,7 +33,7 @@ from koala.evaluation.components import view_of
 from koala.models import objectives
 from koala.training import trainer
 
-_SHARED = ("batch", "epochs", "seed", "run", "resume", "processes", "dry_run")  # no variant's own: equal budget
+_SHARED = ("batch_size", "epochs", "seed", "run", "resume", "processes", "dry_run")  # no variant's own: equal budget
 _CONFIDENCE = 0.95
 
 
@@ -91,7 +92,7 @@ def plan_runs(settings: AblateSettings) -> list[AblationRun]:
 
 
 def _variant(ablation: AblationSettings, name: str) -> TrainSettings:
-    changes = ablation.variants[name]
+    changes = with_new_names(TrainSettings, ablation.variants[name], f"variants.{name}")
     if shared := [key for key in _SHARED if key in changes]:
         raise UserError(f"variants.{name}.{shared[0]}: it is the same for all variants; set it in [train]")
     return validate(TrainSettings, _merged(to_dict(ablation.train), changes), f"variants.{name}")
@@ -141,11 +142,11 @@ def _make(run: AblationRun, evaluations: Mapping[str, Mapping[str, Any]]) -> int
     shards = training.data.shards
     if training.extractor.cache:
         embed.embed_command(embed.embed_settings_for(training))
-    if code := trainer.train(training):
+    if code := trainer.train(training, "the same koala ablate command"):
         return code
     for name, folder in run.evaluations.items():
         common: dict[str, Any] = {"model": training.run, "shards": shards, "out": folder}
-        common |= {"where": training.data.where, "threads": training.data.threads, "device": training.device}
+        common |= {"filter": training.data.filter, "threads": training.data.threads, "device": training.device}
         flags = {**common, **evaluations.get(name, {})}
         settings = validate(EvaluateSettings, flags, f"evaluations.{name}")
         if settings.extractor.cache and training.extractor.name != "none":

@@ -128,10 +128,10 @@ def open_data(data: DataSettings, seed: int, deterministic: bool = False) -> Tra
     if data.aging and data.lightness == "color":
         raise UserError("an old photograph has no L* of colours; leave out --data.aging or --data.lightness color")
     manifest = read_manifest(data.shards)
-    train = sample_filter.open_filtered(data.shards, "train", data.where)
-    val = sample_filter.open_filtered(data.shards, "val", data.where) if manifest.samples("val") else None
+    train = sample_filter.open_filtered(data.shards, "train", data.filter)
+    val = sample_filter.open_filtered(data.shards, "val", data.filter) if manifest.samples("val") else None
     sha256 = [entry.sha256 for entry in manifest.splits["train"]]
-    selection = [train.selection] if data.where else []
+    selection = [train.selection] if data.filter else []
     if data.decoder == "auto" and deterministic:
         data = replace(data, decoder="cpu")
     return TrainingData(data, train, val, EpochSampler(train.shard_sizes, seed), [*sha256, *selection])
@@ -178,17 +178,17 @@ def training_batches(
     places = micro_batches(
         data.sampler,
         images_seen,
-        settings.batch,
+        settings.batch_size,
         rank=accelerator.process_index,
         world_size=world_size,
-        accumulation=settings.accumulation,
+        accumulation=settings.gradient_accumulation_steps,
     )
     return load_batches(
         data.train,
         places,
         data.settings,
         dali_device(accelerator),
-        batch=max(1, settings.batch // (world_size * settings.accumulation)),
+        batch=max(1, settings.batch_size // (world_size * settings.gradient_accumulation_steps)),
         seed=settings.seed,
         embeddings=components.embedder.reader(data.settings.shards, "train", data.train),
     )

@@ -52,11 +52,11 @@ def batch(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the global batch can be shared out."""
     from koala.data.sampler import EpochSampler, micro_batches
 
-    order = EpochSampler((settings.batch,), settings.seed)
-    pieces = settings.accumulation
-    part = next(micro_batches(order, 0, settings.batch, rank=0, world_size=store.size, accumulation=pieces))
+    order = EpochSampler((settings.batch_size,), settings.seed)
+    pieces = settings.gradient_accumulation_steps
+    part = next(micro_batches(order, 0, settings.batch_size, rank=0, world_size=store.size, accumulation=pieces))
     processes = format_count(store.size, "process")
-    return Finding("ok", f"{settings.batch} images = {processes} x {format_count(pieces, 'piece')} x {len(part)}")
+    return Finding("ok", f"{settings.batch_size} images = {processes} x {format_count(pieces, 'piece')} x {len(part)}")
 
 
 def decoding(settings: TrainSettings, store: ProcessStore) -> Finding:
@@ -152,7 +152,7 @@ def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
         remedy = f"koala shards verify {folder} tells all; koala shards repair {folder} --source DIR writes them again"
         return Finding("failed", text, remedy)
     splits = {
-        split: open_filtered(folder, split, settings.data.where)
+        split: open_filtered(folder, split, settings.data.filter)
         for split in SPLITS
         if split == "train" or manifest.samples(split)
     }
@@ -205,12 +205,15 @@ def embeddings(settings: TrainSettings, store: ProcessStore) -> Finding:
 
 def run_folder(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the checkpoints find room where the run is to be, and how fast they are written."""
-    folder, number = _place_of(settings), settings.keep + 2  # and the best, and the one that is being written
+    folder, number = (
+        _place_of(settings),
+        settings.keep_checkpoints + 2,
+    )  # and the best, and the one that is being written
     checkpoint = checkpoint_bytes(settings)
     free = shutil.disk_usage(folder).free
     if free < number * checkpoint:
         text = f"{folder}: {format_bytes(free)} free, {number} checkpoints need {format_bytes(number * checkpoint)}"
-        return Finding("failed", text, "make room, keep fewer with --keep, or choose another --run")
+        return Finding("failed", text, "make room, keep fewer with --keep-checkpoints, or choose another --run")
     seconds = _seconds_to_write(folder, checkpoint)
     text = (
         f"{folder}: {format_bytes(free)} free; a checkpoint of {format_bytes(checkpoint)} is written in "

@@ -3,17 +3,15 @@
 The modules run on torch's meta device, where tensors have shapes and no content.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from koala.config.load import to_dict
 from koala.config.training import TrainSettings
 from koala.models.network import Network
 
@@ -60,48 +58,34 @@ def layer_shapes(network: Network, size: int) -> Mapping[str, tuple[int, ...]]:
     return found
 
 
-def describe_plan(
-    settings: TrainSettings, network: Network, extractor: nn.Module | None, processes: int, images: Mapping[str, int]
-) -> str:
-    """All settings, and what training takes with them, for people.
+def training_facts(
+    settings: TrainSettings, network: Network, extractor: nn.Module | None, piece: int, total: int
+) -> dict[str, str]:
+    """What a training takes, in words: shapes, parameters, arithmetic, memory.
 
     Args:
         settings: of the training.
         network: what is trained.
         extractor: what is run in each step, or none.
-        processes: that share the batch.
-        images: numbers of them, each with a word for which they are; those "in all" give the steps.
+        piece: images at a time in a process.
+        total: images that are seen in all.
     """
-    size, batch = settings.data.size, settings.batch
-    piece = batch // (processes * settings.accumulation)
+    size = settings.data.size
     flops = flops_per_image(network, extractor, size)
     trained = sum(weight.numel() for weight in network.parameters())
     frozen = list(extractor.parameters()) if extractor is not None else []
     # weights, their gradients, two moments of Adam, and the moving average
     state = trained * 4 * (5 if settings.ema else 4) + sum(weight.numel() * weight.element_size() for weight in frozen)
     activations = activation_bytes(network, size) * piece // (1 if settings.mixed_precision == "no" else 2)
-    facts = {
+    return {
         "input": f"lightness (1, {size}, {size}), embedding ({network.fusion.embedding_size})",
         **{part: str(shape) for part, shape in layer_shapes(network, size).items()},
         "parameters": f"{trained:,} trained, {sum(weight.numel() for weight in frozen):,} frozen",
-        "images": ", ".join(f"{count:,} {which}" for which, count in images.items()),
-        "steps": f"{images['in all'] // batch:,} of {batch} images, {piece} at a time in each of {processes} processes",
-        "arithmetic": f"{flops / 1e9:.1f} GFLOP an image, {flops * images['in all']:.3g} FLOP in all",
+        "arithmetic": f"{flops / 1e9:.1f} GFLOP an image, {flops * total:.3g} FLOP in all",
         **({"without": "what the perceptual term takes"} if settings.objective.perceptual else {}),
         "memory": f"about {(state + activations) / 2**30:.2f} GiB a device, of which {activations / 2**30:.2f} are "
         "activations; decoding and the workspace of convolutions come on top",
     }
-    lines = [f"{name} = {json.dumps(value)}" for name, value in _flat(to_dict(settings))]
-    return "\n".join([*lines, "", *(f"{name:10}  {fact}" for name, fact in facts.items())])
-
-
-def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested tables as dotted names with their values."""
-    if not isinstance(values, dict):
-        yield name, values
-        return
-    for key, value in values.items():
-        yield from _flat(value, f"{name}.{key}" if name else key)
 
 
 @contextmanager

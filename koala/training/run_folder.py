@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -19,17 +20,19 @@ from koala.training.metric_log import MetricWindow
 from koala.training.step_monitor import StepNumbers
 from koala.training.train_state import TrainState
 
-RUNS = Path("log/koala")
+RUNS = Path("runs")
+_OLD_RUNS = Path("log/koala")  # where koala 0.1 put runs, by date alone
+_DATE = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(?:_\d+)?"
 _MUST_STAY = (  # in a run that is resumed
     *("seed", "objective.name", "objective.rebalancing", "objective.colorfulness"),
     *("objective.perceptual", "objective.perceptual_network"),
-    *("data.geometry", "data.size", "data.lightness", "data.where", "data.mirror", "data.aging"),
+    *("data.geometry", "data.size", "data.lightness", "data.filter", "data.mirror", "data.aging"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
 )
 
 
-def choose_run_folder(run: Path | None, resume: bool) -> Path:
-    """The run's folder: named, the newest with --resume, or a new one by date.
+def choose_run_folder(name: str, run: Path | None, resume: bool) -> Path:
+    """The run's folder: the one that is given, the newest of that name with --resume, or a new one.
 
     Raises:
         UserError: --resume finds nothing.
@@ -38,21 +41,35 @@ def choose_run_folder(run: Path | None, resume: bool) -> Path:
         run.mkdir(parents=True, exist_ok=True)
         return run
     if resume:
-        runs = sorted(path for path in RUNS.glob("*") if (path / "config.toml").exists())
-        if not runs:
-            raise UserError(f"{RUNS} holds no run to resume; leave out --resume")
-        return runs[-1]
-    date = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for name in (date, *(f"{date}_{number}" for number in range(2, 100))):
+        return _newest(name)
+    stem = f"{name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    for folder in (RUNS / stem, *(RUNS / f"{stem}_{number}" for number in range(2, 100))):
         with contextlib.suppress(FileExistsError):
-            (RUNS / name).mkdir(parents=True)
-            return RUNS / name
+            folder.mkdir(parents=True)
+            return folder
     raise UserError(f"{RUNS} holds a hundred runs of this second; name one with --run")
+
+
+def _newest(name: str) -> Path:
+    """The newest run of a name, or of the runs of koala 0.1, which had none."""
+    named = re.compile(rf"{re.escape(name)}-({_DATE})")
+    dates = {match[1]: path for path in RUNS.glob("*") if (match := named.fullmatch(path.name))}
+    dates |= {path.name: path for path in _OLD_RUNS.glob("*")}
+    begun = [date for date, path in dates.items() if (path / "config.toml").exists()]
+    if not begun:
+        raise UserError(f"{RUNS} holds no run called {name} to resume; leave out --resume, or name one with --run")
+    return dates[max(begun)]
+
+
+def tensorboard_line(run: Path) -> str:
+    """What shows a run, and the runs beside it."""
+    return f"tensorboard --logdir {run.parent if run.parent.name == RUNS.name else run}"
 
 
 def lasting(settings: TrainSettings) -> TrainSettings:
     """The settings that belong to the run, without those of one start of it."""
-    return replace(settings, run=None, resume=False, dry_run=False, profile=0)
+    once = replace(settings, run=None, resume=False, profile=0)
+    return replace(once, dry_run=False, dry_run_images=0, images_per_second=0.0)
 
 
 def identity(components: Components) -> dict[str, Any]:
@@ -91,19 +108,20 @@ def check_same(run: Path, found: Checkpoint, settings: TrainSettings, components
     Raises:
         UserError: settings, shards, prior or weights are others.
     """
+    remedy = "choose another run folder for this training"
     for name in _MUST_STAY:
         was, now = (_setting(of, name) for of in (found.settings, settings))
         if was != now:
-            raise UserError(f"{run} was begun with {name} = {was}, not {now}; name another --run for that")
+            raise UserError(f"{run} was begun with {name} = {was}, not {now}; {remedy}")
     now = identity(components)
     if found.state["data"] != now["data"]:
-        raise UserError(f"{run} was begun on other shards than {settings.data.shards}; name another --run")
+        raise UserError(f"{run} was begun on other shards than {settings.data.shards}; {remedy}")
     if found.state.get("prior", "") != now["prior"]:
-        raise UserError(f"{run} was begun with another prior of colours; name another --run for this one")
+        raise UserError(f"{run} was begun with another prior of colours; {remedy}")
     if found.state.get("judge", "") != now["judge"]:
-        raise UserError(f"{run} was begun with other weights of the perceptual network; name another --run")
+        raise UserError(f"{run} was begun with other weights of the perceptual network; {remedy}")
     if found.extractor_sha256 != components.embedder.sha256:
-        raise UserError(f"{run} was begun with other weights of the extractor; name another --run for these")
+        raise UserError(f"{run} was begun with other weights of the extractor; {remedy}")
 
 
 def _setting(settings: Any, name: str) -> Any:

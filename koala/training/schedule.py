@@ -13,8 +13,9 @@ def peak_learning_rate(settings: TrainSettings) -> float:
     References:
         linear: Goyal et al., arXiv:1706.02677; sqrt, the rule for Adam: Malladi et al., arXiv:2205.10287.
     """
-    times = settings.batch / REFERENCE_BATCH
-    return settings.learning_rate * {"none": 1.0, "linear": times, "sqrt": math.sqrt(times)}[settings.scaling]
+    times = settings.batch_size / REFERENCE_BATCH
+    scales = {"none": 1.0, "linear": times, "sqrt": math.sqrt(times)}
+    return settings.learning_rate * scales[settings.learning_rate_scaling]
 
 
 def learning_rate(images_seen: int, total: int, settings: TrainSettings) -> float:
@@ -24,16 +25,16 @@ def learning_rate(images_seen: int, total: int, settings: TrainSettings) -> floa
     each time `decay` times as high.
     """
     rate = peak_learning_rate(settings)
-    if images_seen < settings.warmup:
-        return rate * images_seen / settings.warmup
-    after = images_seen - settings.warmup
+    if images_seen < settings.warmup_images:
+        return rate * images_seen / settings.warmup_images
+    after = images_seen - settings.warmup_images
     match settings.schedule:
         case "constant":
             return rate
         case "cosine":
-            return rate * (1 + math.cos(math.pi * min(1.0, after / max(1, total - settings.warmup)))) / 2
+            return rate * (1 + math.cos(math.pi * min(1.0, after / max(1, total - settings.warmup_images)))) / 2
         case "step":
-            return rate * settings.decay ** (after // settings.decay_every)
+            return rate * settings.decay_rate ** (after // settings.decay_every)
 
 
 def ramp_up(images_seen: int, total: int) -> float:

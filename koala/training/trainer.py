@@ -21,15 +21,25 @@ from torch import Tensor, nn
 
 from koala.config.load import save_toml
 from koala.config.training import TrainSettings
-from koala.core.distributed import GracefulStop, mean_over_processes, on_main_process, open_accelerator
+from koala.core.distributed import GracefulStop, is_main_process, mean_over_processes, on_main_process, open_accelerator
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
 from koala.data.loader import Batch
+from koala.evaluation.failure_signs import FailureWatch
 from koala.models import checkpoint
 from koala.training import estimate
 from koala.training.components import Components, build_components, training_batches
+from koala.training.dry_run import describe_training
 from koala.training.metric_log import MetricWindow, TrainingLog, peak_tflops
-from koala.training.run_folder import SampleLog, check_same, choose_run_folder, lasting, snapshot, write_bad_batch
+from koala.training.run_folder import (
+    SampleLog,
+    check_same,
+    choose_run_folder,
+    lasting,
+    snapshot,
+    tensorboard_line,
+    write_bad_batch,
+)
 from koala.training.schedule import is_due, learning_rate, ramp_up, total_images
 from koala.training.step_monitor import StepMonitor, StepNumbers
 from koala.training.train_state import TrainState, ema_share
@@ -53,8 +63,12 @@ class StepResult:
     output: Tensor
 
 
-def train(settings: TrainSettings) -> int:
+def train(settings: TrainSettings, command: str = "") -> int:
     """Train until the epochs are done, or until a signal asks to stop.
+
+    Args:
+        settings: of the training.
+        command: that is to be run again to resume, for messages; by default `koala train` itself.
 
     Returns:
         0 when the training is complete, 128 + the signal's number when it was interrupted.
@@ -62,26 +76,29 @@ def train(settings: TrainSettings) -> int:
     Raises:
         UserError: the settings cannot be honoured.
     """
+    if settings.dry_run:
+        if is_main_process():
+            print(describe_training(settings, settings.processes or int(os.environ.get("WORLD_SIZE", "1"))))
+        return 0
     _choose_algorithms(settings.deterministic)
     with open_accelerator(
         settings.device, settings.mixed_precision, settings.processes, tf32=settings.tf32
     ) as accelerator:
         components = build_components(settings, accelerator)
-        if settings.dry_run:
-            _say(accelerator, _plan(settings, components, accelerator.num_processes))
-            return 0
         trainer = prepare(settings, components, accelerator)
         with GracefulStop(accelerator) as stop:
             try:
-                return trainer.loop(stop)
+                return trainer.loop(stop, command or f"the same command with --run {trainer.run}")
             except torch.OutOfMemoryError as error:
-                pieces = f"--accumulation {2 * settings.accumulation}"
+                pieces = f"--gradient-accumulation-steps {2 * settings.gradient_accumulation_steps}"
                 raise UserError(f"{first_line(error)}; {pieces} needs about half of it for activations") from None
 
 
 def prepare(settings: TrainSettings, components: Components, accelerator: Accelerator) -> "Trainer":
     """Make the run's folder, or find it and its newest checkpoint, and put all on the device."""
-    run = on_main_process(accelerator, lambda: choose_run_folder(settings.run, settings.resume))
+    run = on_main_process(
+        accelerator, lambda: choose_run_folder(settings.name or "train", settings.run, settings.resume)
+    )
     # one process looks, so that all resume from the same checkpoint whatever their file systems show them
     found = on_main_process(accelerator, lambda: checkpoint.latest_checkpoint(run / "checkpoints"))
     if found is not None:
@@ -114,20 +131,20 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.images_seen, trainer.total, settings)
     share = ramp_up(state.images_seen, trainer.total)
-    objective, losses = trainer.components.loss.objective, []
-    for piece in range(settings.accumulation):
+    objective, pieces, losses = trainer.components.loss.objective, settings.gradient_accumulation_steps, []
+    for piece in range(pieces):
         batch = trainer.next_batch(parts)
-        last = piece == settings.accumulation - 1
+        last = piece == pieces - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(trainer.model):
             output = predict(trainer.model, trainer.components.embedder, batch, accelerator)
-            loss = objective(state.network, output, batch.lightness, batch.ab, share) / settings.accumulation
+            loss = objective(state.network, output, batch.lightness, batch.ab, share) / pieces
             accelerator.backward(loss)
         losses.append(loss.detach())
     accelerator.unscale_gradients()
-    longest = settings.clip_norm or math.inf
+    longest = settings.clip_grad_norm or math.inf
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), longest, foreach=True)
     trainer.update(norm)
-    state.images_seen += settings.batch
+    state.images_seen += settings.batch_size
     return StepResult(torch.stack(losses).sum(), norm, batch, output.detach())
 
 
@@ -150,11 +167,11 @@ class Trainer:
         prepared = accelerator.prepare(state.network, state.optimizer)
         self.model: nn.Module = prepared[0]
         self.optimizer: Any = prepared[1]
-        self.total = total_images(len(components.data.train), settings.epochs, settings.batch)
+        self.total = total_images(len(components.data.train), settings.epochs, settings.batch_size)
         self.checkpoints = run / "checkpoints"
         self.window = MetricWindow()
         self.monitor = StepMonitor(accelerator, halt=settings.on_nan == "stop")
-        self._ema_share = ema_share(settings.batch, settings.ema)
+        self._ema_share = ema_share(settings.batch_size, settings.ema)
         self.validator = Validator(settings, components, accelerator, self.checkpoints)
 
     @property
@@ -162,15 +179,15 @@ class Trainer:
         """Whether all images were seen."""
         return self.state.images_seen >= self.total
 
-    def loop(self, stop: GracefulStop) -> int:
-        """Take steps, and between them log, save and validate when it is time."""
-        settings, state, step = self.settings, self.state, self.settings.batch
+    def loop(self, stop: GracefulStop, command: str) -> int:
+        """Take steps, and between them log, save and validate when it is time; `command` resumes when it is stopped."""
+        settings, state, step = self.settings, self.state, self.settings.batch_size
         unvalidated = self._is_validation_time() and self.validator.is_due(state.images_seen)
         if self.complete and not unvalidated:
             _say(self.accelerator, f"{self.run} is complete: {state.images_seen} images seen")
             return 0
-        resumed = f"{self.run}: resuming after {state.images_seen} images"
-        _say(self.accelerator, resumed if state.images_seen else f"run {self.run}")
+        what = f"resuming after {state.images_seen} images" if state.images_seen else "a new run"
+        _say(self.accelerator, f"{self.run}: {what}; to watch it: {tensorboard_line(self.run)}")
         with self._open_logs() as (bar, profiled):
             if unvalidated:  # it was interrupted
                 self._validate(bar)
@@ -193,7 +210,7 @@ class Trainer:
                     self._validate(bar)
                 if number:
                     self._settle()
-                    bar.say(f"stopped after {state.images_seen} images; the same command with --run {self.run} resumes")
+                    bar.say(f"stopped after {state.images_seen} images; to resume, run {command}")
                     return 128 + number
             self._settle()
         return 0
@@ -212,7 +229,7 @@ class Trainer:
         flops = estimate.flops_per_image(network, extractor, settings.data.size)
         peak = settings.peak_tflops or peak_tflops(accelerator.device, settings.mixed_precision)
         self.samples = SampleLog(self.run, self.accelerator, settings.log_samples)
-        self.saver = checkpoint.AsyncSaver(self.checkpoints, settings.keep)
+        self.saver = checkpoint.AsyncSaver(self.checkpoints, settings.keep_checkpoints)
         with (
             contextlib.closing(self.samples),
             contextlib.closing(self.saver),
@@ -222,7 +239,8 @@ class Trainer:
                 accelerator,
                 flops_per_image=flops,
                 peak_tflops=peak,
-                pictures=settings.pictures,
+                pictures=settings.log_pictures,
+                watch=FailureWatch(settings),
             ) as self.log,
             _profiling(self.run / "profile", settings.profile if first else 0) as profiled,
             Progress(self.total, "training", start=self.state.images_seen, show=first) as bar,
@@ -231,7 +249,7 @@ class Trainer:
 
     def _is_validation_time(self) -> bool:
         period = self.settings.validate_every * len(self.components.data.train)
-        return is_due(self.state.images_seen, self.settings.batch, period) or self.complete
+        return is_due(self.state.images_seen, self.settings.batch_size, period) or self.complete
 
     def next_batch(self, parts: Iterator[Batch]) -> Batch:
         """The next micro-batch; the time spent waiting for it is counted."""
@@ -252,10 +270,10 @@ class Trainer:
         words = ""
         for numbers in self.monitor.pop(waiting):
             if numbers.finite:
-                self.window.add(numbers.loss, numbers.norm, self.settings.batch)
+                self.window.add(numbers.loss, numbers.norm, self.settings.batch_size)
                 words = f"loss {numbers.loss:.5f}{self.log.words}"
             else:
-                self.window.skip(self.settings.batch)
+                self.window.skip(self.settings.batch_size)
                 if not self.monitor.is_mended():
                     self._deal_with(numbers)
         return words
@@ -266,7 +284,7 @@ class Trainer:
         Raises:
             UserError: the settings say to stop.
         """
-        samples = self.components.data.describe(numbers.images_seen, self.settings.batch)
+        samples = self.components.data.describe(numbers.images_seen, self.settings.batch_size)
         path = on_main_process(self.accelerator, lambda: write_bad_batch(self.run, numbers, samples))
         what = f"the gradient after {numbers.images_seen} images is not finite (loss {numbers.loss})"
         if self.settings.on_nan == "skip":
@@ -276,8 +294,8 @@ class Trainer:
         self._save()
         self._settle()
         raise UserError(
-            f"{what}; its samples are in {path}; resume with --on-nan skip, --clip-norm 1, a lower --learning-rate or "
-            "another --mixed-precision"
+            f"{what}; its samples are in {path}; resume with --on-nan skip, --clip-grad-norm 1, lower --learning-rate "
+            "or another --mixed-precision"
         )
 
     def _log(self, taken: StepResult, bar: Progress) -> None:
@@ -290,7 +308,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         state, settings = self.state, self.settings
-        means["train/learning_rate"] = learning_rate(state.images_seen - settings.batch, self.total, settings)
+        means["train/learning_rate"] = learning_rate(state.images_seen - settings.batch_size, self.total, settings)
         predicted = state.network.to_ab(taken.output)
         for warning in self.log.add_training(state.images_seen, window, means, taken.batch, predicted):
             bar.say(warning)
@@ -326,18 +344,6 @@ def _choose_algorithms(deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
     # shapes stay the same, so that looking for the fastest algorithm once pays
     torch.backends.cudnn.benchmark = not deterministic
-
-
-def _plan(settings: TrainSettings, components: Components, processes: int) -> str:
-    """What the training will take, in words."""
-    data = components.data
-    images = {
-        "in an epoch": len(data.train),
-        "to validate on": len(data.val) if data.val is not None else 0,
-        "in all": total_images(len(data.train), settings.epochs, settings.batch),
-    }
-    network, extractor = components.network, components.embedder.extractor
-    return estimate.describe_plan(lasting(settings), network, extractor, processes, images)
 
 
 @contextlib.contextmanager

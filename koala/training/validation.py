@@ -42,7 +42,7 @@ class Validator:
         self, settings: TrainSettings, components: Components, accelerator: Accelerator, checkpoints: Path
     ) -> None:
         self._data = for_evaluation(components.data.settings)
-        self._batch = min(settings.batch, _BATCH)
+        self._batch = min(settings.batch_size, _BATCH)
         self._components, self._accelerator, self._checkpoints = components, accelerator, checkpoints
 
     def is_due(self, images_seen: int) -> bool:

@@ -58,13 +58,13 @@ def settings(shard_folder) -> TrainSettings:
     return TrainSettings(
         data=DataSettings(shard_folder, geometry="random_crop", size=16, threads=1),
         extractor=ExtractorSettings("none"),
-        batch=4,
+        batch_size=4,
         epochs=2,
         log_every=1,
         validate_every=2,
         checkpoint_every=5,
-        keep=1,
-        pictures=0,
+        keep_checkpoints=1,
+        log_pictures=0,
     )
 
 

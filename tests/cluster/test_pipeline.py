@@ -29,7 +29,7 @@ def submit(slurm: Slurm, home: Path, source: Path, training: TrainSettings) -> d
     save_toml(RECIPE, home / "shards/small.toml")
     save_toml(training, home / "launch/small.toml")
     flags = ("--name", "all", "--nodes", "2", "--parts", "3", "--embed")
-    words = ("shards/small.toml", source, home / "shards/data", "launch/small.toml", "--batch", "4")
+    words = ("shards/small.toml", source, home / "shards/data", "launch/small.toml", "--batch-size", "4")
     printed = slurm.run("slurm/pipeline.sh", *flags, *words, cwd=home)
     return {name: job for job, name in re.findall(r"^(\d+) (\S+)$", printed, re.M)}
 
@@ -39,7 +39,7 @@ def training(settings) -> TrainSettings:
     """A training with an extractor, whose embeddings can be kept."""
     small = ExtractorSettings("tf_efficientnet_lite0", weights="random")
     view = replace(settings.data, shards=Path("elsewhere"), geometry="crop", size=32)
-    return replace(settings, data=view, extractor=small, batch=40)
+    return replace(settings, data=view, extractor=small, batch_size=40)
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_from_images_to_scores(slurm, home, photo_folder, training, tmp_path):
     assert json.loads((run / "evaluation/scores.json").read_text())
     assert len(list((run / "evaluation/pictures").rglob("*.png"))) == 8
 
-    flags = ("--batch", "4", "--data.shards", str(shards), "--extractor.cache")
+    flags = ("--batch-size", "4", "--data.shards", str(shards), "--extractor.cache")
     finish(start("train", str(home / "launch/small.toml"), "--run", str(tmp_path / "whole"), *flags))
     assert_same_losses(run, tmp_path / "whole")
 

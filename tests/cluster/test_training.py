@@ -55,18 +55,18 @@ class Training:
     def went_on_after(self) -> int:
         """The images seen when it was stopped, after which it went on."""
         (stopped,) = re.findall(r"stopped after (\d+) images", self.printed())
-        (went_on,) = re.findall(r"going on after (\d+) images", self.printed())
+        (went_on,) = re.findall(r"resuming after (\d+) images", self.printed())
         assert stopped == went_on
         return int(went_on)
 
 
 def assert_same_losses(run: Path, whole: Path, after: int = 0) -> None:
     """Every step is there once, and its loss is that of one process, to 1e-5."""
-    ours, expected = scalars(run, "train/loss"), scalars(whole, "train/loss")
+    ours, expected = scalars(run, "loss/train"), scalars(whole, "loss/train")
     steps = [step for step in expected if step > after]
     assert [step for step in ours if step > after] == steps
     assert max(abs(ours[step] - expected[step]) for step in steps) < 1e-5
-    assert scalars(run, "val/loss")[IMAGES] == pytest.approx(scalars(whole, "val/loss")[IMAGES], abs=1e-5)
+    assert scalars(run, "loss/val")[IMAGES] == pytest.approx(scalars(whole, "loss/val")[IMAGES], abs=1e-5)
 
 
 # ---------------------------------------------------------------- several nodes
@@ -126,7 +126,7 @@ def test_when_time_is_up_it_saves_and_goes_on(slurm, home, run_file, whole):
     slurm.run("scancel", "--signal=USR1", "--batch", training.job)
     assert training.ended() == ("COMPLETED", "1"), training.printed()
     assert 20 <= training.went_on_after() < IMAGES
-    assert scalars(training.run, "train/loss") == scalars(whole, "train/loss")
+    assert scalars(training.run, "loss/train") == scalars(whole, "loss/train")
     assert same_weights(weights(training.run, IMAGES), weights(whole, IMAGES))
     assert {path.name for path in training.run.glob("jobs/*")} == {f"{training.job}-0", f"{training.job}-1"}
 
@@ -155,7 +155,7 @@ def test_a_node_that_is_lost(slurm, home, run_file, whole):
     until(lambda: training.state == "PENDING", "the loss of a node to be seen", training.printed, 60)
     slurm.tell("boot n2")
     assert training.ended() == ("COMPLETED", "1"), training.printed()
-    (went_on,) = re.findall(r"going on after (\d+) images", training.printed())
+    (went_on,) = re.findall(r"resuming after (\d+) images", training.printed())
     assert_same_losses(training.run, whole, after=int(went_on))
 
 
@@ -171,7 +171,7 @@ def test_cancelled_and_submitted_again(slurm, home, run_file, whole):
     assert first.ended() == ("CANCELLED", "0")
     until(lambda: not slurm.processes(first.job), "the job's processes to end", first.printed)
     assert second.ended() == ("COMPLETED", "0"), second.printed()
-    (went_on,) = re.findall(r"going on after (\d+) images", second.printed())
+    (went_on,) = re.findall(r"resuming after (\d+) images", second.printed())
     assert 20 <= int(went_on) < IMAGES
     assert "damaged" not in second.printed()
     assert_same_losses(second.run, whole, after=int(went_on))
@@ -197,7 +197,8 @@ def test_a_process_that_is_killed(slurm, home, run_file):
 def test_settings_that_cannot_be_honoured_after_making_room(slurm, home, run_file):
     """The job comes again once, since another needed the nodes; then it fails by itself."""
     edit(home, "prepare() { touch waiting; until [[ -e go ]]; do sleep 0.1; done; }")
-    flags = ("--partition=low", "slurm/train.sbatch", run_file, "--batch", "5", "--accumulation", "2")
+    uneven = ("--batch-size", "5", "--gradient-accumulation-steps", "2")
+    flags = ("--partition=low", "slurm/train.sbatch", run_file, *uneven)
     training = Training(slurm, home, *flags, program="slurm/submit.sh")
     until((home / "waiting").exists, "the job to start", training.printed)
     urgent = slurm.submit("--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
@@ -206,7 +207,7 @@ def test_settings_that_cannot_be_honoured_after_making_room(slurm, home, run_fil
     (home / "go").touch()
     assert slurm.ended(urgent)["JobState"] == "COMPLETED"
     assert training.ended() == ("FAILED", "1"), training.printed()
-    assert "choose --batch a multiple of 2" in training.printed()
+    assert "choose --batch-size a multiple of 2" in training.printed()
     assert not (training.run / "checkpoints").exists()
 
 

@@ -384,20 +384,20 @@ def test_training_and_evaluation_with_a_condition(audited, tmp_path):
     where = 'color_model == "rgb" and width > 50'
     kept = {split: len(sample_filter.open_filtered(audited, split, where)) for split in ("train", "val")}
     settings = TrainSettings(
-        data=DataSettings(audited, size=16, threads=2, where=where),
+        data=DataSettings(audited, size=16, threads=2, filter=where),
         extractor=ExtractorSettings("none"),
-        batch=4,
+        batch_size=4,
         epochs=1,
         run=tmp_path / "run",
     )
     assert trainer.train(settings) == 0
     assert checkpoint.find_checkpoint(tmp_path / "run").images_seen == -(-kept["train"] // 4) * 4 < 40
-    scored = EvaluateSettings(tmp_path / "run", audited, where=where, threads=2, out=tmp_path / "scores")
+    scored = EvaluateSettings(tmp_path / "run", audited, filter=where, threads=2, out=tmp_path / "scores")
     assert evaluate.evaluate(scored) == 0
     report = json.loads((tmp_path / "scores/scores.json").read_text())
     assert report["pictures"] == kept["val"] < 8
-    with pytest.raises(UserError, match=r"was begun with data.where = color_model"):
-        trainer.train(replace(settings, epochs=2, data=replace(settings.data, where="")))
+    with pytest.raises(UserError, match=r"was begun with data.filter = color_model"):
+        trainer.train(replace(settings, epochs=2, data=replace(settings.data, filter="")))
     path = audited / "train-000000.audit.csv"
     path.write_text(path.read_text().replace(",rgb,", ",grey,"))
     with pytest.raises(UserError, match="was begun on other shards"):

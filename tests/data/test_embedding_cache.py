@@ -34,7 +34,7 @@ SIZE = 32
 
 
 def embed_settings(folder: Path) -> EmbedShards:
-    return EmbedShards(folder, EXTRACTOR, ViewSettings(size=SIZE, threads=2), batch=8)
+    return EmbedShards(folder, EXTRACTOR, ViewSettings(size=SIZE, threads=2), batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,10 @@ def settings(embedded, tmp_path) -> TrainSettings:
     return TrainSettings(
         data=DataSettings(embedded, size=SIZE, threads=2, mirror=True),
         extractor=replace(EXTRACTOR, cache=True),
-        batch=4,
+        batch_size=4,
         epochs=1,
         log_every=1,
-        pictures=0,
+        log_pictures=0,
         run=tmp_path / "run",
     )
 
@@ -171,7 +171,7 @@ def test_a_flipped_bit_is_found(own):
 
 
 def test_another_precision_does_not_mix_with_what_is_there(own):
-    with pytest.raises(UserError, match=r"was begun with mixed_precision = no, not bf16; go on with that"):
+    with pytest.raises(UserError, match=r"was begun with mixed_precision = no, not bf16; use that precision"):
         embed.embed_command(replace(embed_settings(own), mixed_precision="bf16"))
 
 
@@ -186,7 +186,8 @@ def test_bf16_is_near_fp32(own):
 
 def words(folder: Path) -> list[str]:
     named = ("--extractor.name", EXTRACTOR.name, "--extractor.weights", EXTRACTOR.weights)
-    return ["shards", "embed", str(folder), *named, "--data.size", str(SIZE), "--data.threads", "2", "--batch", "8"]
+    view = ["--data.size", str(SIZE), "--data.threads", "2"]
+    return ["shards", "embed", str(folder), *named, *view, "--batch-size", "8"]
 
 
 @pytest.mark.slow
@@ -205,7 +206,7 @@ def test_a_trainings_file_says_what_is_to_be_made(own, settings, tmp_path):
     save_toml(replace(settings, run=None), training)
     before = side_files(own)
     shutil.rmtree(own / "embeddings")
-    embed.embed_command(EmbedShards(own, batch=8, training=training))
+    embed.embed_command(EmbedShards(own, batch_size=8, training=training))
     assert side_files(own) == before
     for flag in ({"data": ViewSettings(size=64)}, {"mixed_precision": "bf16"}):
         with pytest.raises(UserError, match=r"run\.toml says which extractor, view, precision and seed; leave out"):
@@ -240,7 +241,7 @@ def test_killed_and_run_again_the_files_are_those_of_one_run(own):
 def test_cached_and_live_training_have_the_same_losses(settings, tmp_path):
     trainer.train(settings)
     trainer.train(replace(live(settings), run=tmp_path / "live"))
-    for name in ("train/loss", "val/loss"):
+    for name in ("loss/train", "loss/val"):
         cached, computed = scalars(settings.run, name), scalars(tmp_path / "live", name)
         assert cached.keys() == computed.keys()
         assert max(abs(cached[step] - computed[step]) for step in cached) < 1e-3
@@ -383,7 +384,7 @@ def test_a_file_that_grows_shorter_while_it_is_read_is_said(own):
 
 def test_evaluation_takes_them_where_it_is_told_to(settings, tmp_path, monkeypatch):
     trainer.train(settings)
-    common = {"size": SIZE, "features": "none", "threads": 2, "batch": 3}
+    common = {"size": SIZE, "features": "none", "threads": 2, "batch_size": 3}
     shards = settings.data.shards
     evaluate.evaluate(EvaluateSettings(settings.run, shards, out=tmp_path / "live", **common))
     monkeypatch.setattr(pretrained.PretrainedColorizer, "of", lambda *_: pytest.fail("the extractor was asked for"))

@@ -37,12 +37,41 @@ from tests.processes import finish, start_several
 
 @pytest.fixture
 def evaluated(run, shard_folder, tmp_path):
-    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, batch=3, threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, batch_size=3, threads=2))
     return tmp_path
 
 
 def scores_of(folder: Path) -> dict:
     return json.loads((folder / "scores.json").read_text())["scores"]
+
+
+def test_the_text_has_what_the_page_has():
+    """Header, direction, intervals, and the values of the photos themselves."""
+    protocol = {"name": "mine", "sha256": "0123456789", "lightness": "grey", "assembly": "color", "padding": "counted"}
+    scores = {"mse": 0.0125, "psnr": 23.5, "fid": 30.25, "chroma_ratio": 0.75, "cf": 15.5, "cf_true": 39.75}
+    report = {
+        **{"protocol": protocol, "checkpoint": "runs/mine", "pictures": 8, "scores": scores, "judges": {}},
+        **{
+            "intervals": {"mse": (0.01, 0.015)},
+            "warnings": ["grey collapse: ..."],
+            "left_out": {"lpips": "no weights"},
+        },
+    }
+    assert evaluate.lines(report) == [
+        "runs/mine: 8 pictures under the protocol mine (sha256 01234567)",
+        "L* of the grey photo in, of the color photo out; padding counted",
+        "",
+        "score                           value   95 % interval            the photos'",
+        "mse                     ↓     0.01250   0.01000 to 0.01500",
+        "psnr                    ↑    23.50000",
+        "fid                     ↓    30.25000",
+        "chroma_ratio                  0.75000                            1.00000",
+        "cf                           15.50000                            39.75000",
+        "",
+        "↓ lower is better, ↑ higher is better; intervals are over pictures (bootstrap)",
+        "warning: grey collapse: ...",
+        "left out: lpips: no weights",
+    ]
 
 
 def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_folder):
@@ -121,7 +150,7 @@ def test_scores_are_computed_in_full_precision(run, shard_folder, precision):
 
 
 def test_scores_do_not_depend_on_the_batch(evaluated, run, shard_folder, tmp_path):
-    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "other", batch=8, threads=2, pictures=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "other", batch_size=8, threads=2, pictures=2))
     assert scores_of(evaluated) == pytest.approx(scores_of(tmp_path / "other"), rel=1e-6)
     assert len(list((tmp_path / "other/pictures").rglob("*.png"))) == 2
     assert len(list((evaluated / "pictures").rglob("*.png"))) == 8
@@ -139,9 +168,9 @@ def test_the_sheet_shows_grey_koala_original(evaluated):
 @pytest.mark.parametrize(("processes", "batch"), [(2, 3), (3, 3), (3, 7)])
 def test_several_processes_score_as_one(run, shard_folder, tmp_path, processes, batch):
     """8 pictures: batches of 3, 3 and 2; or of 7 and 1, which leaves nothing to the third process."""
-    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "one", batch=batch, threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "one", batch_size=batch, threads=2))
     words = ("evaluate", str(run), "--shards", str(shard_folder), "--out", str(tmp_path / "several"))
-    finish(start_several(processes, *words, "--threads", "2", "--batch", str(batch)))
+    finish(start_several(processes, *words, "--threads", "2", "--batch-size", str(batch)))
     one, several = (results.read_result(tmp_path / name) for name in ("one", "several"))
     assert several.report["pictures"] == 8
     assert several.scores == pytest.approx(one.scores, rel=1e-6)
@@ -247,7 +276,7 @@ def test_the_ranking_is_near_colorful_and_as_strong_as_the_photo():
 
 
 def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypatch):
-    settings = EvaluateSettings(run, shard_folder, out=tmp_path, batch=3, threads=1)
+    settings = EvaluateSettings(run, shard_folder, out=tmp_path, batch_size=3, threads=1)
     predict = predictions.NetworkPictures.predict
     seen = []
 
@@ -273,17 +302,17 @@ def test_an_interrupted_evaluation_goes_on(run, shard_folder, tmp_path, monkeypa
     evaluate.evaluate(settings)
     assert len(written) == 3 - kept, "what was done is not done again"
     whole = tmp_path / "whole"
-    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=whole, batch=3, threads=1))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=whole, batch_size=3, threads=1))
     assert (tmp_path / "per_image.csv").read_bytes() == (whole / "per_image.csv").read_bytes()
     assert not (tmp_path / "parts").exists()
 
 
 def test_what_is_done_is_not_done_again_unless_something_changed(evaluated, run, shard_folder, monkeypatch, capsys):
     before = (evaluated / "scores.json").stat().st_mtime_ns
-    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=evaluated, batch=3, threads=2))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=evaluated, batch_size=3, threads=2))
     assert "holds this evaluation already" in capsys.readouterr().out
     assert (evaluated / "scores.json").stat().st_mtime_ns == before
-    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=evaluated, batch=3, threads=2, assembly="grey"))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=evaluated, batch_size=3, threads=2, assembly="grey"))
     assert results.read_result(evaluated).report["protocol"]["assembly"] == "grey"
 
 
@@ -303,7 +332,7 @@ def test_memory_holds_no_pictures(run, shard_folder, tmp_path, monkeypatch):
         return prediction
 
     monkeypatch.setattr(predictions.NetworkPictures, "predict", watched)
-    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, batch=1, threads=1, sheet_rows=0))
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, batch_size=1, threads=1, sheet_rows=0))
     assert len(alive) >= 8
 
 
@@ -366,7 +395,7 @@ def test_images_are_chosen_by_a_list(run, shard_folder, tmp_path):
         ({"protocol": "val5k"}, "5000 of the 5000 images of val5k are not in"),
         ({"protocol": "report"}, r'report judges 5000 images, but .* \(split "val"\) holds 8'),
         ({"protocol": "ctest10k"}, "name the file that lists them with --ids FILE"),
-        ({"protocol": "val5k", "where": "chroma > 3"}, "val5k names its images; leave --where out"),
+        ({"protocol": "val5k", "filter": "chroma > 3"}, "val5k names its images; leave --filter out"),
         ({"protocol": "val6k"}, "there is no protocol val6k"),
         ({"geometry": "random_crop"}, "random_crop is another picture each time; judge with --geometry crop"),
         ({"inception": Path("nowhere.pth"), "lpips": Path("nowhere.pth"), "size": 32}, "nowhere.pth does not exist"),
@@ -400,7 +429,7 @@ def test_distances_between_features(run, shard_folder, tmp_path, monkeypatch):
     true = batch.rgb.float().mean(dim=(2, 3)).numpy()
     for name, reference in (("same", true[:4]), ("other", true[4:])):
         settings = EvaluateSettings(
-            run, shard_folder, out=tmp_path / name, protocol=str(tmp_path / f"{name}.toml"), batch=1, threads=2
+            run, shard_folder, out=tmp_path / name, protocol=str(tmp_path / f"{name}.toml"), batch_size=1, threads=2
         )
         with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
             evaluation = evaluate.Evaluation(settings, build_components(settings, accelerator), accelerator)

@@ -17,7 +17,7 @@ from koala.cli import main
 from koala.config.inference import ColorizeSettings
 from koala.core.errors import UserError
 from koala.imaging import photo_io
-from koala.inference import batch
+from koala.inference import batch, workers
 from tests.photographs import encoded, jpeg, make_photo, packet
 from tests.processes import finish, start
 
@@ -79,7 +79,7 @@ def folder(tmp_path) -> Path:
 def test_folders_keep_their_structure_and_photos_their_kind(run, folder, tmp_path, capsys):
     assert batch.colorize_command(settings(run, folder, tmp_path / "out")) == 0
     assert files_in(tmp_path / "out") == files_in(folder)
-    assert "8 coloured, 1 in colour already and copied (--recolor gives them others)" in capsys.readouterr().out
+    assert "8 coloured, 1 in colour already and copied (--recolor gives them new colours)" in capsys.readouterr().out
     for name in files_in(folder):
         before, after = (photo_io.read_photo(place / name) for place in (folder, tmp_path / "out"))
         assert (after.pixels.shape, after.pixels.dtype) == (before.pixels.shape, before.pixels.dtype)
@@ -114,7 +114,7 @@ def test_what_a_photo_says_of_itself_is_kept_with_a_note(run, tmp_path):
     assert np.ptp(photo_io.read_photo(out / "one.png").pixels.astype(int), axis=-1).max() == 0
 
 
-# ---------------------------------------------------------------- going on, and what goes wrong
+# ---------------------------------------------------------------- resuming, and what goes wrong
 
 
 def test_what_is_there_is_left_alone(run, folder, tmp_path, capsys):
@@ -124,7 +124,7 @@ def test_what_is_there_is_left_alone(run, folder, tmp_path, capsys):
     (out / "inner/grey.png").write_bytes(b"mine")
     capsys.readouterr()
     assert batch.colorize_command(settings(run, folder, out)) == 0
-    assert "1 coloured, 8 there already (--overwrite makes them anew)" in capsys.readouterr().out
+    assert "1 coloured, 8 there already (--overwrite colours them again)" in capsys.readouterr().out
     assert (out / "inner/grey.png").read_bytes() == b"mine"
     batch.colorize_command(settings(run, folder, out, overwrite=True))
     assert (out / "inner/grey.png").read_bytes() != b"mine"
@@ -171,7 +171,7 @@ def test_two_hundred_mixed_files_of_which_twenty_are_bad(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_album_goes_on(run, tmp_path):
+def test_an_interrupted_command_resumes(run, tmp_path):
     """Nothing is half written, and the second run makes what the first did not."""
     place, out = tmp_path / "photos", tmp_path / "out"
     place.mkdir()
@@ -186,7 +186,7 @@ def test_an_interrupted_album_goes_on(run, tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     said = finish(process, 130)
-    assert "run the same command again to go on" in said and "Traceback" not in said
+    assert "run the same command again to resume" in said and "Traceback" not in said
     made = files_in(out)
     assert 0 < len(made) < 40
     before = {name: (out / name).stat().st_mtime_ns for name in made}
@@ -195,6 +195,47 @@ def test_an_interrupted_album_goes_on(run, tmp_path):
     finish(start(*words))
     assert len(files_in(out)) == 40
     assert {name: (out / name).stat().st_mtime_ns for name in made} == before
+
+
+def test_what_is_no_picture_by_name_is_left_out_with_a_count(run, tmp_path, capsys):
+    """As scanners' and telephones' files beside photos are; a file that is named is tried whatever its name."""
+    place = tmp_path / "photos"
+    place.mkdir()
+    for name in ("one.jpg", "scan"):
+        (place / name).write_bytes(jpeg(make_grey(1)))
+    for name in ("Thumbs.db", "notes.txt", "one.md5", "one.xmp", "one.MOV"):
+        (place / name).write_bytes(b"no picture")
+    given = ColorizeSettings((place, place / "scan"), tmp_path / "out", run)
+    assert batch.colorize_command(given) == 0
+    assert files_in(tmp_path / "out") == ["one.jpg", "scan.png"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        f"{tmp_path / 'out'}: 2 coloured, 6 left out that are no pictures by name (Thumbs.db, notes.txt, one.MOV, ...)"
+    ]
+
+
+def test_a_folder_without_a_picture_by_name_is_said(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    message = r"there is no photo to colour \(1 left out that are no pictures by name \(notes.txt\)\); name photos"
+    with pytest.raises(UserError, match=message):
+        batch.colorize_command(settings(run, tmp_path, tmp_path / "out"))
+
+
+def test_what_an_earlier_run_made_inside_the_folder_is_not_coloured_again(run, tmp_path, capsys):
+    (tmp_path / "one.jpg").write_bytes(jpeg(make_grey(1)))
+    for words in ("1 coloured", "0 coloured, 1 there already"):
+        assert batch.colorize_command(settings(run, tmp_path, tmp_path / "out")) == 0
+        assert words in capsys.readouterr().out
+
+
+def test_where_nothing_is_to_be_done_torch_is_not_imported(tmp_path):
+    for name in ("photos/one.jpg", "out/one.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(jpeg(make_grey(1)))
+    words = ["colorize", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
+    script = f"import sys, koala.cli; print(koala.cli.main({words}), 'torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "0 False"
 
 
 def test_no_photo_is_written_over(run, tmp_path):
@@ -226,7 +267,7 @@ def test_photos_that_wait_go_to_the_network_together():
         assert free.wait(60)
         return lightness.expand(-1, 2, -1, -1)
 
-    with batch.Line(predict) as line, ThreadPoolExecutor(6) as pool:
+    with workers.PredictionQueue(predict) as line, ThreadPoolExecutor(6) as pool:
         first = pool.submit(line.predict, torch.zeros(1, 1, 8, 8))
         while not batches:
             time.sleep(0.001)
@@ -252,11 +293,11 @@ def test_what_the_network_raises_reaches_who_asked():
     def predict(lightness):
         raise RuntimeError("out of memory")
 
-    with batch.Line(predict) as line, pytest.raises(RuntimeError, match="out of memory"):
+    with workers.PredictionQueue(predict) as line, pytest.raises(RuntimeError, match="out of memory"):
         line.predict(torch.zeros(1, 1, 8, 8))
 
 
-# ---------------------------------------------------------------- to go on by hand
+# ---------------------------------------------------------------- to retouch by hand
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("ora", ".ora"), ("png", ".layer.png")])

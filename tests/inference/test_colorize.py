@@ -1,4 +1,4 @@
-"""One photo, coloured: its size, depth and lightness stay, and the dials do what they say."""
+"""One photo, coloured: its size, depth and lightness stay, and the options do what they say."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from koala.core.errors import UserError
 from koala.imaging.color import rgb_to_lab
 from koala.inference import colorize
 from koala.models.network import Colorizer, Network
-from tests.photographs import jpeg, make_photo
+from tests.photographs import make_photo
 
 SIZES = [(60, 40), (33, 71), (1, 1), (5, 300), (700, 3)]
 
@@ -86,7 +86,7 @@ def test_colors_within_srgb_are_those_that_the_network_says():
 
 def test_the_lightness_of_color_photos_stays(model):
     photo = np.asarray(make_photo(3))
-    assert np.abs(lightness_of(koala.colorize(photo, Painter(10, 10))) - lightness_of(photo)).max() < 0.45
+    assert np.abs(lightness_of(koala.colorize(photo, Painter(10, 10), recolor=True)) - lightness_of(photo)).max() < 0.45
 
 
 def test_rows_are_painted_as_the_whole_is(model, monkeypatch):
@@ -116,7 +116,7 @@ def test_the_proportions_stay_but_for_the_most_extreme():
     assert size(1, 10_000) == (64, 512), "as long as eight times the short side"
 
 
-# ---------------------------------------------------------------- dials
+# ---------------------------------------------------------------- options
 
 
 def test_saturation_multiplies_colors():
@@ -128,17 +128,19 @@ def test_saturation_multiplies_colors():
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_strength_is_the_share_of_the_colored_photo(share):
     photo = np.full((40, 40, 3), (150, 120, 90), np.uint8)
-    mixed = rgb2lab(koala.colorize(photo, Painter(-10, -20), strength=share))[0, 0]
+    mixed = rgb2lab(koala.colorize(photo, Painter(-10, -20), recolor=True, strength=share))[0, 0]
     expected = rgb2lab(photo)[0, 0] * (1 - share) + share * np.array([rgb2lab(photo)[0, 0, 0], -10, -20])
     assert mixed == pytest.approx(expected, abs=0.5)
 
 
 def test_the_working_size_matters(model):
     photo = np.asarray(make_photo(2, 72, 56))
-    assert not np.array_equal(koala.colorize(photo, model, size=32), koala.colorize(photo, model))
+    assert not np.array_equal(
+        koala.colorize(photo, model, size=32, recolor=True), koala.colorize(photo, model, recolor=True)
+    )
 
 
-def test_temperature_is_a_dial_of_networks_that_predict_bins():
+def test_temperature_is_an_option_of_networks_that_predict_bins():
     model = Colorizer(Network(0, "bins"), None, 16).eval()
     photo = np.asarray(make_photo(5).convert("L"))
     usual, cold = koala.colorize(photo, model), koala.colorize(photo, model, temperature=0.05)
@@ -159,41 +161,56 @@ def test_flipping_takes_the_mean_of_both_ways():
     assert chroma_of(koala.colorize(grey, Slanted(30, 30), flip=True)) < 0.1
 
 
-@pytest.mark.parametrize("dial", [{"saturation": -1}, {"strength": 1.5}, {"temperature": 0}, {"size": -8}])
-def test_dials_that_are_turned_too_far(model, dial):
-    with pytest.raises(UserError, match=next(iter(dial))):
-        koala.colorize(make_grey(), model, **dial)
+@pytest.mark.parametrize("option", [{"saturation": -1}, {"strength": 1.5}, {"temperature": 0}, {"size": -8}])
+def test_options_that_are_out_of_range(model, option):
+    with pytest.raises(UserError, match=next(iter(option))):
+        koala.colorize(make_grey(), model, **option)
 
 
-# ---------------------------------------------------------------- what is taken
+# ---------------------------------------------------------------- photos in colour, and models
 
 
-def test_files_are_taken(model, tmp_path):
-    path = tmp_path / "one.jpg"
-    path.write_bytes(jpeg(make_photo(1)))
-    assert koala.colorize(path, model).shape == koala.colorize(str(path), model).shape == (40, 60, 3)
-    with pytest.raises(UserError, match=r"two.jpg: No such file"):
-        koala.colorize(tmp_path / "two.jpg", model)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_photos_in_color_come_back_as_they_are_or_recolored(model, dtype):
+    scale = {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[dtype]
+    photo = (np.asarray(make_photo(1), float) * scale).astype(dtype)
+    same = koala.colorize(photo, model)
+    assert np.array_equal(same, photo) and same.dtype == dtype and same is not photo
+    other = koala.colorize(photo, model, recolor=True)
+    assert other.dtype == dtype and not np.array_equal(other, photo)
 
 
-@pytest.mark.parametrize(
-    "photo", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)], ids=["4", "f", "0"]
-)
-def test_arrays_that_are_no_photo(model, photo):
-    with pytest.raises(ValueError, match="uint8"):
-        koala.colorize(photo, model)
+def test_a_list_gives_a_list(model):
+    photos = [make_grey((60, 40)), make_grey((33, 71))]
+    colored = koala.colorize(photos, model)
+    assert isinstance(colored, list) and [one.shape for one in colored] == [(40, 60, 3), (71, 33, 3)]
+    assert np.array_equal(colored[1], koala.colorize(photos[1], model))
 
 
-def test_arrays_that_must_not_be_written_to(model):
-    photo = make_grey()
-    photo.flags.writeable = False
-    assert koala.colorize(photo, model).shape == (40, 60, 3)
+def test_a_model_is_given_by_itself_by_a_name_or_not_at_all(model, run):
+    expected = koala.colorize(make_grey(), model)
+    assert np.array_equal(koala.colorize(make_grey(), run, device="cpu"), expected)
+    assert np.array_equal(koala.colorize(make_grey(), str(run), device=torch.device("cpu")), expected)
+    built_in = koala.colorize(make_grey(), koala.load_model(), device="cpu")
+    assert np.array_equal(koala.colorize(make_grey(), device="cpu"), built_in)
 
 
-def test_dials_have_one_meaning_everywhere():
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match="a model comes from load_model, or is a path, a name or None; got int"):
+        koala.colorize(make_grey(), 3)
+    with pytest.raises(koala.UserError, match="there is no /nowhere"):
+        koala.colorize(make_grey(), "/nowhere")
+
+
+def test_options_have_one_meaning_everywhere():
     """The keywords of colorize are those of the settings."""
     import dataclasses
     import inspect
 
     keywords = inspect.signature(koala.colorize).parameters
-    assert {field.name for field in dataclasses.fields(ColorizeOptions)} == keywords.keys() - {"photo", "model"}
+    assert {field.name for field in dataclasses.fields(ColorizeOptions)} == keywords.keys() - {
+        "photo",
+        "model",
+        "device",
+        "recolor",
+    }

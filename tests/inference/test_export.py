@@ -113,7 +113,7 @@ def test_a_program_computes_what_the_model_does(name, head):
 
 
 @pytest.mark.slow
-def test_the_model_that_koala_carries_as_a_program():
+def test_the_built_in_model_as_a_program():
     """Within a thousandth of a unit of a*b*, at three sizes."""
     program = export.Program(koala.load_model())
     run = export.run_onnx(export.to_onnx(export.trace(program), {}))

@@ -70,19 +70,19 @@ def test_the_picture_is_what_colorize_makes(client, model):
     response = send(client, png(photo), "aunt Marie.tiff")
     assert response.headers["content-type"] == "image/png"
     assert response.headers["content-disposition"] == "attachment; filename*=UTF-8''aunt%20Marie-koala.png"
-    assert np.array_equal(pixels(response.content), colorize(np.asarray(photo), model))
+    assert np.array_equal(pixels(response.content), colorize(np.asarray(photo), model, recolor=True))
 
 
 def test_the_dials_are_obeyed(client, model):
     photo = make_photo(2, 72, 56)
     response = send(client, png(photo), data={"saturation": "0.5", "size": "32"})
-    expected = colorize(np.asarray(photo), model, size=32, saturation=0.5)
+    expected = colorize(np.asarray(photo), model, recolor=True, size=32, saturation=0.5)
     assert np.array_equal(pixels(response.content), expected)
-    assert not np.array_equal(expected, colorize(np.asarray(photo), model)), "they make a difference"
+    assert not np.array_equal(expected, colorize(np.asarray(photo), model, recolor=True)), "they make a difference"
 
 
 def test_without_saturation_a_photo_is_grey(model):
-    colored = colorize(np.asarray(make_photo(3)), model, saturation=0)
+    colored = colorize(np.asarray(make_photo(3)), model, recolor=True, saturation=0)
     assert np.ptp(colored.astype(int), axis=-1).max() <= 1
 
 
@@ -105,7 +105,7 @@ def test_the_temperature_is_obeyed():
     model = Colorizer(Network(0, "bins"), None, 16).eval()
     photo = make_photo(5)
     made = server.colorizing(model)(png(photo), {"saturation": 1, "size": 16, "temperature": 0.05})
-    assert np.array_equal(pixels(made), colorize(np.asarray(photo), model, temperature=0.05))
+    assert np.array_equal(pixels(made), colorize(np.asarray(photo), model, recolor=True, temperature=0.05))
 
 
 def test_without_javascript_the_picture_is_on_the_page(client):
@@ -444,7 +444,7 @@ def through_the_gallery(driver, address: str, photo: Image.Image, model: Coloriz
     find("download").click()
     saved = folder / "aunt Marie-koala.png"
     wait(saved.exists)
-    assert np.array_equal(pixels(saved.read_bytes()), colorize(np.asarray(photo), model, saturation=2))
+    assert np.array_equal(pixels(saved.read_bytes()), colorize(np.asarray(photo), model, recolor=True, saturation=2))
     driver.save_screenshot(str(folder / "screen.png"))
 
     phone = {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True}

@@ -38,7 +38,7 @@ def settings(shard_folder, tmp_path) -> TrainSettings:
     return TrainSettings(
         data=DataSettings(shard_folder, size=16, threads=2),
         extractor=ExtractorSettings("none"),
-        **{"batch": 4, "epochs": 1, "log_every": 1, "checkpoint_every": 1, "pictures": 0},
+        **{"batch_size": 4, "epochs": 1, "log_every": 1, "checkpoint_every": 1, "log_pictures": 0},
         run=tmp_path / "run",
     )
 
@@ -108,7 +108,18 @@ def test_a_training_on_a_full_disk_stops_in_words_and_goes_on(settings, small_di
     """26 MB of weights and 53 MB of Adam's moments do not fit; once there is room, the same command goes on."""
     words = [
         *("train", "--data.shards", str(settings.data.shards), "--data.size", "16", "--data.threads", "2"),
-        *("--extractor.name", "none", "--batch", "4", "--epochs", "1", "--checkpoint-every", "2", "--pictures", "0"),
+        *(
+            "--extractor.name",
+            "none",
+            "--batch-size",
+            "4",
+            "--epochs",
+            "1",
+            "--checkpoint-every",
+            "2",
+            "--log-pictures",
+            "0",
+        ),
         *("--log-every", "1", "--run", str(small_disk / "run")),
     ]
     assert main(words) == 2
@@ -149,7 +160,7 @@ def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
         TrainSettings(
             data=DataSettings(shard_folder, size=16, threads=2),
             extractor=ExtractorSettings("tf_efficientnet_lite0", weights=str(tmp_path / "first.safetensors")),
-            batch=8,
+            batch_size=8,
             epochs=0.2,
             run=tmp_path / "run",
         )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,16 @@ from koala.config.load import load_toml, validate
 from koala.config.training import AblateSettings, AblationSettings, TrainSettings
 from koala.core.errors import UserError
 from koala.models import checkpoint
-from koala.training import ablation
+from koala.training import ablation, trainer
 
 ABLATION = """
 seeds = [0, 1]
 
 [train]
 epochs = 0.5
-batch = 4
+batch_size = 4
 log_every = 1
-pictures = 0
+log_pictures = 0
 
 [train.data]
 shards = "{shards}"
@@ -61,12 +62,29 @@ def settings(file, tmp_path) -> AblateSettings:
     return AblateSettings(out=tmp_path / "out", ablation=load_toml(AblationSettings, file))
 
 
+def test_who_stops_it_is_told_of_koala_ablate(settings, monkeypatch, capsys):
+    monkeypatch.setattr(trainer.GracefulStop, "requested", lambda self: signal.SIGTERM)
+    assert ablation.ablate(settings) == 128 + signal.SIGTERM
+    said = capsys.readouterr().err.splitlines()
+    assert "stopped after 4 images; to resume, run the same koala ablate command" in said
+
+
+def test_variants_may_say_settings_by_their_old_names(settings, capsys):
+    variants = {"plain": {}, "milder": {"clip_norm": 0.5}}
+    old = replace(settings, ablation=replace(settings.ablation, variants=variants))
+    assert [run.settings.clip_grad_norm for run in ablation.plan_runs(old)] == [0, 0.5] * 2
+    assert "variants.milder: clip_norm is now clip_grad_norm" in capsys.readouterr().err
+    unequal = replace(settings, ablation=replace(settings.ablation, variants={"larger": {"batch": 8}}))
+    with pytest.raises(UserError, match=r"variants.larger.batch_size: it is the same for all variants"):
+        ablation.plan_runs(unequal)
+
+
 def test_each_variant_is_trained_once_before_any_is_trained_again(settings):
     found = ablation.plan_runs(settings)
     assert [run.settings.run.name for run in found] == ["plain-0", "quick-0", "plain-1", "quick-1"]
     assert [run.settings.seed for run in found] == [0, 0, 1, 1]
     quick = found[1].settings
-    assert (quick.learning_rate, quick.data.lightness, quick.data.size, quick.batch) == (1e-2, "color", 16, 4)
+    assert (quick.learning_rate, quick.data.lightness, quick.data.size, quick.batch_size) == (1e-2, "color", 16, 4)
     assert found[0].settings.learning_rate == TrainSettings().learning_rate
     assert found[1].evaluations == {name: settings.out / "quick-0" / name for name in ("grey", "color")}
 

@@ -29,7 +29,7 @@ def words(shard_folder, tmp_path) -> list[str]:
     """A training on the small photographs that can begin anywhere."""
     return [
         *("doctor", "--data.shards", str(shard_folder), "--data.size", "16", "--data.threads", "1"),
-        *("--extractor.name", "none", "--batch", "4", "--run", str(tmp_path / "run"), "--device", "cpu"),
+        *("--extractor.name", "none", "--batch-size", "4", "--run", str(tmp_path / "run"), "--device", "cpu"),
     ]
 
 
@@ -183,11 +183,13 @@ def test_a_good_setup(words, tmp_path, capsys):
 
 
 def test_what_is_amiss_is_found_in_one_go(words, capsys):
-    assert cli.main([*words, "--processes", "2", "--accumulation", "3", "--data.shards", "/nowhere"]) == 1
+    assert (
+        cli.main([*words, "--processes", "2", "--gradient-accumulation-steps", "3", "--data.shards", "/nowhere"]) == 1
+    )
     printed = capsys.readouterr().out
     found = lines(printed)
     assert {name for name, line in found.items() if line.startswith("failed")} == {"batch", "shards", "network"}
-    assert "choose --batch a multiple of 3" in printed
+    assert "choose --batch-size a multiple of 3" in printed
     assert "launch with one of the files in launch/" in printed
     assert "\n3 failed, " in printed
 
@@ -208,8 +210,8 @@ def test_a_machine_without_shards_or_weights(tmp_path, monkeypatch, capsys):
 
 def test_it_takes_a_run_file_and_the_trainings_flags(words, tmp_path, capsys):
     path = tmp_path / "run.toml"
-    path.write_text("batch = 6\naccumulation = 2\n")
-    assert cli.main(["doctor", str(path), *words[1:], "--batch", "8"]) == 0
+    path.write_text("batch_size = 6\ngradient_accumulation_steps = 2\n")
+    assert cli.main(["doctor", str(path), *words[1:], "--batch-size", "8"]) == 0
     assert lines(capsys.readouterr().out)["batch"] == "ok       8 images = 1 process x 2 pieces x 4"
 
 

@@ -38,7 +38,7 @@ def alone():
 @pytest.fixture
 def settings(shard_folder, tmp_path) -> TrainSettings:
     data = DataSettings(shard_folder, size=16, threads=1)
-    return TrainSettings(data=data, extractor=ExtractorSettings("none"), batch=4, run=tmp_path / "run")
+    return TrainSettings(data=data, extractor=ExtractorSettings("none"), batch_size=4, run=tmp_path / "run")
 
 
 def second(first_has, **sizes) -> ProcessStore:
@@ -228,14 +228,14 @@ def test_one_node_has_no_skew(settings, alone):
 
 
 def test_batch(settings, alone):
-    finding = doctor_checks.batch(replace(settings, batch=8, accumulation=2), alone)
+    finding = doctor_checks.batch(replace(settings, batch_size=8, gradient_accumulation_steps=2), alone)
     assert finding == findings.Finding("ok", "8 images = 1 process x 2 pieces x 4")
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_as_in_training(settings):
     store = ProcessStore(host="n1")
     store.size = 3
-    with pytest.raises(UserError, match="choose --batch a multiple of 3"):
+    with pytest.raises(UserError, match="choose --batch-size a multiple of 3"):
         doctor_checks.batch(settings, store)
 
 
@@ -380,10 +380,10 @@ def test_run_folder(settings, alone, tmp_path):
 
 def test_a_full_disk(settings, alone, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1e9, 9e8, 1e8))
-    finding = doctor_checks.run_folder(replace(settings, keep=3), alone)
+    finding = doctor_checks.run_folder(replace(settings, keep_checkpoints=3), alone)
     assert finding.status == "failed"
     assert "100 MB free, 5 checkpoints need " in finding.text
-    assert "--keep" in finding.remedy
+    assert "--keep-checkpoints" in finding.remedy
 
 
 def test_a_disk_that_fills_while_it_is_written_to(settings, alone, monkeypatch, tmp_path):

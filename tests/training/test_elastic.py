@@ -32,8 +32,8 @@ def settings(shard_folder, tmp_path) -> TrainSettings:
     return TrainSettings(
         data=DataSettings(shard_folder, size=16, threads=1, geometry="random_crop"),
         extractor=ExtractorSettings("none"),
-        **{"batch": BATCH, "epochs": EPOCHS, "device": "cpu", "pictures": 0, "learning_rate": 1e-4},
-        **{"log_every": 5, "checkpoint_every": 1, "validate_every": 3, "keep": 2, "log_samples": True},
+        **{"batch_size": BATCH, "epochs": EPOCHS, "device": "cpu", "log_pictures": 0, "learning_rate": 1e-4},
+        **{"log_every": 5, "checkpoint_every": 1, "validate_every": 3, "keep_checkpoints": 2, "log_samples": True},
         run=tmp_path / "run",
     )
 

@@ -10,13 +10,13 @@ from koala.training.schedule import is_due, learning_rate, ramp_up
     ("images_seen", "expected"), [(0, 0.0), (50, 0.5), (100, 1.0), (600, 0.5), (1100, 0.0), (2000, 0.0)]
 )
 def test_warmup_and_cosine(images_seen, expected):
-    settings = TrainSettings(learning_rate=1.0, warmup=100, schedule="cosine")
+    settings = TrainSettings(learning_rate=1.0, warmup_images=100, schedule="cosine")
     assert learning_rate(images_seen, 1100, settings) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("images_seen", "expected"), [(100, 1.0), (349, 1.0), (350, 0.5), (600, 0.25)])
 def test_steps_after_the_warmup(images_seen, expected):
-    settings = TrainSettings(learning_rate=1.0, warmup=100, schedule="step", decay=0.5, decay_every=250)
+    settings = TrainSettings(learning_rate=1.0, warmup_images=100, schedule="step", decay_rate=0.5, decay_every=250)
     assert learning_rate(images_seen, 1100, settings) == expected
 
 
@@ -26,8 +26,10 @@ def test_constant_by_default():
 
 @pytest.mark.parametrize(("scaling", "expected"), [("none", 1e-3), ("linear", 4e-3), ("sqrt", 2e-3)])
 def test_scaling_with_the_batch(scaling, expected):
-    assert learning_rate(0, 1000, TrainSettings(batch=200, scaling=scaling)) == pytest.approx(expected)
-    assert learning_rate(0, 1000, TrainSettings(batch=50, scaling=scaling)) == 1e-3
+    assert learning_rate(0, 1000, TrainSettings(batch_size=200, learning_rate_scaling=scaling)) == pytest.approx(
+        expected
+    )
+    assert learning_rate(0, 1000, TrainSettings(batch_size=50, learning_rate_scaling=scaling)) == 1e-3
 
 
 def test_is_time_once_a_period():

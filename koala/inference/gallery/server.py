@@ -128,7 +128,7 @@ def colorizing(model: Colorizer) -> Colorize:
         photo = photo_io.decode_photo(data)
         suffix = ".jpg" if data.startswith(_JPEG) else ".png"
         dials: dict[str, Any] = {**turned, "size": int(turned["size"])}
-        return photo_io.encode_photo(colorize(photo.pixels, model, **dials), photo, suffix)
+        return photo_io.encode_photo(colorize(photo.pixels, model, recolor=True, **dials), photo, suffix)
 
     return paint
 

@@ -1,0 +1,164 @@
+"""Threads that read, colour and write photos.
+
+Where the network is on a GPU, it takes the photos of all threads that wait for it together.
+"""
+
+import os
+import queue
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from koala.config.inference import ColorizeSettings
+from koala.core.atomic_io import write_atomic
+from koala.core.errors import UserError
+from koala.core.progress import Progress
+from koala.imaging import openraster, photo_io
+from koala.inference import colorize
+from koala.inference.jobs import Job, Outcome
+from koala.models.pretrained import load_model
+
+_Predict = Callable[[Tensor], Tensor]
+
+_MOST_WAIT = 64  # photos that the network takes at once
+
+
+def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[Outcome]:
+    """Colour photos side by side; those that cannot be read are named.
+
+    Raises:
+        UserError: there is no such model, or its extractor's weights are not to be had.
+    """
+    model = load_model(settings.model, settings.extractor.weights).to(colorize.device_for(settings.device))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(settings.jobs or cores, len(todo))
+    counts: Counter[Outcome] = Counter()
+    predict: _Predict = partial(colorize.predict, model, options=settings.options)
+    with (
+        warnings.catch_warnings(action="ignore"),  # here and not in the threads, which share the filters
+        Progress(len(todo), "colouring", unit="photos") as progress,
+        PredictionQueue(predict) as queued,
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, cores // workers),)) as pool,
+    ):
+        # a GPU is quicker with several photos at once, cores are with one each
+        worker = _Worker(queued.predict if colorize.device_of(model).type == "cuda" else predict, model.size, settings)
+        futures = [pool.submit(worker.do, job) for job in todo]
+        try:
+            for future in as_completed(futures):
+                try:
+                    counts[future.result()] += 1
+                except UserError as error:
+                    progress.say(str(error))
+                    counts["failed"] += 1
+                progress.advance(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return counts
+
+
+class _Worker:
+    """What a thread does with a photo."""
+
+    def __init__(self, predict: _Predict, size: int, settings: ColorizeSettings) -> None:
+        self._predict, self._settings = predict, settings
+        self._size = settings.options.size or size
+        self._large = Lock()
+
+    def do(self, job: Job) -> Outcome:
+        """Colour a photo.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        with self._large if photo_io.is_large(job.source) else nullcontext():
+            return self._do(job)
+
+    def _do(self, job: Job) -> Outcome:
+        photo = photo_io.read_photo(job.source)
+        view = colorize.look(photo.pixels, self._size)
+        if view.kind == "color" and not self._settings.recolor:
+            job.copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(job.copy, job.source.read_bytes(), durable=False)
+            return "in colour"
+        ab, over = self._predict(view.lightness), None if job.layers else photo.pixels
+        colored = colorize.paint(photo.pixels, view, ab, self._settings.options, out=over)
+        if job.layers:
+            self._write_layers(job.layers, photo, view, colored)
+        photo_io.write_photo(colored, photo, job.target)
+        return "coloured"
+
+    def _write_layers(self, path: Path, photo: photo_io.Photo, view: colorize.View, colored: NDArray[Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        color = photo_io.convert_depth(colored, np.uint8)
+        if self._settings.layers == "ora":
+            openraster.write_ora(
+                path, photo_io.convert_depth(colorize.grey(photo.pixels, view), np.uint8), color, photo.dpi
+            )
+        else:
+            openraster.write_layer(path, photo_io.convert_depth(photo.pixels, np.uint8), color)
+
+
+class PredictionQueue:
+    """Photos before the one network: those that wait and are of one size are coloured together.
+
+    Args:
+        predict: the network: `(B, 1, h, w)` lightness to `(B, 2, h, w)` ab.
+    """
+
+    def __init__(self, predict: _Predict) -> None:
+        self._predict = predict
+        self._waiting: queue.SimpleQueue[tuple[Tensor, Future[Tensor]] | None] = queue.SimpleQueue()
+        self._thread = Thread(target=self._serve, daemon=True)
+
+    def predict(self, lightness: Tensor) -> Tensor:
+        """`(1, 1, h, w)` to `(1, 2, h, w)` ab; waits."""
+        answer: Future[Tensor] = Future()
+        self._waiting.put((lightness, answer))
+        return answer.result()
+
+    def _serve(self) -> None:
+        while asked := self._waiting.get():
+            together = [asked]
+            while len(together) < _MOST_WAIT and not self._waiting.empty():
+                if (asked := self._waiting.get()) is None:
+                    self._waiting.put(None)
+                    break
+                together.append(asked)
+            for _, group in groupby(sorted(together, key=_shape), key=_shape):
+                self._answer(list(group))
+
+    def _answer(self, group: Sequence[tuple[Tensor, Future[Tensor]]]) -> None:
+        try:
+            ab = self._predict(torch.cat([lightness for lightness, _ in group]))
+        except Exception as error:  # whoever waits says so
+            for _, answer in group:
+                answer.set_exception(error)
+        else:
+            for (_, answer), one in zip(group, ab.split(1), strict=True):
+                answer.set_result(one)
+
+    def __enter__(self) -> "PredictionQueue":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+
+def _shape(asked: tuple[Tensor, Future[Tensor]]) -> tuple[int, ...]:
+    return tuple(asked[0].shape)
