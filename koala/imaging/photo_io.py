@@ -183,13 +183,13 @@ def write_photo(picture: NDArray[Any], like: Photo, path: Path) -> None:
     Args:
         picture: `(H, W, 3)` uint8 or uint16 sRGB; uint16 is kept by PNG and TIFF, the others hold 8 bits.
         like: the photo it was made of.
-        path: of a suffix that `suffix_for` gives.
+        path: of a suffix that is written (`suffix_for`), in any spelling.
 
     Raises:
         UserError: a PNG of 16 bits needs a package that is not installed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, encode_photo(picture, like, path.suffix), durable=False)
+    write_atomic(path, encode_photo(picture, like, suffix_for(path)), durable=False)
 
 
 def encode_photo(picture: NDArray[Any], like: Photo, suffix: str) -> bytes:

@@ -29,5 +29,5 @@ def colorize_command(settings: ColorizeSettings) -> int:
 
         counts += colorize_photos(todo, settings)
     told = [f"{counts['coloured']} coloured", *(f"{counts[key]} {text}" for key, text in _WORDS.items() if counts[key])]
-    print(f"{settings.out}: {', '.join(filter(None, [*told, plan.describe_left_out()]))}")
+    print(f"{settings.out}: {', '.join(filter(None, [*told, *plan.notes()]))}")
     return 1 if counts["failed"] else 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,10 @@ class Job:
     copy: Path
     layers: Path | None
 
+    def files(self) -> set[Path]:
+        """All that may be made of it."""
+        return {self.target, self.copy, self.layers or self.target}
+
     def is_done(self) -> bool:
         """Whether an earlier run made all of it."""
         return (self.target.exists() and (self.layers is None or self.layers.exists())) or (
@@ -43,36 +48,51 @@ class Plan:
     """What a command is to do.
 
     Attributes:
-        jobs: the photos.
+        jobs: the photos, each once.
         left_out: files in the folders whose names are not those of pictures.
+        renamed: jobs whose result has another name than usual, since another photo's has that one.
     """
 
     jobs: tuple[Job, ...]
     left_out: tuple[Path, ...]
+    renamed: tuple[Job, ...]
 
-    def describe_left_out(self) -> str:
-        """The files that are left out, in words; "" where there are none."""
-        if not self.left_out:
-            return ""
-        names = [path.name for path in self.left_out[:_FEW]]
-        more = ", ..." if len(self.left_out) > _FEW else ""
-        return f"{len(self.left_out)} left out that are no pictures by name ({', '.join(names)}{more})"
+    def notes(self) -> list[str]:
+        """What a person should know of it, in words."""
+        left_out = [path.name for path in self.left_out]
+        renamed = [f"{job.source.name} as {job.target.name}" for job in self.renamed]
+        return [
+            *([f"{len(left_out)} left out that are no pictures by name ({_some(left_out)})"] if left_out else []),
+            *([f"{len(renamed)} renamed to keep photos of one name apart ({_some(renamed)})"] if renamed else []),
+        ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_FEW]) + (", ..." if len(names) > _FEW else "")
 
 
 def plan_jobs(settings: ColorizeSettings) -> Plan:
-    """Find the photos, and say where each goes.
+    """Find the photos, and say where each goes; the same photos always go to the same places.
 
     Raises:
         UserError: there is no photo, or one would be written over.
     """
     found = list(_files(settings.photos, settings.out))
-    pictures = [(path, name) for path, name, given in found if given or photo_io.is_picture_name(path)]
-    left_out = [path for path, _, given in found if not given and not photo_io.is_picture_name(path)]
-    plan = Plan(tuple(_job(path, name, settings) for path, name in pictures), tuple(left_out))
+    left_out = tuple(path for path, _, given in found if not given and not photo_io.is_picture_name(path))
+    pictures = {
+        path.resolve(): (path, name)
+        for path, name, given in reversed(found)  # of a photo that was named twice, its first name
+        if given or photo_io.is_picture_name(path)
+    }
+    jobs, renamed = _places(sorted(pictures.values(), key=_rank), settings)
+    plan = Plan(tuple(jobs), left_out, tuple(renamed))
     if not plan.jobs:
-        reason = f" ({plan.describe_left_out()})" if left_out else ""
+        reason = f" ({'; '.join(plan.notes())})" if left_out else ""
         raise UserError(f"there is no photo to colour{reason}; name photos or folders of photos")
-    _check(plan.jobs)
+    for job in plan.jobs:
+        for made in job.files():
+            if made.resolve() in pictures:
+                raise UserError(f"{job.source} would be written over {made}; choose another --out")
     return plan
 
 
@@ -88,22 +108,47 @@ def _files(places: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path, bool
                 yield path, path.relative_to(place), False
 
 
-def _job(source: Path, name: Path, settings: ColorizeSettings) -> Job:
-    copy = settings.out / name
-    target = copy.with_suffix(photo_io.suffix_for(name))
-    return Job(
-        source, target, copy, target.with_suffix(_LAYERS[settings.layers]) if settings.layers != "none" else None
-    )
+def _rank(photo: tuple[Path, Path]) -> tuple[bool, Path, Path]:
+    """Those first whose result has their own name, so that it is theirs."""
+    path, name = photo
+    return _written_suffix(name) != name.suffix, name, path
 
 
-def _check(jobs: Sequence[Job]) -> None:
-    """Refuse to write over a photo, or two photos to one place."""
-    sources = {job.source.resolve() for job in jobs}
-    seen: dict[Path, Path] = {}
-    for job in jobs:
-        for made in {job.target, job.copy, job.layers or job.target}:
-            if made.resolve() in sources:
-                raise UserError(f"{job.source} would be written over {made}; choose another --out")
-            if made in seen:
-                raise UserError(f"{seen[made]} and {job.source} would both become {made}; give them different --out")
-            seen[made] = job.source
+def _written_suffix(name: Path) -> str:
+    """The suffix of a photo's result: its own, in its own spelling, where its format is written."""
+    suffix = photo_io.suffix_for(name)
+    return name.suffix if suffix == photo_io.suffix_for(Path(f"_{name.suffix.lower()}")) != ".png" else suffix
+
+
+def _places(photos: Sequence[tuple[Path, Path]], settings: ColorizeSettings) -> tuple[list[Job], list[Job]]:
+    """A job for each photo, and those of them that have another name than usual."""
+    taken: set[str] = set()
+    jobs, renamed = [], []
+    for source, name in photos:
+        candidates = (_job(source, settings, *names) for names in _names(name))
+        number, job = next((n, job) for n, job in enumerate(candidates) if taken.isdisjoint(map(_key, job.files())))
+        taken.update(map(_key, job.files()))
+        jobs.append(job)
+        renamed += [job] if number else []
+    return jobs, renamed
+
+
+def _key(path: Path) -> str:
+    """The same for what is one file where capitals make no difference."""
+    return str(path).casefold()
+
+
+def _names(name: Path) -> Iterator[tuple[Path, Path]]:
+    """Names that a photo's result may have, and its copy if it is in colour already; the usual ones first."""
+    suffix = _written_suffix(name)
+    yield name.with_suffix(suffix), name
+    yield name.with_name(f"{name.name}{suffix}"), name
+    for number in count(2):
+        stem = f"{name.stem}-{number}"
+        yield name.with_name(f"{stem}{suffix}"), name.with_name(f"{stem}{name.suffix}")
+
+
+def _job(source: Path, settings: ColorizeSettings, target: Path, copy: Path) -> Job:
+    made = settings.out / target
+    layers = made.with_suffix(_LAYERS[settings.layers]) if settings.layers != "none" else None
+    return Job(source, made, settings.out / copy, layers)

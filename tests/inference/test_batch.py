@@ -17,7 +17,7 @@ from koala.cli import main
 from koala.config.inference import ColorizeSettings
 from koala.core.errors import UserError
 from koala.imaging import photo_io
-from koala.inference import batch, workers
+from koala.inference import batch, jobs, workers
 from tests.photographs import encoded, jpeg, make_photo, packet
 from tests.processes import finish, start
 
@@ -94,9 +94,9 @@ def test_photos_in_color_are_copied_as_they_are_or_recolored(run, tmp_path):
     batch.colorize_command(settings(run, source, tmp_path / "copied"))
     assert (tmp_path / "copied/one.jpeg").read_bytes() == source.read_bytes()
     batch.colorize_command(settings(run, source, tmp_path / "colored", recolor=True))
-    assert files_in(tmp_path / "colored") == ["one.jpg"]
+    assert files_in(tmp_path / "colored") == ["one.jpeg"]
     assert not np.array_equal(
-        photo_io.read_photo(tmp_path / "colored/one.jpg").pixels, photo_io.read_photo(source).pixels
+        photo_io.read_photo(tmp_path / "colored/one.jpeg").pixels, photo_io.read_photo(source).pixels
     )
 
 
@@ -246,11 +246,66 @@ def test_no_photo_is_written_over(run, tmp_path):
     assert (tmp_path / "one.jpg").read_bytes() == before
 
 
-def test_two_photos_do_not_become_one(run, tmp_path):
-    for name in ("one.jpg", "one.jpeg"):
-        (tmp_path / name).write_bytes(jpeg(make_grey(1)))
-    with pytest.raises(UserError, match=r"one.jpeg and .*one.jpg would both become"):
-        batch.colorize_command(settings(run, tmp_path, tmp_path / "out"))
+def names_for(folder: Path, *words: str, **options) -> dict[str, str]:
+    """What each photo becomes."""
+    plan = jobs.plan_jobs(ColorizeSettings(tuple(folder / word for word in words or (".",)), folder / "out", **options))
+    return {
+        job.source.relative_to(folder).as_posix(): job.target.relative_to(folder / "out").as_posix()
+        for job in plan.jobs
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["b.jpg", "b.jpeg"], {"b.jpg": "b.jpg", "b.jpeg": "b.jpeg"}),
+        (["b.bmp", "b.png"], {"b.bmp": "b.bmp.png", "b.png": "b.png"}),
+        (["scan.JPEG", "x.TIFF"], {"scan.JPEG": "scan.JPEG", "x.TIFF": "x.TIFF"}),
+        (["A.JPG", "A.jpg"], {"A.JPG": "A.JPG", "A.jpg": "A-2.jpg"}),  # one file on a Mac
+        (
+            ["a.bmp", "a.gif", "a.png", "a.bmp.png"],
+            {"a.bmp": "a-2.png", "a.gif": "a.gif.png", "a.png": "a.png", "a.bmp.png": "a.bmp.png"},
+        ),
+    ],
+)
+def test_photos_of_one_name_are_kept_apart(tmp_path, names, expected):
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    assert names_for(tmp_path) == expected
+    assert names_for(tmp_path) == expected, "a second run finds them"
+
+
+def test_layers_are_kept_apart_too(tmp_path):
+    for name in ("a.jpg", "a.png"):
+        (tmp_path / name).write_bytes(b"")
+    plan = jobs.plan_jobs(ColorizeSettings((tmp_path,), tmp_path / "out", layers="ora"))
+    assert sorted(job.layers.name for job in plan.jobs) == ["a.ora", "a.png.ora"]
+
+
+def test_a_photo_that_is_named_twice_is_coloured_once(tmp_path):
+    for name in ("a.jpg", "in/a.jpg", "in/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert names_for(tmp_path, "in", "in/b.jpg", "in/../in/a.jpg") == {"in/a.jpg": "a.jpg", "in/b.jpg": "b.jpg"}
+    assert names_for(tmp_path, "a.jpg", "in/a.jpg") == {"a.jpg": "a.jpg", "in/a.jpg": "a-2.jpg"}
+
+
+def test_all_of_an_archives_folder_is_coloured(run, tmp_path, capsys):
+    """Checksums, texts and films beside the scans; two scans of one name; the pictures below the folder itself."""
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for name in ("scan1.jpg", "scan1.md5", "scan1.txt", "scan2.jpg", "scan2.xmp", "film.mov"):
+        (folder / name).write_bytes(jpeg(make_grey(1)) if name.endswith("jpg") else b"beside")
+    make_grey(2).save(folder / "scan2.bmp")
+    make_grey(3).save(folder / "scan2.png")
+    for _ in range(2):
+        assert batch.colorize_command(settings(run, folder, folder / "colored")) == 0
+        assert files_in(folder / "colored") == ["scan1.jpg", "scan2.bmp.png", "scan2.jpg", "scan2.png"]
+    first, second = capsys.readouterr().out.splitlines()
+    assert "4 coloured" in first and "4 there already" in second
+    for line in (first, second):
+        assert "4 left out that are no pictures by name (film.mov, scan1.md5, scan1.txt, ...)" in line
+        assert "1 renamed to keep photos of one name apart (scan2.bmp as scan2.bmp.png)" in line
 
 
 def test_an_empty_folder_is_said(run, tmp_path):
