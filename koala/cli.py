@@ -40,7 +40,7 @@ COMMANDS = {
     "demo": Command("demo:DemoSettings", "demo:demo", "the main job on photographs that installed packages carry"),
     "shards write": Command("data:WriteShards", "data.shard_writer:write_command", "images -> tar shards", "recipe"),
     "shards finish": Command("data:FinishShards", "data.shard_writer:finish_command", "put parts together"),
-    "shards verify": Command("data:VerifyShards", "data.shards:verify_command", "check shards, byte by byte"),
+    "shards verify": Command("data:VerifyShards", "data.verification:verify_command", "check shards, byte by byte"),
     "shards repair": Command("data:RepairShards", "data.shard_writer:repair_command", "write bad shards again"),
     "shards embed": Command("data:EmbedShards", "data.embed:embed_command", "keep the extractor's embeddings"),
     "shards audit": Command("data:AuditShards", "data.audit:audit_command", "what is in a data set"),

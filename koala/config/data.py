@@ -19,9 +19,9 @@ class SplitRule(Strict):
     """
 
     train_folder: str = ""
-    """Sub-folder of the source whose images are the training set."""
+    """Sub-folder of the source whose images are the training set; may be a pattern, as in "*/train"."""
     val_folder: str = ""
-    """Sub-folder of the source whose images are the validation set."""
+    """Sub-folder of the source whose images are the validation set; may be a pattern, as in "*/val"."""
     val_count: Annotated[int, Field(ge=0)] = 0
     """Validation images, drawn at random by the seed."""
     val_share: Share = 0.0
@@ -52,6 +52,8 @@ class ShardRecipe(Strict):
     """Take this many images, drawn by the seed; 0 takes all."""
     samples_per_shard: Count = 1000
     """Images in each shard."""
+    max_bytes: Count = 2**28
+    """Largest size of a file that holds an image; larger ones are set aside unread, so that they cannot fill memory."""
     split: SplitRule = field(default_factory=SplitRule)
     resize: ResizeRule = field(default_factory=ResizeRule)
 
@@ -61,7 +63,7 @@ class WriteShards(Strict):
     """Write shards: `koala shards write RECIPE.toml --source DIR --out DIR`."""
 
     source: Path
-    """Folder of images, list of files (text or CSV), tar, zip, or folder of webdataset tars."""
+    """Folder of images, tars or Parquet files, list of files (text or CSV), tar, or zip."""
     out: Path
     """Folder for the shards."""
     recipe: ShardRecipe = field(default_factory=ShardRecipe)

@@ -1,6 +1,5 @@
 """Settings from TOML files and plain values, and back; what does not fit is said in a sentence."""
 
-import tomllib
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from koala.core.errors import UserError
+from koala.core.readers import read_toml
 
 Settings = TypeVar("Settings")
 
@@ -21,12 +21,9 @@ def load_toml(cls: type[Settings], path: Path) -> Settings:
             does not fit.
     """
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        return validate(cls, read_toml(path), str(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a TOML file of settings") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
-    return validate(cls, table, str(path))
 
 
 def validate(cls: type[Settings], values: dict[str, Any], origin: str) -> Settings:

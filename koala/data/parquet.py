@@ -1,0 +1,136 @@
+"""Parquet files of images, as the Hugging Face hub has data sets.
+
+Bytes come from the field `bytes` of a column, or from a column such as `image`. A row is named by its number, and by
+the last part of the field `path` where there is one; its class is in the column `label`. To read one image the rows of
+its group before it are decoded, so that random access costs more than in a tar.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from koala.core.errors import UserError, first_line
+from koala.data.places import MAX_BYTES, FolderPlace, SourceItem, check_size
+
+_IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")  # what columns of bytes are called
+_LABEL = "label"
+_ROWS = 8  # decoded at a time
+_MOST_PACKED = 20  # times that images become larger when they are unpacked: they are packed already
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetRow:
+    """The bytes in a row of a Parquet file.
+
+    Attributes:
+        path: the file.
+        column: that holds the bytes.
+        group: number of the row group.
+        row: number in the row group.
+    """
+
+    path: Path
+    column: str
+    group: int
+    row: int
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The row's bytes."""
+        try:
+            value = self._value()
+        except Exception as error:  # of a page that is damaged; pyarrow has a dozen kinds
+            raise OSError(f"its row group cannot be read: {first_line(error)}") from None
+        if not value.is_valid:
+            raise OSError("its row holds no bytes")
+        buffer = value.as_buffer()
+        check_size(buffer.size, max_bytes)
+        return buffer.to_pybytes()
+
+    def _value(self) -> Any:
+        left = self.row
+        batches = _open(self.path).iter_batches(_ROWS, [self.group], [self.column], use_threads=False)
+        for batch in batches:
+            if left < len(batch):
+                column = batch.column(0)
+                return (column.flatten()[0] if "." in self.column else column)[left]
+            left -= len(batch)
+        raise EOFError(f"it has no row {self.row}")
+
+
+@lru_cache(maxsize=16)
+def _open(path: Path) -> Any:
+    from pyarrow.parquet import ParquetFile
+
+    return ParquetFile(path, buffer_size=2**20)
+
+
+def scan_parquet(path: Path, prefix: str = "") -> Iterator[SourceItem]:
+    """The rows of a Parquet file of images, or the file itself where it holds none or pyarrow is not installed.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    fault, column = "", ""
+    try:
+        schema = _open(path).schema
+        leaves = {schema.column(number).path: schema.column(number) for number in range(len(schema))}
+        column = next((name for name, leaf in leaves.items() if _is_image(name, leaf.physical_type)), "")
+        fault = f"a Parquet file without a column of images; its columns: {', '.join(list(leaves)[:8])}"
+    except ModuleNotFoundError:
+        fault = "a Parquet file, which needs pyarrow; pip install pyarrow"
+    except Exception as error:  # pyarrow has a dozen kinds
+        raise _damaged(path, error) from None
+    if column:
+        yield from _rows(path, prefix, column, set(leaves))
+    else:
+        yield SourceItem(prefix.rstrip("/") or path.name, FolderPlace(path.parent), fault)
+
+
+def _is_image(name: str, kind: str) -> bool:
+    """Whether a column holds bytes, and of images."""
+    return kind == "BYTE_ARRAY" and (name in _IMAGES or (name.endswith(".bytes") and name.count(".") == 1))
+
+
+def _rows(path: Path, prefix: str, column: str, columns: set[str]) -> Iterator[SourceItem]:
+    named = column.removesuffix("bytes") + "path"
+    number = 0
+    for group in range(_open(path).num_row_groups):
+        table = _small_columns(path, group, [name for name in (named, _LABEL) if name in columns])
+        _check_packing(path, group, column)
+        for row in range(_open(path).metadata.row_group(group).num_rows):
+            name = PurePosixPath(table[named][row] or "").name if named in table else ""
+            label = table[_LABEL][row] if _LABEL in table else None
+            yield SourceItem(
+                f"{prefix}{number:06d}{'-' if name else ''}{name}",
+                ParquetRow(path, column, group, row),
+                label="" if label in (None, -1) else str(label),  # the hub has -1 for what is not known
+            )
+            number += 1
+
+
+def _small_columns(path: Path, group: int, columns: list[str]) -> dict[str, list[Any]]:
+    """Names and labels of a row group."""
+    if not columns:
+        return {}
+    try:
+        table = _open(path).read_row_group(group, columns, use_threads=False)
+        return dict(zip(table.flatten().column_names, (column.to_pylist() for column in table.flatten()), strict=True))
+    except Exception as error:  # pyarrow has a dozen kinds
+        raise _damaged(path, error) from None
+
+
+def _check_packing(path: Path, group: int, column: str) -> None:
+    """Refuse a row group that would become much larger, as no images do."""
+    found = _open(path).metadata.row_group(group)
+    (chunk,) = (found.column(i) for i in range(found.num_columns) if found.column(i).path_in_schema == column)
+    if chunk.total_uncompressed_size > _MOST_PACKED * chunk.total_compressed_size + MAX_BYTES:
+        raise UserError(
+            f"{path}: row group {group} unpacks from {chunk.total_compressed_size} to {chunk.total_uncompressed_size} "
+            "bytes, as images do not; take the file out of the source"
+        )
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is no Parquet file, or damaged ({first_line(error)}); fetch it again")
