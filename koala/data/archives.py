@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from koala.core.errors import UserError
-from koala.data.places import FileRange, FolderPlace, SourceItem, ZipMember, open_zip
+from koala.data.places import FileRange, FolderPlace, SourceItem, ZipMember, damaged_zip, open_zip
 
-_BLOCK, _RECORD = 512, 10240  # bytes; members begin at multiples of the first, archives are padded to the second
+_BLOCK = 512  # bytes; all that is in a tar begins at a multiple of it
+_RECORDS = (10240, 2**18, 2**20)  # bytes; programs fill tars up to a multiple of the first, tapes' of the others
 _MOST_HEADER_BYTES = 2**22  # that a long name or extended header may have
 _MOST_NESTED = 4  # tars within tars
 _NOWHERE = FolderPlace(Path())
@@ -44,9 +45,12 @@ def scan_zip(path: Path, prefix: str = "") -> Iterator[SourceItem]:
     """The members of a zip.
 
     Raises:
-        UserError: its directory cannot be read, or another zip lies before it.
+        UserError: its directory is damaged, or another zip lies before it.
     """
     members = open_zip(path).infolist()
+    stated = _stated_members(path)
+    if stated != len(members):
+        raise damaged_zip(path, f"it lists {len(members)} members, its end says {stated}")
     before = min((member.header_offset for member in members), default=0)
     if before and archive_kind(path) == "zip":
         raise UserError(
@@ -54,13 +58,26 @@ def scan_zip(path: Path, prefix: str = "") -> Iterator[SourceItem]:
             "split the file there, or unpack both"
         )
     for number, member in enumerate(members):
-        if not member.is_dir():
+        if not member.filename.endswith("/") or member.file_size:
             yield SourceItem(prefix + member.filename, ZipMember(path, number), _zip_fault(member))
+
+
+def _stated_members(path: Path) -> int:
+    """How many members the end of a zip says it has; zipfile reads a damaged directory as a shorter one."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 2**17))
+        tail = file.read()
+    end = tail.rfind(b"PK\5\6")
+    count = int.from_bytes(tail[end + 10 : end + 12], "little")
+    large = tail.rfind(b"PK\6\6", 0, end)
+    return int.from_bytes(tail[large + 32 : large + 40], "little") if count == 2**16 - 1 and large >= 0 else count
 
 
 def _zip_fault(member: zipfile.ZipInfo) -> str:
     if member.flag_bits & 1:
         return "encrypted"
+    if member.filename.endswith("/"):
+        return "a folder with content, as damage makes of a file"
     return "a symbolic link" if stat.S_ISLNK(member.external_attr >> 16) else ""
 
 
@@ -90,8 +107,8 @@ class _Tar:
         name = ": ".join((str(self.path), *self.inside))
         after = f", after its member {last}" if last else ""
         return UserError(
-            f"{name}: {what}{after}; fetch the file again, or save what can be read with "
-            f'"tar --extract --ignore-zeros --file {self.path} --directory DIR" and take DIR as the source'
+            f"{name}: {what}{after}; fetch the file again, take it out of the source, or save what can be "
+            f'read with "tar --extract --ignore-zeros --file {self.path} --directory DIR" and name DIR'
         )
 
 
@@ -106,11 +123,12 @@ def scan_tar(path: Path, prefix: str = "") -> Iterator[SourceItem]:
 
 
 def _items(tar: _Tar, prefix: str) -> Iterator[SourceItem]:
-    links: dict[str, str] = {}
+    links: list[tuple[str, str]] = []
     for member in _members(tar):
         name = prefix + member.name.removeprefix("./")
         if member.islnk() or member.issym():
-            links[member.name] = member.linkname if member.islnk() else _below(member.name, member.linkname)
+            folder = posixpath.dirname(member.name) if member.issym() else ""
+            links.append((posixpath.normpath(member.name), posixpath.normpath(posixpath.join(folder, member.linkname))))
         elif fault := _fault(member):
             yield SourceItem(name, _NOWHERE, fault)
         elif name.lower().endswith(".tar"):
@@ -139,25 +157,19 @@ def _items_of_member(tar: _Tar, member: tarfile.TarInfo, name: str) -> Iterator[
         yield from _items(inner, name[: -len(".tar")] + "/")
 
 
-def _below(name: str, link: str) -> str:
-    return posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
-
-
-def _linked(tar: _Tar, prefix: str, links: dict[str, str]) -> Iterator[SourceItem]:
+def _linked(tar: _Tar, prefix: str, links: list[tuple[str, str]]) -> Iterator[SourceItem]:
     """The links of a tar, with the places of the files that they lead to; for these it is read once more."""
-    links = {_below("", name): _below("", target) for name, target in links.items()}
-    ends = {name: _end_of(name, links) for name in links}
+    targets = dict(links)
+    ends = {name: _end_of(name, targets) for name in targets}
     wanted = set(ends.values())
     places = {
         name: FileRange(tar.path, member.offset_data, member.size)
-        for member in (_members(tar) if wanted else ())
-        if member.isfile() and not _fault(member) and (name := _below("", member.name)) in wanted
+        for member in (_members(tar) if links else ())
+        if (name := posixpath.normpath(member.name)) in wanted and member.isfile() and not _fault(member)
     }
-    for name, end in ends.items():
-        if end in places:
-            yield SourceItem(prefix + name, places[end])
-        else:
-            yield SourceItem(prefix + name, _NOWHERE, f"a link to {links[name]}, which is no file in the archive")
+    for name, target in links:
+        fault = "" if ends[name] in places else f"a link to {target}, which is no file in the archive"
+        yield SourceItem(prefix + name, places.get(ends[name], _NOWHERE), fault)
 
 
 def _end_of(name: str, links: dict[str, str]) -> str:
@@ -224,18 +236,22 @@ def _joined_on(tar: _Tar, begin: int, at: int, last: str) -> int | None:
         UserError: the zeros are not there, or lie in the middle of the tar.
     """
     after = _end_of_zeros(tar.file, at, tar.end)
-    if after == tar.end and tar.end - at >= _BLOCK:
-        return None
-    if tar.end - at < _BLOCK:
-        raise tar.damaged(f"it is cut off: it ends at byte {tar.end} without the blocks of zeros that end a tar", last)
-    if after == at:
-        raise tar.damaged(f"the header at byte {at} is damaged", last)
+    if after == at or tar.end - at < _BLOCK:
+        cut = f"it is cut off: it ends at byte {tar.end} without the blocks of zeros that end a tar"
+        raise tar.damaged(cut if tar.end - at < _BLOCK else f"the header at byte {at} is damaged", last)
     after -= (after - begin) % _BLOCK
-    tar.file.seek(after)
-    padded = after - at == 2 * _BLOCK or (after - begin) % _RECORD == 0  # as programs end a tar
-    if padded and _is_header(tar.file.read(_BLOCK)):
-        return after
-    raise tar.damaged(f"bytes {at} to {after} are zeros, in its middle", last)
+    if _is_padding(after - at, after - begin):
+        if after == tar.end:
+            return None
+        tar.file.seek(after)
+        if _is_header(tar.file.read(_BLOCK)):
+            return after
+    raise tar.damaged(f"bytes {at} to {after} are zeros, more than end a tar, or in its middle", last)
+
+
+def _is_padding(zeros: int, length: int) -> bool:
+    """Whether a tar of a length may end with so many zeros: two blocks, and what fills the last record."""
+    return zeros <= 2 * _BLOCK or any(length % size == 0 and zeros < size + 2 * _BLOCK for size in _RECORDS)
 
 
 def _end_of_zeros(file: BinaryIO, begin: int, end: int) -> int:

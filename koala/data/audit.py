@@ -65,8 +65,8 @@ class ImageColors:
     bins: NDArray[np.float64]
 
 
-_DTYPES: dict[str, Any] = {
-    **{"sample": "int64", "key": str, "source": str, "width": "int64", "height": "int64", "color_model": str},
+_DTYPES: dict[str, Any] = {  # texts as Python has them: a file's name may be no Unicode, which those of pandas are
+    **{"sample": "int64", "key": object, "source": object, "width": "int64", "height": "int64", "color_model": object},
     **{"chroma": "float64", "colorfulness": "float64", "grey": bool, "near_grey": bool, "sepia": bool},
 }
 COLUMNS = tuple(_DTYPES)

@@ -129,11 +129,9 @@ class EmbeddingCache:
             found = path.stat().st_size
             if record.shard_sha256 != entry.sha256:
                 return f"{path} was made of another {entry.shard}"
-            if found != record.bytes:
-                return f"{path} is {found} bytes long, its record says {record.bytes}"
             rows = entry.samples * ROWS * self.key.embedding_size * _BYTES
-            if not 0 < found - rows <= _MOST_HEADER:
-                return f"{path} does not hold {entry.samples} x {ROWS} embeddings of {self.key.embedding_size} numbers"
+            if found != record.bytes or not 0 < found - rows <= _MOST_HEADER:
+                return f"{path} is {found} bytes long, its record says {record.bytes}, its embeddings take {rows}"
             if thorough and hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
                 return f"{path}: sha256 differs from its record"
         except OSError:

@@ -115,14 +115,20 @@ class _Lists:
 
     def text(self, name: str) -> str:
         """A list's text, "" where there is none."""
-        return decode_text(self.data(name), name)
+        return decode_text(self.data(name), self.named(name))
+
+    def named(self, name: str) -> str:
+        """A list, for errors."""
+        return f"{name} in or above {self.path}"
 
     def data(self, name: str) -> bytes:
         """A list's bytes, b"" where there is none."""
         try:
             return self._beside(name) or self._packed(name)
         except OSError as error:
-            raise UserError(f"{name} in or above {self.path} cannot be read ({error.strerror or error})") from None
+            raise UserError(
+                f"{self.named(name)} cannot be read ({error.strerror or error}); correct or remove it"
+            ) from None
 
     def _beside(self, name: str) -> bytes:
         if name in self.inside:
@@ -149,7 +155,7 @@ class _Lists:
 def _validation(files: _Lists) -> Iterator[tuple[str, str]]:
     """ImageId and class of each validation image, by Kaggle's list or image-net.org's."""
     if solution := files.text(_SOLUTION):
-        for row in parse_csv(solution, _SOLUTION, ("ImageId", "PredictionString")):
+        for row in parse_csv(solution, files.named(_SOLUTION), ("ImageId", "PredictionString")):
             if words := row["PredictionString"].split():
                 yield row["ImageId"], words[0]
         return

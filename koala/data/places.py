@@ -112,10 +112,15 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     except OSError:
         raise
     except Exception as error:  # damage can be anywhere in the directory
-        raise UserError(
-            f"the directory at the end of {path} cannot be read ({first_line(error)}); fetch the file again, or save "
-            f"what can be read with zip -FF {path} --out WHOLE.zip"
-        ) from None
+        raise damaged_zip(path, first_line(error)) from None
+
+
+def damaged_zip(path: Path, what: str) -> UserError:
+    """A zip's directory cannot be read."""
+    return UserError(
+        f"the directory at the end of {path} is damaged ({what}); fetch the file again, take it out of the source, or "
+        f"save what can be read with zip -FF {path} --out WHOLE.zip"
+    )
 
 
 def check_size(size: int, max_bytes: int) -> None:

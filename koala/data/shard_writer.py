@@ -78,7 +78,13 @@ def write_shards(settings: WriteShards) -> ShardManifest | None:
 
 
 def _prepare(path: Path, out: Path, recipe: ShardRecipe) -> tuple[WriteJob, list[PlannedShard], ShardPlan]:
-    """List the source, and plan."""
+    """List the source, and plan.
+
+    Raises:
+        UserError: there is nothing in the source, or shards would be written into it.
+    """
+    if path.is_dir() and out.exists() and path.samefile(out):
+        raise UserError(f"{out} is the source itself; choose another folder for the shards")
     listing = list_source(path, leave_out=out)
     shards = plan_shards(listing.images, recipe)
     labels = find_labels(path, listing.images, listing.lists)
@@ -238,17 +244,24 @@ def repair_shards(settings: RepairShards) -> list[str]:
 
 
 def _of_other_plan(out: Path, plan: ShardPlan, listed: Collection[str], bad: Collection[str]) -> set[str]:
-    """Those of the whole shards whose records belong to another plan: some may be damaged so, but not all of them.
+    """Those of the whole shards whose records are damaged so that they belong to another plan.
 
     Raises:
-        UserError: all do, or other shards are planned.
+        UserError: plan.json says so too, or other shards are planned: the source is another.
     """
     planned = {f"{name}.tar": wanted for name, wanted in plan.shards.items()}
-    whole = [shard for shard in listed if shard not in bad]
+    whole = (shard for shard in listed if shard not in bad)
     others = {shard for shard in whole if not read_record(record_path(out, shard)).is_of(planned.get(shard))}
-    if planned.keys() != set(listed) or (whole and len(others) == len(whole)):
+    if planned.keys() != set(listed) or (others and not _agrees(out, plan)):
         raise UserError(f"{out} holds shards of another recipe or source; name the source that they were written from")
     return others
+
+
+def _agrees(out: Path, plan: ShardPlan) -> bool:
+    try:
+        return read_plan(out).is_of(plan)
+    except UserError:  # absent, or damaged
+        return False
 
 
 def _write_again(job: WriteJob, shard: PlannedShard, entry: ShardEntry, source: Path) -> None:

@@ -26,12 +26,31 @@ _SCANNERS = {"tar": scan_tar, "zip": scan_zip, "parquet": scan_parquet}
 _ARCHIVES = frozenset(f".{kind}" for kind in _SCANNERS)
 _REMEDY = "name a folder of images, a list of files, a tar, a zip or a Parquet file"
 _PACKED = "packed, and not read in place; unpack it first"
-_TEXTS = "txt json jsonl cls csv tsv xml yaml yml toml md html log md5 sha1 sha256 caption idx npy mat"
-_COMPRESSED = "gz tgz bz2 tbz2 xz txz zst 7z rar"
-_NO_IMAGES = {  # the suffixes of what is no image, so that a million files need not be opened
-    **{f".{suffix}": "not an image" for suffix in _TEXTS.split()},
-    **{f".{suffix}": _PACKED for suffix in _COMPRESSED.split()},
-    **{suffix: "an archive within an archive; unpack the outer one" for suffix in _ARCHIVES},
+_NO_IMAGES = {  # by the suffixes of what is no image, so that a million files need not be opened
+    **dict.fromkeys(
+        (
+            *(
+                ".txt",
+                ".json",
+                ".jsonl",
+                ".cls",
+                ".csv",
+                ".tsv",
+                ".xml",
+                ".yaml",
+                ".yml",
+                ".toml",
+                ".ini",
+                ".md",
+                ".html",
+            ),
+            *(".caption", ".log", ".md5", ".sha1", ".sha256", ".idx", ".npy", ".mat", ".db", ".py"),
+            *(".pdf", ".mov", ".mp4", ".avi", ".mp3"),
+        ),
+        "not an image",
+    ),
+    **dict.fromkeys((".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"), _PACKED),
+    **dict.fromkeys(_ARCHIVES, "an archive within an archive; unpack the outer one"),
 }
 _OF_SAMPLES = {".cls", ".json"}  # in a webdataset, what may hold an image's class
 _HIDDEN = re.compile(r"(?:^|/)\.(?!\.?/)|(?:^|/)__MACOSX/")
@@ -212,8 +231,7 @@ def _sort_out(path: Path, items: Iterable[SourceItem]) -> Listing:
 
 def _pass_over(listing: Listing, others: Iterable[SourceItem]) -> dict[str, list[Place]]:
     """Sort out what is no image; gives what may hold the class of an image, by the key of its sample."""
-    keys = {_key(item.name) for item in listing.images}
-    names = {part for key in keys for part in _last_two(key)}
+    names = {part for item in listing.images for part in _key(item.name).rsplit("/", 2)[-2:]}  # and of their folders
     beside: dict[str, list[Place]] = {}
     for item in others:
         name, suffix = item.name.rpartition("/")[2], _suffix(item.name)
@@ -222,8 +240,8 @@ def _pass_over(listing: Listing, others: Iterable[SourceItem]) -> dict[str, list
             _count(listing.passed_over, "lists of classes")
         elif name.partition(".")[0] in names:
             _count(listing.passed_over, f"{suffix} of images")
-            if suffix in _OF_SAMPLES and (key := _key(item.name)) in keys:
-                beside.setdefault(key, []).append(item.place)
+            if suffix in _OF_SAMPLES:
+                beside.setdefault(_key(item.name), []).append(item.place)
         else:
             listing.set_aside.append((item.name, _NO_IMAGES[suffix]))
     return beside
@@ -245,8 +263,3 @@ def _key(name: str) -> str:
     """What the files of a sample have in common: the name up to the first dot of its last part."""
     folder, _, last = name.rpartition("/")
     return f"{folder}/{last.partition('.')[0]}"
-
-
-def _last_two(key: str) -> list[str]:
-    """The names of a sample and of its folder: texts may lie in another folder, or be of all the folder's images."""
-    return key.rsplit("/", 2)[-2:]

@@ -15,7 +15,8 @@ import pytest
 from koala import cli
 from koala.config.data import RepairShards, ShardRecipe, SplitRule, WriteShards
 from koala.core.errors import UserError
-from koala.data import shard_writer, shards, sources
+from koala.data import shard_writer, shards, verification
+from koala.data.places import FolderPlace
 from tests.processes import finish, start, wait_for
 
 RECIPE = ShardRecipe(samples_per_shard=10, split=SplitRule(val_count=8))
@@ -122,14 +123,14 @@ def test_a_full_disk_leaves_no_half_shard_and_goes_on_later(photo_folder, shard_
 
 def test_files_that_may_not_be_read_are_set_aside(photo_folder, tmp_path, monkeypatch):
     """Root may read everything, so the refusal is made here."""
-    read = sources.FolderSource.read
+    read = FolderPlace.read
 
-    def refused(source, item):
-        if item.name == "first/photo 11.jpg":
-            raise PermissionError(13, "Permission denied", item.name)
-        return read(source, item)
+    def refused(place, name, max_bytes):
+        if name == "first/photo 11.jpg":
+            raise PermissionError(13, "Permission denied", name)
+        return read(place, name, max_bytes)
 
-    monkeypatch.setattr(sources.FolderSource, "read", refused)
+    monkeypatch.setattr(FolderPlace, "read", refused)
     manifest = shard_writer.write_shards(WriteShards(photo_folder, tmp_path / "out", RECIPE))
     assert (manifest.written, manifest.quarantined) == (47, 1)
     assert "Permission denied" in (tmp_path / "out/quarantine.jsonl").read_text()
@@ -153,7 +154,7 @@ def damaged(shard_folder, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_verify_names_each_bad_shard(damaged, workers):
-    faults = shards.verify_shards(damaged, workers=workers)
+    faults = verification.verify_shards(damaged, workers=workers)
     for name in ("train-000001", "train-000002", "val-000000"):
         assert any(name in fault for fault in faults)
     assert not any("train-000000" in fault or "train-000003" in fault for fault in faults)
