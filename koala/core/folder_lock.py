@@ -85,9 +85,8 @@ def _is_at(path: Path, file: TextIO) -> bool:
         return False
 
 
-def _is_local(folder: Path) -> bool:
-    """Whether a network's file system is mounted so that other machines do not see the locks."""
-    mounts = Path("/proc/self/mountinfo")  # Linux alone has it
+def _is_local(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a network's file system is mounted so that other machines do not see the locks, as far as Linux tells."""
     device = f"{os.major(folder.stat().st_dev)}:{os.minor(folder.stat().st_dev)}"
     lines = mounts.read_text("utf-8", "replace").splitlines() if mounts.exists() else []
     return any(line.split()[2] == device and _LOCAL & set(line.replace(",", " ").split()) for line in lines)

@@ -114,4 +114,4 @@ def parse_csv(text: str, origin: object, columns: Sequence[str]) -> Iterator[dic
                 raise UserError(f"{origin}: line {reader.line_num} is short; take the whole file")
             yield row
     except csv.Error as error:
-        raise UserError(f"{origin}: line {reader.line_num} is no CSV ({error}); take the whole file") from None
+        raise UserError(f"{origin} is no CSV after line {reader.line_num} ({error}); take the whole file") from None

@@ -6,6 +6,7 @@ its group before it are decoded, so that random access costs more than in a tar.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -72,18 +73,18 @@ def scan_parquet(path: Path, prefix: str = "") -> Iterator[SourceItem]:
     Raises:
         UserError: the file is damaged.
     """
-    fault, column = "", ""
+    fault, column, others = "", "", list[str]()
     try:
-        schema = _open(path).schema
-        leaves = {schema.column(number).path: schema.column(number) for number in range(len(schema))}
-        column = next((name for name, leaf in leaves.items() if _is_image(name, leaf.physical_type)), "")
-        fault = f"a Parquet file without a column of images; its columns: {', '.join(list(leaves)[:8])}"
+        with _damage_named(path):
+            schema = _open(path).schema
+            kinds = {schema.column(number).path: schema.column(number).physical_type for number in range(len(schema))}
+        column = next((name for name, kind in kinds.items() if _is_image(name, kind)), "")
+        others = [name for name in (_path_of(column), _LABEL) if name in kinds]
+        fault = f"a Parquet file without a column of images; its columns: {', '.join(list(kinds)[:8])}"
     except ModuleNotFoundError:
         fault = "a Parquet file, which needs pyarrow; pip install pyarrow"
-    except Exception as error:  # pyarrow has a dozen kinds
-        raise _damaged(path, error) from None
     if column:
-        yield from _rows(path, prefix, column, set(leaves))
+        yield from _rows(path, prefix, column, others)
     else:
         yield SourceItem(prefix.rstrip("/") or path.name, FolderPlace(path.parent), fault)
 
@@ -93,15 +94,18 @@ def _is_image(name: str, kind: str) -> bool:
     return kind == "BYTE_ARRAY" and (name in _IMAGES or (name.endswith(".bytes") and name.count(".") == 1))
 
 
-def _rows(path: Path, prefix: str, column: str, columns: set[str]) -> Iterator[SourceItem]:
-    named = column.removesuffix("bytes") + "path"
+def _path_of(column: str) -> str:
+    return column.removesuffix("bytes") + "path"
+
+
+def _rows(path: Path, prefix: str, column: str, others: list[str]) -> Iterator[SourceItem]:
     number = 0
     for group in range(_open(path).num_row_groups):
-        table = _small_columns(path, group, [name for name in (named, _LABEL) if name in columns])
-        _check_packing(path, group, column)
-        for row in range(_open(path).metadata.row_group(group).num_rows):
-            name = PurePosixPath(table[named][row] or "").name if named in table else ""
-            label = table[_LABEL][row] if _LABEL in table else None
+        with _damage_named(path):
+            count, told = _told(path, group, column, others)
+        for row in range(count):
+            name = PurePosixPath(told[_path_of(column)][row] or "").name if _path_of(column) in told else ""
+            label = told[_LABEL][row] if _LABEL in told else None
             yield SourceItem(
                 f"{prefix}{number:06d}{'-' if name else ''}{name}",
                 ParquetRow(path, column, group, row),
@@ -110,27 +114,31 @@ def _rows(path: Path, prefix: str, column: str, columns: set[str]) -> Iterator[S
             number += 1
 
 
-def _small_columns(path: Path, group: int, columns: list[str]) -> dict[str, list[Any]]:
-    """Names and labels of a row group."""
-    if not columns:
-        return {}
-    try:
-        table = _open(path).read_row_group(group, columns, use_threads=False)
-        return dict(zip(table.flatten().column_names, (column.to_pylist() for column in table.flatten()), strict=True))
-    except Exception as error:  # pyarrow has a dozen kinds
-        raise _damaged(path, error) from None
-
-
-def _check_packing(path: Path, group: int, column: str) -> None:
-    """Refuse a row group that would become much larger, as no images do."""
+def _told(path: Path, group: int, column: str, others: list[str]) -> tuple[int, dict[str, list[Any]]]:
+    """How many rows a row group has, and what other columns tell of them."""
     found = _open(path).metadata.row_group(group)
-    (chunk,) = (found.column(i) for i in range(found.num_columns) if found.column(i).path_in_schema == column)
-    if chunk.total_uncompressed_size > _MOST_PACKED * chunk.total_compressed_size + MAX_BYTES:
+    chunks = {chunk.path_in_schema: chunk for chunk in map(found.column, range(found.num_columns))}
+    packed, unpacked = chunks[column].total_compressed_size, chunks[column].total_uncompressed_size
+    if unpacked > _MOST_PACKED * packed + MAX_BYTES:
         raise UserError(
-            f"{path}: row group {group} unpacks from {chunk.total_compressed_size} to {chunk.total_uncompressed_size} "
-            "bytes, as images do not; take the file out of the source"
+            f"{path}: row group {group} unpacks from {packed} to {unpacked} bytes, as images do not; take the file out "
+            "of the source"
         )
+    table = _open(path).read_row_group(group, others, use_threads=False).flatten() if others else None
+    told = {name: table.column(name).to_pylist() for name in others} if table else {}
+    if {found.num_rows} != {chunks[column].num_values, *map(len, told.values())}:
+        raise ValueError("its columns are of other lengths")
+    return found.num_rows, told
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is no Parquet file, or damaged ({first_line(error)}); fetch it again")
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Whatever pyarrow says of a damaged file, it has a dozen kinds of errors, in a sentence with the file's name."""
+    try:
+        yield
+    except (UserError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path} is no Parquet file, or damaged ({first_line(error)}); fetch it again, or take it out of the source"
+        ) from None

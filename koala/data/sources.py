@@ -7,7 +7,6 @@ in a source is an image to be read, is set aside with a reason, or is passed ove
 import os
 import re
 import stat
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -164,9 +163,10 @@ def _walk(root: Path, leave_out: Path | None) -> Iterator[SourceItem]:
     place = FolderPlace(root)
     left_out = _identity(leave_out) if leave_out and leave_out.exists() else None
     met = set()
-    folders, linked = [""], deque[str]()
+    folders, linked = [""], list[str]()
     while folders or linked:
-        folder = folders.pop() if folders else linked.popleft()
+        linked.sort(reverse=True)  # so that of two links to a folder it is the same that is followed, on every node
+        folder = folders.pop() if folders else linked.pop()
         prefix = f"{folder}/" if folder else ""
         try:
             identity = _identity(root / folder)
