@@ -55,5 +55,5 @@ system:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,eval,gallery,onnx,photos,study,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,eval,gallery,onnx,parquet,photos,study,dev]"
 	touch $@

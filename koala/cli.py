@@ -49,7 +49,7 @@ GROUPS = {
         "shards finish": Command(
             "data:FinishShards", "data.shard_writer:finish_command", "put parts together that several nodes wrote"
         ),
-        "shards verify": Command("data:VerifyShards", "data.shards:verify_command", "check shards, byte by byte"),
+        "shards verify": Command("data:VerifyShards", "data.verification:verify_command", "check shards, byte by byte"),
         "shards repair": Command("data:RepairShards", "data.shard_writer:repair_command", "write damaged shards again"),
         "shards audit": Command(
             "data:AuditShards", "data.audit:audit_command", "measure a data set: sizes, colours, greys, sepia"

@@ -32,9 +32,9 @@ class SplitRule(Strict):
     """
 
     train_folder: Annotated[str, arg(metavar="DIR")] = ""
-    """Sub-folder of the source that holds the training images."""
+    """Sub-folder of the source that holds the training images; may be a pattern, as in "*/train"."""
     val_folder: Annotated[str, arg(metavar="DIR")] = ""
-    """Sub-folder of the source that holds the validation images."""
+    """Sub-folder of the source that holds the validation images; may be a pattern, as in "*/val"."""
     val_count: Annotated[int, Field(ge=0)] = 0
     """Number of validation images, drawn at random."""
     val_share: Share = 0.0
@@ -65,6 +65,8 @@ class ShardRecipe(Strict):
     """Number of images to take, drawn at random; 0 takes all."""
     samples_per_shard: Annotated[Count, Advanced] = 1000
     """Images in a shard."""
+    max_bytes: Annotated[Count, Advanced] = 2**28
+    """Largest size of a file that holds an image. Larger ones are set aside unread, so that they cannot fill memory."""
     split: SplitRule = field(default_factory=SplitRule)
     resize: ResizeRule = field(default_factory=ResizeRule)
 
@@ -74,7 +76,7 @@ class WriteShards(Strict):
     """Write images into tar shards, for training. An interrupted command resumes when it is run again."""
 
     source: Annotated[Path, arg(metavar="SOURCE")]
-    """Folder of images, list of files (text or CSV), tar, zip, or folder of webdataset tars."""
+    """Folder of images, tars or Parquet files, list of files (text or CSV), tar, or zip."""
     out: Dir
     """Folder for the shards."""
     recipe: ShardRecipe = field(default_factory=ShardRecipe)

@@ -142,7 +142,7 @@ def _help(program: str) -> str:
 
 def _from_file(cls: Any, file: str, path: Path) -> Any:
     """Settings of which a TOML file says all, or one part: at its top, or in a table of the part's name."""
-    table = load.read_toml(path)
+    table = load.read_settings(path)
     if file == ".":  # a run is called as its file, if that says nothing else
         return load.validate(cls, {"name": path.stem, **table}, str(path))
     if file in table and len(table) > 1:

@@ -1,6 +1,5 @@
 """Settings from TOML files and plain values, and back; what does not fit is said in a sentence."""
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
@@ -10,6 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from koala.core.errors import UserError, warn
+from koala.core.readers import read_toml
 
 Settings = TypeVar("Settings")
 
@@ -39,21 +39,19 @@ def load_toml(cls: type[Settings], path: Path) -> Settings:
         UserError: the file is absent, is not TOML, or names a setting that does not exist or a value that
             does not fit.
     """
-    return validate(cls, read_toml(path), str(path))
+    return validate(cls, read_settings(path), str(path))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a TOML file of settings, as plain values.
 
     Raises:
         UserError: it is absent, or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return read_toml(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a TOML file of settings") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
 
 
 def validate(cls: type[Settings], values: Mapping[str, Any], origin: str, quiet: bool = False) -> Settings:

@@ -27,10 +27,12 @@ from PIL import Image
 
 from koala.config.data import AuditShards
 from koala.core.atomic_io import write_atomic
-from koala.core.errors import UserError
+from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
+from koala.core.readers import parse_csv, read_text
 from koala.data.shards import SPLITS, ShardRecord, Shards, read_record, record_path
 from koala.imaging import ab_bins, color, toning
+from koala.imaging.jpeg_intake import UnreadableImageError, decoder_errors
 
 FORMAT = "koala-audit/2"  # another number whenever a definition below changes
 BINS_FORMAT = "koala-bins/1"
@@ -63,8 +65,8 @@ class ImageColors:
     bins: NDArray[np.float64]
 
 
-_DTYPES: dict[str, Any] = {
-    **{"sample": "int64", "key": str, "source": str, "width": "int64", "height": "int64", "color_model": str},
+_DTYPES: dict[str, Any] = {  # texts as Python has them: a file's name may be no Unicode, which those of pandas are
+    **{"sample": "int64", "key": object, "source": object, "width": "int64", "height": "int64", "color_model": object},
     **{"chroma": "float64", "colorfulness": "float64", "grey": bool, "near_grey": bool, "sepia": bool},
 }
 COLUMNS = tuple(_DTYPES)
@@ -215,9 +217,11 @@ def _measured(shard: Shards) -> Iterator[tuple[list[Any], ImageColors]]:
         if _stop is not None and _stop.is_set():
             raise InterruptedError
         found = shard.describe(sample)
+        jpeg = shard.read(sample).tobytes()
         try:
-            colors = measure_colors(shard.read(sample).tobytes())
-        except (OSError, SyntaxError, ValueError) as error:
+            with decoder_errors():
+                colors = measure_colors(jpeg)
+        except UnreadableImageError as error:
             raise UserError(
                 f"{found.shard}: {found.key} ({found.source}) does not decode: {error}; "
                 "check the folder with koala shards verify"
@@ -254,19 +258,16 @@ def bin_frequencies(folder: Path, shards: Sequence[str]) -> NDArray[np.float64]:
 
 
 def read_bins(path: Path, name: str) -> NDArray[np.float64]:
-    """A column of a CSV table that has a row for each bin, `(Q,)`; lines that begin with # are passed over.
+    """A column of shares in a CSV table that has a row for each bin, `(Q,)`; its first line is passed over.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no such table.
     """
-    lines = (line for line in path.read_text("utf-8").splitlines() if not line.startswith("#"))
-    try:
-        values = np.array([float(row[name]) for row in csv.DictReader(lines)])
-    except (KeyError, TypeError):
-        raise ValueError(f"no column {name}") from None
-    if len(values) != len(ab_bins.centers()) or not np.isfinite(values).all():
-        raise ValueError("other rows than bins")
+    _, _, table = read_text(path).partition("\n")  # the first line is the stamp
+    values = np.array([float(row[name]) for row in parse_csv(table, path, [name])])
+    if len(values) != len(ab_bins.centers()) or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(f"no share of 0 or more for each of the {len(ab_bins.centers())} bins")
     return values
 
 
@@ -296,7 +297,11 @@ def _has_stamp(path: Path, stamp: str) -> bool:
 
 
 def read_audit(folder: Path, shard: str, columns: Sequence[str]) -> Any:
-    """Columns of a shard's audit, as a pandas.DataFrame."""
+    """Columns of a shard's audit, as a pandas.DataFrame.
+
+    Raises:
+        UserError: it is no such table.
+    """
     import pandas
 
     path = audit_path(folder, shard)
@@ -309,11 +314,10 @@ def read_audit(folder: Path, shard: str, columns: Sequence[str]) -> Any:
             keep_default_na=False,
             encoding_errors="surrogateescape",
         )
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run koala shards audit {folder}") from None
-
-
-# ---------------------------------------------------------------- leaving samples out
+    except Exception as error:  # pandas has many kinds
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}); delete it and run koala shards audit {folder}"
+        ) from None
 
 
 # ---------------------------------------------------------------- the report

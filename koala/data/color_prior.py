@@ -64,6 +64,8 @@ def read_prior(folder: Path) -> Tensor:
         with path.open(encoding="utf-8") as file:
             measured = file.readline()
         prior = torch.from_numpy(audit.read_bins(path, "prior")).float()
+        if abs(prior.sum() - 1) > 1e-3:
+            raise ValueError("no shares of 1")
     except FileNotFoundError:
         raise UserError(f"{path} is not there; measure it with koala shards prior {folder}") from None
     except ValueError:

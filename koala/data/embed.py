@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from koala.config.training import TrainSettings
 from koala.core import atomic_io
 from koala.core.distributed import dali_device, main_process_first, on_main_process, open_accelerator
 from koala.core.errors import UserError
+from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
 from koala.data.embedding_cache import (
     ROWS,
@@ -96,14 +98,20 @@ class EmbeddingJob:
         self.extractor = built.to_device(accelerator.device, settings.mixed_precision)
 
     def run(self) -> None:
-        """Make this process's share of the shards: whole ones, and without waiting for the others."""
-        unfinished = on_main_process(self.accelerator, lambda: _begin(self.cache, self.manifest))
-        mine = unfinished[self.accelerator.process_index :: self.accelerator.num_processes]
-        total = sum(self.manifest.splits[split][number].samples for split, number in mine)
-        with Progress(total, "embedding", show=self.accelerator.is_main_process) as progress:
-            for split in SPLITS:
-                if numbers := [number for of, number in mine if of == split]:
-                    self._make(split, numbers, progress)
+        """Make this process's share of the shards: whole ones, and without waiting for the others before the end.
+
+        Raises:
+            UserError: another command is making them.
+        """
+        with ExitStack() as held:
+            unfinished = on_main_process(self.accelerator, lambda: _begin(self.cache, self.manifest, held))
+            mine = unfinished[self.accelerator.process_index :: self.accelerator.num_processes]
+            total = sum(self.manifest.splits[split][number].samples for split, number in mine)
+            with Progress(total, "embedding", show=self.accelerator.is_main_process) as progress:
+                for split in SPLITS:
+                    if numbers := [number for of, number in mine if of == split]:
+                        self._make(split, numbers, progress)
+            self.accelerator.wait_for_everyone()  # the lock is for all of them
         if not any(map(self.cache.fault, embedded_entries(self.manifest))):
             print(f"{self.cache.folder}: the embeddings are complete")
 
@@ -138,8 +146,9 @@ class EmbeddingJob:
         return rows
 
 
-def _begin(cache: EmbeddingCache, manifest: ShardManifest) -> list[tuple[SplitName, int]]:
-    """Write down the key, and find the shards that have no embeddings yet: split and number in it."""
+def _begin(cache: EmbeddingCache, manifest: ShardManifest, held: ExitStack) -> list[tuple[SplitName, int]]:
+    """Lock the folder, write down the key, and find the shards without embeddings: split and number in it."""
+    held.enter_context(lock_folder(cache.folder, "koala shards embed"))
     path = cache.folder / "key.json"
     for part in cache.folder.glob("*.part"):  # of a run that was killed
         part.unlink(missing_ok=True)
@@ -151,7 +160,6 @@ def _begin(cache: EmbeddingCache, manifest: ShardManifest) -> list[tuple[SplitNa
                 f"{cache.key.mixed_precision}; use that precision, or delete the folder"
             )
     else:
-        cache.folder.mkdir(parents=True, exist_ok=True)
         atomic_io.write_atomic(path, json.dumps(asdict(cache.key), indent=1).encode())
     return [
         (split, number)

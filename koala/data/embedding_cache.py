@@ -21,13 +21,13 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from koala.config.data import DataSettings, EmbedShards
 from koala.config.fields import Geometry, LightnessSource, MixedPrecision, SplitName
 from koala.config.models import ExtractorSettings
 from koala.core import atomic_io
 from koala.core.errors import UserError
+from koala.core.readers import parse_json
 from koala.data.shards import SPLITS, ShardEntry, ShardManifest, Shards, read_manifest
 from koala.models import extractor
 from koala.models.extractor import Extractor
@@ -35,6 +35,7 @@ from koala.models.extractor import Extractor
 FORMAT = "koala-embeddings/1"
 ROWS = 2  # embeddings of each sample: plain and mirrored
 _BYTES = 2  # of a float16
+_MOST_HEADER = 1024  # bytes that NumPy writes before the numbers
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,14 @@ class EmbeddingCache:
             found = path.stat().st_size
             if record.shard_sha256 != entry.sha256:
                 return f"{path} was made of another {entry.shard}"
-            if found != record.bytes:
-                return f"{path} is {found} bytes long, its record says {record.bytes}"
+            rows = entry.samples * ROWS * self.key.embedding_size * _BYTES
+            if found != record.bytes or not 0 < found - rows <= _MOST_HEADER:
+                return f"{path} is {found} bytes long, its record says {record.bytes}, its embeddings take {rows}"
             if thorough and hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
                 return f"{path}: sha256 differs from its record"
         except OSError:
             return f"there are no embeddings of {entry.shard} in {self.folder}"
-        except ValidationError:
+        except UserError:
             return f"the record of {path} is damaged"
         return ""
 
@@ -163,7 +165,8 @@ class EmbeddingCache:
         return (self.folder / entry.shard).with_suffix(".npy")
 
     def _record(self, entry: ShardEntry) -> CacheRecord:
-        return TypeAdapter(CacheRecord).validate_json(self._path(entry).with_suffix(".json").read_bytes())
+        path = self._path(entry).with_suffix(".json")
+        return parse_json(CacheRecord, path.read_bytes(), path, "run koala shards embed again")
 
 
 # ---------------------------------------------------------------- reading
@@ -267,14 +270,10 @@ def read_key(path: Path) -> CacheKey:
     Raises:
         UserError: it is damaged.
     """
-    try:
-        key = TypeAdapter(CacheKey).validate_json(path.read_bytes())
-    except ValidationError:
-        key = None
-    if key is None or key.format != FORMAT:
-        raise UserError(
-            f"{path} is damaged, or of another koala; delete {path.parent} and run koala shards embed again"
-        )
+    remedy = f"delete {path.parent} and run koala shards embed again"
+    key = parse_json(CacheKey, path.read_bytes(), path, remedy)
+    if key.format != FORMAT:
+        raise UserError(f"{path} is of another koala; {remedy}")
     return key
 
 

@@ -11,53 +11,41 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from koala.config.data import FinishShards, RepairShards, ShardRecipe, SplitRule, WriteShards
+from koala.config.data import FinishShards, RepairShards, ShardRecipe, WriteShards
 from koala.config.fields import part_numbers
-from koala.config.load import to_dict
-from koala.core.atomic_io import fsync, write_atomic
+from koala.config.load import validate
+from koala.core.atomic_io import fsync, sha256, write_atomic
 from koala.core.errors import UserError
+from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
-from koala.data.sampler import seeded_permutation
+from koala.data.labels import ClassLabels, find_labels
+from koala.data.places import SourceItem
+from koala.data.shard_plan import PlannedShard, describe_plan, plan_shards
 from koala.data.shards import (
     BLOCK,
     FORMAT,
-    SPLITS,
     ShardEntry,
     ShardManifest,
     ShardPlan,
     ShardRecord,
-    faulty_shards,
     padded_length,
     read_manifest,
     read_plan,
     read_record,
     record_path,
 )
-from koala.data.sources import ClassLabels, Source, SourceItem, class_of, find_labels, list_items, open_source
+from koala.data.sources import commonest_reasons, list_source
+from koala.data.verification import check_shards
 from koala.imaging.jpeg_intake import IntakeResult, UnreadableImageError, validate_or_transcode
-
-
-@dataclass(frozen=True)
-class PlannedShard:
-    """Which images a shard is to hold: their numbers in the shuffled data set, and themselves."""
-
-    split: str
-    name: str
-    numbers: tuple[int, ...]
-    items: tuple[SourceItem, ...]
-
-    def digest(self, recipe: ShardRecipe) -> str:
-        """sha256 of all that decides the shard's content, but the images' own bytes."""
-        plan = [FORMAT, to_dict(recipe), self.split, self.numbers, [item.name for item in self.items]]
-        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -65,52 +53,8 @@ class WriteJob:
     """All that a process needs to write shards."""
 
     out: Path
-    source: Source
     labels: ClassLabels
     recipe: ShardRecipe
-
-
-# ---------------------------------------------------------------- which images go where
-
-
-def plan_shards(items: Sequence[SourceItem], recipe: ShardRecipe) -> list[PlannedShard]:
-    """Shuffle the images over the whole set, split them and cut them into shards: pure."""
-    drawn = [items[i] for i in seeded_permutation(len(items), recipe.seed)]
-    numbered = list(enumerate(drawn[: recipe.limit or None]))
-    plan = []
-    for split, members in zip(SPLITS, _divide(numbered, recipe.split), strict=True):
-        for index, start in enumerate(range(0, len(members), recipe.samples_per_shard)):
-            numbers, images = zip(*members[start : start + recipe.samples_per_shard], strict=True)
-            plan.append(PlannedShard(split, f"{split}-{index:06d}", numbers, images))
-    return plan
-
-
-_Numbered = list[tuple[int, SourceItem]]
-
-
-def _divide(numbered: _Numbered, split: SplitRule) -> tuple[_Numbered, _Numbered]:
-    """Training and validation images."""
-    if split.train_folder or split.val_folder:
-        train, val = (_below(numbered, folder) for folder in (split.train_folder, split.val_folder))
-        return train or _without(numbered, val), val or _without(numbered, train)
-    count = split.val_count or round(split.val_share * len(numbered))
-    if count > len(numbered):
-        raise UserError(f"{count} validation images are asked for, but there are {len(numbered)}; lower val_count")
-    return numbered[count:], numbered[:count]
-
-
-def _without(numbered: _Numbered, others: _Numbered) -> _Numbered:
-    taken = {number for number, _ in others}
-    return [image for image in numbered if image[0] not in taken]
-
-
-def _below(numbered: _Numbered, folder: str) -> _Numbered:
-    if not folder:
-        return []
-    found = [image for image in numbered if image[1].name.startswith(folder.rstrip("/") + "/")]
-    if not found:
-        raise UserError(f'no image lies below "{folder}"; correct the split of the recipe, or --source')
-    return found
 
 
 # ---------------------------------------------------------------- all of it
@@ -125,27 +69,39 @@ def write_shards(settings: WriteShards) -> ShardManifest | None:
     Raises:
         UserError: the source is absent or empty, or `out` holds shards of another recipe or source.
     """
-    job, plan = _prepare(settings.source, settings.out, settings.recipe)
+    job, plan, written = _prepare(settings.source, settings.out, settings.recipe)
     part, parts = part_numbers(settings.part)
-    _write_missing(job, plan[part - 1 :: parts], settings.workers)
-    return finish_shards(settings.out) if parts == 1 else None
+    with lock_folder(settings.out, "koala shards write", part, parts):
+        _leave_plan(settings.out, written)
+        _write_missing(job, plan[part - 1 :: parts], settings.workers)
+        return finish_shards(settings.out) if parts == 1 else None
 
 
-def _prepare(path: Path, out: Path, recipe: ShardRecipe) -> tuple[WriteJob, list[PlannedShard]]:
-    """List the source and plan; the plan is left in `out` for `finish_shards`, and must be the one that is there."""
-    source = open_source(path)
-    items = list_items(source)
-    plan = plan_shards(items, recipe)
-    written = ShardPlan(
-        FORMAT, to_dict(recipe), {shard.name: (shard.digest(recipe), len(shard.items)) for shard in plan}
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / "plan.json").exists():
-        if read_plan(out) != written:
-            raise UserError(f"{out} holds shards of another recipe or source; choose another --out, or empty this one")
-    else:
-        write_atomic(out / "plan.json", _json(asdict(written), indent=1))
-    return WriteJob(out, source, find_labels(source, items), recipe), plan
+def _prepare(path: Path, out: Path, recipe: ShardRecipe) -> tuple[WriteJob, list[PlannedShard], ShardPlan]:
+    """List the source, and plan.
+
+    Raises:
+        UserError: there is nothing in the source, or shards would be written into it.
+    """
+    if path.is_dir() and out.exists() and path.samefile(out):
+        raise UserError(f"{out} is the source itself; choose another folder for the shards")
+    listing = list_source(path, leave_out=out)
+    shards = plan_shards(listing.images, recipe)
+    labels = find_labels(path, listing.images, listing.lists)
+    return WriteJob(out, labels, recipe), shards, describe_plan(listing, shards, recipe)
+
+
+def _leave_plan(out: Path, plan: ShardPlan) -> None:
+    """Leave the plan for `finish_shards`; where there is one, it must be for the same shards."""
+    path = out / "plan.json"
+    before = read_plan(out) if path.exists() else None
+    if before is not None and not before.is_of(plan):
+        raise UserError(f"{out} holds shards of another recipe or source; choose another --out, or empty this one")
+    if before != plan:
+        write_atomic(path, _json(asdict(plan), indent=1))
+        with Progress(len(plan.set_aside), "listing") as progress:
+            for name, reason in plan.set_aside:
+                progress.say(f"set aside {name}: {reason}")
 
 
 def _write_missing(job: WriteJob, plan: Sequence[PlannedShard], workers: int) -> None:
@@ -209,8 +165,11 @@ def _write_in_worker(shard: PlannedShard) -> ShardRecord:
 
 def _committed(job: WriteJob, shard: PlannedShard) -> bool:
     """Whether an earlier run finished a shard."""
-    path = record_path(job.out, f"{shard.name}.tar")
-    return path.exists() and read_record(path).plan == shard.digest(job.recipe)
+    try:
+        record = read_record(record_path(job.out, f"{shard.name}.tar"))
+    except UserError:  # absent, or damaged
+        return False
+    return record.is_of((shard.digest(job.recipe), len(shard.items)))
 
 
 def finish_shards(out: Path) -> ShardManifest:
@@ -221,10 +180,10 @@ def finish_shards(out: Path) -> ShardManifest:
     """
     plan = read_plan(out)
     records, missing = {}, []
-    for name, (digest, _) in plan.shards.items():
+    for name, planned in plan.shards.items():
         path = record_path(out, f"{name}.tar")
         record = read_record(path) if path.exists() else None
-        if record is None or record.plan != digest:
+        if record is None or not record.is_of(planned):
             missing.append(name)
         else:
             records[name] = record
@@ -240,15 +199,17 @@ def finish_shards(out: Path) -> ShardManifest:
             {"source": source, "reason": reason, "split": split, "shard": record.shard}
             for source, reason in record.quarantined
         ]
+    quarantine += [{"source": name, "reason": reason, "split": "", "shard": ""} for name, reason in plan.set_aside]
+    written = sum(record.samples for record in records.values())
     manifest = ShardManifest(
         format=FORMAT,
         recipe=plan.recipe,
-        read=sum(count for _, count in plan.shards.values()),
-        written=sum(record.samples for record in records.values()),
+        read=sum(count for _, count in plan.shards.values()) + len(plan.set_aside),
+        written=written,
         quarantined=len(quarantine),
         splits=splits,
+        passed_over=plan.passed_over,
     )
-    assert manifest.read == manifest.written + manifest.quarantined
     _remove_parts(out)
     write_atomic(out / "quarantine.jsonl", b"".join(_json(line) + b"\n" for line in quarantine))
     write_atomic(out / "manifest.json", _json(asdict(manifest), indent=1))
@@ -256,29 +217,67 @@ def finish_shards(out: Path) -> ShardManifest:
 
 
 def repair_shards(settings: RepairShards) -> list[str]:
-    """Write the shards that are not what the manifest says once more, from the source.
+    """Write once more what is not as the manifest says: shards from the source, and the lists beside them.
 
     Returns:
-        The shards that were written again.
+        What was written again.
 
     Raises:
         UserError: the source or the recipe is another, or the images have changed since.
     """
-    manifest = read_manifest(settings.shards)
-    bad = faulty_shards(settings.shards, manifest, settings.workers)
-    recipe = read_plan(settings.shards).as_recipe()
-    job, plan = _prepare(settings.source, settings.shards, recipe)
-    entries = {entry.shard: entry for split in manifest.splits.values() for entry in split}
-    with Progress(len(bad), "repairing", unit="shards") as progress:
-        for shard in (shard for shard in plan if f"{shard.name}.tar" in bad):
-            record = write_shard(job, shard)
-            if record.sha256 != entries[record.shard].sha256:
-                raise UserError(
-                    f"{record.shard} was written again with other bytes than manifest.json says: images in "
-                    f"{settings.source} have changed; write all shards to another --out"
-                )
-            progress.advance(1)
-    return sorted(bad)
+    out = settings.shards
+    manifest = read_manifest(out)
+    entries = {entry.shard: entry for entry in manifest.entries}
+    job, shards, plan = _prepare(settings.source, out, validate(ShardRecipe, manifest.recipe, "manifest.json"))
+    with lock_folder(out, "koala shards repair"):
+        faults = check_shards(out, manifest.entries, workers=settings.workers)
+        bad = {shard for shard, found in faults.items() if found}
+        bad |= _of_other_plan(out, plan, entries, bad)
+        before = {name: _digest(out / name) for name in ("plan.json", "quarantine.jsonl", "manifest.json")}
+        write_atomic(out / "plan.json", _json(asdict(plan), indent=1))
+        with Progress(len(bad), "repairing", unit="shards") as progress:
+            for shard in (shard for shard in shards if f"{shard.name}.tar" in bad):
+                _write_again(job, shard, entries[f"{shard.name}.tar"], settings.source)
+                progress.advance(1)
+        finish_shards(out)
+        return sorted(bad) + [name for name, digest in before.items() if _digest(out / name) != digest]
+
+
+def _of_other_plan(out: Path, plan: ShardPlan, listed: Collection[str], bad: Collection[str]) -> set[str]:
+    """Those of the whole shards whose records are damaged so that they belong to another plan.
+
+    Raises:
+        UserError: plan.json says so too, or other shards are planned: the source is another.
+    """
+    planned = {f"{name}.tar": wanted for name, wanted in plan.shards.items()}
+    whole = (shard for shard in listed if shard not in bad)
+    others = {shard for shard in whole if not read_record(record_path(out, shard)).is_of(planned.get(shard))}
+    if planned.keys() != set(listed) or (others and not _agrees(out, plan)):
+        raise UserError(f"{out} holds shards of another recipe or source; name the source that they were written from")
+    return others
+
+
+def _agrees(out: Path, plan: ShardPlan) -> bool:
+    try:
+        return read_plan(out).is_of(plan)
+    except UserError:  # absent, or damaged
+        return False
+
+
+def _write_again(job: WriteJob, shard: PlannedShard, entry: ShardEntry, source: Path) -> None:
+    """Write a shard that must become what it was."""
+    known = {entry.sha256}
+    with suppress(UserError):
+        known.add(read_record(record_path(job.out, entry.shard)).sha256)  # the manifest may be what is wrong
+    if write_shard(job, shard).sha256 not in known:
+        raise UserError(
+            f"{entry.shard} was written again with other bytes than manifest.json says: images in {source} have "
+            "changed; write all shards to another --out"
+        )
+
+
+def _digest(path: Path) -> str:
+    return sha256(path) if path.exists() else ""
 
 
 # ---------------------------------------------------------------- one shard
@@ -344,9 +343,7 @@ def _fill(
         if progress is not None:
             progress.advance(1)
         try:
-            if item.repeated:
-                raise UnreadableImageError("another image has this name")
-            image = validate_or_transcode(job.source.read(item), job.recipe.resize)
+            image = validate_or_transcode(item.read(job.recipe.max_bytes), job.recipe.resize)
         except (UnreadableImageError, OSError) as reason:
             quarantined.append((item.name, getattr(reason, "strerror", None) or str(reason)))
             continue
@@ -364,7 +361,7 @@ def _describe(job: WriteJob, item: SourceItem, image: IntakeResult) -> dict[str,
         "source_height": image.source_height,
         "source_width": image.source_width,
         "changes": image.changes,
-        **class_of(job.source, item, job.labels),
+        **job.labels.describe(item),
     }
 
 
@@ -399,19 +396,22 @@ def _json(value: Any, indent: int | None = None) -> bytes:
 
 
 def write_command(settings: WriteShards) -> int:
-    """`koala shards write`: write, and say what became of every image."""
+    """`koala shards write`: write, and say what became of every image.
+
+    Returns:
+        0, or 1 where none or less than half of the images could be used.
+    """
     manifest = write_shards(settings)
-    if manifest is None:
-        print(f"{settings.out}: part {settings.part} is written; when all are, koala shards finish {settings.out}")
-    else:
-        _say(settings.out, manifest)
+    if manifest is not None:
+        return _report(settings.out, manifest)
+    print(f"{settings.out}: part {settings.part} is written; when all are, koala shards finish {settings.out}")
     return 0
 
 
 def finish_command(settings: FinishShards) -> int:
     """`koala shards finish`: the manifest of shards that were written in parts."""
-    _say(settings.shards, finish_shards(settings.shards))
-    return 0
+    with lock_folder(settings.shards, "koala shards finish"):
+        return _report(settings.shards, finish_shards(settings.shards))
 
 
 def repair_command(settings: RepairShards) -> int:
@@ -421,9 +421,20 @@ def repair_command(settings: RepairShards) -> int:
     return 0
 
 
-def _say(out: Path, manifest: ShardManifest) -> None:
+def _report(out: Path, manifest: ShardManifest) -> int:
     counts = ", ".join(
         f"{manifest.samples(split)} {split} in {len(entries)} shards" for split, entries in manifest.splits.items()
     )
     print(f"{manifest.read} read = {manifest.written} written + {manifest.quarantined} set aside")
+    if manifest.passed_over:
+        print("passed over: " + ", ".join(f"{count} {what}" for what, count in manifest.passed_over.items()))
     print(f"{out}: {counts}" + ("; quarantine.jsonl says why" if manifest.quarantined else ""))
+    if 2 * manifest.quarantined <= manifest.read:
+        return 0
+    with (out / "quarantine.jsonl").open(encoding="ascii") as lines:
+        why = commonest_reasons(json.loads(line)["reason"] for line in lines)
+    print(
+        f"{manifest.quarantined} of {manifest.read} could not be used: {why}; mend the source, empty {out}, and run "
+        "the command again"
+    )
+    return 1

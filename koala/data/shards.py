@@ -1,34 +1,30 @@
-"""What a folder of shards is: records, manifest, reading samples back, verifying.
+"""What a folder of shards is: records, manifest, plan, and reading samples back.
 
 A folder of shards holds, for each shard, `train-000000.tar` (webdataset: KEY.jpg and KEY.json side by side),
 `train-000000.idx` (the index of DALI's own reader) and the record `train-000000.json`, which is written last and
 so is the mark that the shard is whole. `manifest.json` lists the shards. The format is described in
-shards/README.md; `koala.data.shard_writer` writes it.
+shards/README.md; `koala.data.shard_writer` writes it, `koala.data.verification` checks it.
 """
 
 import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from multiprocessing import get_context
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import SkipValidation, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, SkipValidation
 
-from koala.config.data import ResizeRule, ShardRecipe, VerifyShards
+from koala.config.data import ShardRecipe
 from koala.config.fields import SplitName
 from koala.config.load import validate
 from koala.core.errors import UserError
-from koala.core.progress import Progress
-from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
+from koala.core.readers import parse_json
 
 FORMAT = "koala-shards/1"
 SPLITS: tuple[SplitName, ...] = ("train", "val")
@@ -38,6 +34,13 @@ BLOCK = 512  # bytes; tar headers and data begin at multiples of it
 def padded_length(length: int) -> int:
     """Length of a tar member's data with its padding."""
     return -(-length // BLOCK) * BLOCK
+
+
+Listed = TypeVar("Listed")
+Int32 = Annotated[int, Field(gt=0, lt=2**31)]
+TarName = Annotated[str, Field(pattern=r"^(train|val)-\d{6,9}\.tar$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SetAside = tuple[SkipValidation[str], str]  # a file's name may be no text
 
 
 @dataclass(frozen=True)
@@ -57,26 +60,38 @@ class ShardRecord:
         quarantined: names that were set aside, each with the reason.
     """
 
-    shard: str
-    samples: int
-    plan: str
-    bytes: int
-    sha256: str
-    offset: list[int]
-    size: list[int]
-    height: list[int]
-    width: list[int]
-    quarantined: list[tuple[SkipValidation[str], str]]  # a file's name may be no text
+    shard: TarName
+    samples: NonNegativeInt
+    plan: Sha256
+    bytes: PositiveInt
+    sha256: Sha256
+    offset: list[PositiveInt]
+    size: list[Int32]
+    height: list[Int32]
+    width: list[Int32]
+    quarantined: list[SetAside]
+
+    def __post_init__(self) -> None:
+        for name in ("offset", "size", "height", "width"):
+            if len(getattr(self, name)) != self.samples:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {self.samples} samples")
+        for offset, size in zip(self.offset, self.size, strict=True):
+            if offset < BLOCK or offset + size > self.bytes:
+                raise ValueError(f"bytes {offset} to {offset + size} are not in a tar of {self.bytes}")
+
+    def is_of(self, planned: tuple[str, int] | None) -> bool:
+        """Whether this is the record of a planned shard: its hash, and how many images were to go in."""
+        return (self.plan, self.samples + len(self.quarantined)) == planned
 
 
 @dataclass(frozen=True)
 class ShardEntry:
     """A shard in the manifest: the tar's name, length in bytes and sha256, and how many samples it holds."""
 
-    shard: str
-    samples: int
-    bytes: int
-    sha256: str
+    shard: TarName
+    samples: NonNegativeInt
+    bytes: PositiveInt
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -90,14 +105,30 @@ class ShardManifest:
         written: images that became samples.
         quarantined: images that were set aside; read = written + quarantined.
         splits: the shards of "train" and "val", in order.
+        passed_over: how many files of the source were neither read nor set aside, by what they are.
     """
 
     format: str
     recipe: dict[str, Any]
-    read: int
-    written: int
-    quarantined: int
+    read: NonNegativeInt
+    written: NonNegativeInt
+    quarantined: NonNegativeInt
     splits: dict[str, list[ShardEntry]]
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        held = sum(entry.samples for entry in self.entries)
+        if held != self.written:
+            raise ValueError(f"written is {self.written}, but the shards hold {held} samples")
+        if self.read != self.written + self.quarantined:
+            raise ValueError(f"read is {self.read}, but {self.written} written and {self.quarantined} set aside")
+        if len({entry.shard for entry in self.entries}) != len(self.entries):
+            raise ValueError("a shard is listed twice")
+
+    @property
+    def entries(self) -> list[ShardEntry]:
+        """The shards of all splits."""
+        return [entry for split in self.splits.values() for entry in split]
 
     def samples(self, split: str) -> int:
         """How many samples a split holds; 0 where there is no such split."""
@@ -182,18 +213,23 @@ class Shards:
             UserError: the shard is absent, or not as its record says.
         """
         shard = self._open(self._shard_of(sample))
-        return np.frombuffer(shard.read(int(self._offset[sample]), int(self._size[sample])), np.uint8)
+        return np.frombuffer(shard.member(int(self._offset[sample]), int(self._size[sample])), np.uint8, offset=BLOCK)
 
     def read_many(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """Several samples' JPEG bytes; see `read`."""
         shards = np.searchsorted(self._ends, samples, side="right").tolist()
         places = zip(shards, self._offset[samples].tolist(), self._size[samples].tolist(), strict=True)
-        return [np.frombuffer(self._open(shard).read(offset, size), np.uint8) for shard, offset, size in places]
+        members = (self._open(shard).member(offset, size) for shard, offset, size in places)
+        return [np.frombuffer(member, np.uint8, offset=BLOCK) for member in members]
 
     def describe(self, sample: int) -> SampleInfo:
-        """What is known of a sample, read from its tar headers and its JSON."""
+        """What is known of a sample, read from its tar headers and its JSON.
+
+        Raises:
+            UserError: the shard is absent, or not as its record says.
+        """
         shard = self._open(self._shard_of(sample))
-        key = _tar_header(shard.read(int(self._offset[sample]) - BLOCK, BLOCK)).name.removesuffix(".jpg")
+        key = shard.header(int(self._offset[sample]) - BLOCK).name.removesuffix(".jpg")
         return SampleInfo(shard.path.name, key, self._source(sample))
 
     def sources(self) -> list[str]:
@@ -202,9 +238,7 @@ class Shards:
 
     def _source(self, sample: int) -> str:
         shard = self._open(self._shard_of(sample))
-        json_header = int(self._offset[sample]) + padded_length(int(self._size[sample]))
-        length = _tar_header(shard.read(json_header, BLOCK)).size
-        return json.loads(shard.read(json_header + BLOCK, length))["source"]
+        return shard.source(int(self._offset[sample]) + padded_length(int(self._size[sample])))
 
     @property
     def selection(self) -> str:
@@ -228,7 +262,7 @@ class _OpenShard:
     """An open tar; closed when nobody holds it any more, so that no thread can lose it in mid-read."""
 
     def __init__(self, path: Path, length: int) -> None:
-        self.path = path
+        self.path, self._length = path, length
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -237,19 +271,43 @@ class _OpenShard:
         if found != length:
             raise UserError(f"{path} is {found} bytes long, its record says {length}; check with koala shards verify")
 
-    def read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._descriptor, length, offset)
+    def member(self, offset: int, size: int) -> bytes:
+        """The header and the data of the member whose data lie at `offset`."""
+        member = self._read(offset - BLOCK, BLOCK + size)
+        if member[124:135] != b"%011o" % size:  # the size, as the header says it
+            raise self._replaced()
+        return member
+
+    def header(self, begin: int) -> tarfile.TarInfo:
+        """The header that begins at a byte."""
+        try:
+            return tarfile.TarInfo.frombuf(self._read(begin, BLOCK), "utf-8", "surrogateescape")
+        except tarfile.TarError:
+            raise self._replaced() from None
+
+    def source(self, begin: int) -> str:
+        """What the JSON calls "source" whose header begins at a byte."""
+        description = self._read(begin + BLOCK, self.header(begin).size)
+        try:
+            return str(json.loads(description)["source"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self._replaced() from None
+
+    def _read(self, begin: int, length: int) -> bytes:
+        data = b"" if begin + length > self._length else os.pread(self._descriptor, length, begin)
         if len(data) != length:
-            raise UserError(f"{self.path} ends before byte {offset + length}; check it with koala shards verify")
+            raise UserError(f"{self.path} ends before byte {begin + length}; check it with koala shards verify")
         return data
+
+    def _replaced(self) -> UserError:
+        return UserError(
+            f"{self.path} does not hold what its record says: it is damaged, or another file took its place; check it "
+            "with koala shards verify"
+        )
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
-
-
-def _tar_header(block: bytes) -> tarfile.TarInfo:
-    return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
 
 
 def read_manifest(folder: Path) -> ShardManifest:
@@ -259,18 +317,12 @@ def read_manifest(folder: Path) -> ShardManifest:
         UserError: it is absent, damaged or of another format.
     """
     path = folder / "manifest.json"
-    try:
-        data = path.read_bytes()
-        found = TypeAdapter(dict[str, Any]).validate_json(data).get("format")
-        if found != FORMAT:
-            raise UserError(f"{folder} has format {found!r}, this koala reads {FORMAT!r}; write it again")
-        return TypeAdapter(ShardManifest).validate_json(data)
-    except OSError:
-        raise UserError(
-            f"{folder} holds no manifest.json; make shards with koala shards write, or let it finish"
-        ) from None
-    except ValidationError:
-        raise UserError(f"{path} is damaged; run the koala shards write command again") from None
+    return _read(
+        ShardManifest,
+        path,
+        absent=f"{folder} holds no manifest.json; make shards with koala shards write, or let it finish",
+        damaged=f"write it anew with koala shards finish {folder}",
+    )
 
 
 @dataclass(frozen=True)
@@ -281,30 +333,55 @@ class ShardPlan:
         format: `FORMAT`.
         recipe: the settings.
         shards: for each shard's name, the hash that its record will have as `plan`, and how many images go in.
+        set_aside: names of what is in no shard because it was known beforehand to be no image, each with the reason.
+        passed_over: see `ShardManifest`.
     """
 
     format: str
     recipe: dict[str, Any]
-    shards: dict[str, tuple[str, int]]
+    shards: dict[Annotated[str, Field(pattern=r"^(train|val)-\d{6,9}$")], tuple[Sha256, PositiveInt]]
+    set_aside: list[SetAside] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.shards:
+            raise ValueError("it plans no shards")
 
     def as_recipe(self) -> ShardRecipe:
         """The recipe as settings."""
         return validate(ShardRecipe, self.recipe, "plan.json")
+
+    def is_of(self, other: "ShardPlan") -> bool:
+        """Whether two plans are for the same shards."""
+        return self.shards == other.shards and self.as_recipe() == other.as_recipe()
 
 
 def read_plan(folder: Path) -> ShardPlan:
     """Read a folder's plan.
 
     Raises:
-        UserError: it is absent or damaged.
+        UserError: it is absent, damaged or of another format.
     """
     path = folder / "plan.json"
+    return _read(
+        ShardPlan,
+        path,
+        absent=f"{folder} holds no plan.json; begin with koala shards write",
+        damaged="delete it and run the koala shards write command again, or koala shards repair",
+    )
+
+
+def _read(shape: type[Listed], path: Path, absent: str, damaged: str) -> Listed:
+    """A manifest or plan of this format."""
     try:
-        return TypeAdapter(ShardPlan).validate_json(path.read_bytes())
-    except OSError:
-        raise UserError(f"{folder} holds no plan.json; begin with koala shards write") from None
-    except ValidationError:
-        raise UserError(f"{path} is damaged; delete it and run the koala shards write command again") from None
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(absent) from None
+    found = parse_json(dict[str, Any], data, path, damaged).get("format")
+    if found != FORMAT:
+        named = "names no format" if found is None else f"has format {found!r}"
+        raise UserError(f"{path} {named}, this koala reads {FORMAT!r}; write the shards again")
+    return parse_json(shape, data, path, damaged)
 
 
 def read_record(path: Path) -> ShardRecord:
@@ -314,121 +391,16 @@ def read_record(path: Path) -> ShardRecord:
         UserError: it is absent or damaged.
     """
     try:
-        return TypeAdapter(ShardRecord).validate_python(json.loads(path.read_bytes()))
-    except OSError:
+        data = path.read_bytes()
+    except FileNotFoundError:
         raise UserError(f"{path} is missing; run the koala shards write command again") from None
-    except ValueError:  # of JSON or of the record
-        raise UserError(f"{path} is damaged; delete it and run the koala shards write command again") from None
+    remedy = "delete it and run the koala shards write command again, or koala shards repair"
+    record = parse_json(ShardRecord, data, path, remedy)
+    if record.shard != path.with_suffix(".tar").name:
+        raise UserError(f"{path} is damaged (it is the record of {record.shard}); {remedy}")
+    return record
 
 
 def record_path(folder: Path, shard: str) -> Path:
     """Where a shard's record lies."""
     return (folder / shard).with_suffix(".json")
-
-
-# ---------------------------------------------------------------- verifying
-
-
-def verify_shards(folder: Path, quick: bool = False, workers: int = 1, show: bool = True) -> list[str]:
-    """Check every byte against the manifest and decode every image.
-
-    Args:
-        folder: of shards.
-        quick: look at records and sizes only.
-        workers: processes.
-        show: say how far it is.
-
-    Returns:
-        The faults, each naming its shard, and where it is one image's, its key; empty when all is well.
-    """
-    faults = _verify_all(folder, read_manifest(folder), quick, workers, show)
-    return [fault for shard in faults.values() for fault in shard]
-
-
-def faulty_shards(folder: Path, manifest: ShardManifest, workers: int = 1) -> set[str]:
-    """The shards in which `verify_shards` finds a fault."""
-    return {shard for shard, faults in _verify_all(folder, manifest, False, workers).items() if faults}
-
-
-def _verify_all(
-    folder: Path, manifest: ShardManifest, quick: bool, workers: int, show: bool = True
-) -> dict[str, list[str]]:
-    """The faults of each shard."""
-    entries = [entry for split in manifest.splits.values() for entry in split]
-    check = partial(_verify_shard, folder, quick=quick)
-    with (
-        Progress(sum(entry.samples for entry in entries), "verifying", show=show) as progress,
-        ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool,
-    ):
-        found = {}
-        for entry, faults in zip(entries, (pool.map if pool else map)(check, entries), strict=True):
-            found[entry.shard] = faults
-            progress.advance(entry.samples)
-    return found
-
-
-def _verify_shard(folder: Path, entry: ShardEntry, quick: bool) -> list[str]:
-    tar = folder / entry.shard
-    try:
-        record = read_record(record_path(folder, entry.shard))
-        if (record.sha256, record.bytes, record.samples) != (entry.sha256, entry.bytes, entry.samples):
-            return [f"{entry.shard}: its record differs from manifest.json"]
-        if quick:
-            found = tar.stat().st_size
-            return [f"{entry.shard} is {found} bytes long, its record says {entry.bytes}"] * (found != entry.bytes)
-        with tar.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except UserError as error:
-        return [str(error)]
-    except OSError as error:
-        return [f"{entry.shard}: {error.strerror}"]
-    if sha256 != entry.sha256:
-        return [f"{entry.shard}: sha256 differs from manifest.json", *_faulty_samples(folder, record)]
-    return [*_faulty_samples(folder, record), *_faulty_index(tar, record)]
-
-
-def _faulty_samples(folder: Path, record: ShardRecord) -> Iterator[str]:
-    """The samples that are not what the record says, each with its key where that can still be read."""
-    shards = Shards(folder, [record])
-    for sample in range(record.samples):
-        try:
-            image = validate_or_transcode(shards.read(sample).tobytes(), ResizeRule())
-        except UserError as error:
-            yield str(error)
-            return
-        except UnreadableImageError as reason:
-            yield f"{record.shard}: {_name(shards, sample)} does not decode: {reason}"
-        else:
-            if image.changes or (image.height, image.width) != (shards.height[sample], shards.width[sample]):
-                yield f"{record.shard}: {_name(shards, sample)} is not the image that its record describes"
-
-
-def _name(shards: Shards, sample: int) -> str:
-    try:
-        found = shards.describe(sample)
-    except (UserError, ValueError, KeyError, tarfile.TarError):
-        return f"sample {sample}"
-    return f"{found.key} ({found.source})"
-
-
-def _faulty_index(tar: Path, record: ShardRecord) -> list[str]:
-    """Whether DALI's reader would be led astray, which garbage in silence would tell it."""
-    with tarfile.open(tar) as file:
-        members = [(member.name.rpartition("."), member.offset_data, member.size) for member in file]
-    lines = [f"v1.2 {record.samples}\n"]
-    for jpg, description in zip(members[::2], members[1::2], strict=True):
-        parts = (f"{kind} {offset} {size} {key}.{kind}" for (key, _, kind), offset, size in (jpg, description))
-        lines.append(" ".join(parts) + "\n")
-    index = tar.with_suffix(".idx")
-    if not index.exists() or index.read_text("utf-8") != "".join(lines):
-        return [f"{index.name}: does not describe {tar.name}; run koala shards repair"]
-    return []
-
-
-def verify_command(settings: VerifyShards) -> int:
-    """`koala shards verify`: 0 when all is well, 1 with a line for each fault."""
-    faults = verify_shards(settings.shards, settings.quick, settings.workers)
-    for fault in faults:
-        print(fault)
-    print(f"{settings.shards}: {len(faults)} faults" if faults else f"{settings.shards}: all is well")
-    return 1 if faults else 0

@@ -1,292 +1,265 @@
-"""Where images come from: folders, lists of files, and tar and zip archives that need not be unpacked.
+"""Where images come from: folders, lists of files, tars, zips and Parquet files, none of which need be unpacked.
 
-A source lists its images once, in the process that plans; any other process reads an image by its `SourceItem`. What is
-known of an image's class is found by its name, in ImageNet's own layout (ILSVRC as Kaggle packs it).
+A source is listed once, in the process that plans; any other process reads an image by its `SourceItem`. Whatever lies
+in a source is an image to be read, is set aside with a reason, or is passed over and counted: nothing is lost.
 """
 
-import csv
-import io
-import json
 import os
 import re
-import tarfile
-import zipfile
+import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from operator import attrgetter
+from pathlib import Path
 
+from koala.core import progress
 from koala.core.errors import UserError
-from koala.core.progress import Counter
+from koala.data.archives import archive_kind, scan_tar, scan_zip
+from koala.data.file_lists import read_list
+from koala.data.labels import LISTS
+from koala.data.parquet import scan_parquet
+from koala.data.places import FolderPlace, Place, SourceItem, kind_of
 
-_WNID = re.compile(r"n\d{8}")
-_VAL_SOLUTION, _SYNSETS = "LOC_val_solution.csv", "LOC_synset_mapping.txt"
-_SIDE_FILES = {".cls", ".json"}  # what lies beside an image in a webdataset
+_SCANNERS = {"tar": scan_tar, "zip": scan_zip, "parquet": scan_parquet}
+_ARCHIVES = frozenset(f".{kind}" for kind in _SCANNERS)
+_REMEDY = "name a folder of images, a list of files, a tar, a zip or a Parquet file"
+_PACKED = "packed, and not read in place; unpack it first"
+_NO_IMAGES = {  # by the suffixes of what is no image, so that a million files need not be opened
+    **dict.fromkeys(
+        (
+            *(
+                ".txt",
+                ".json",
+                ".jsonl",
+                ".cls",
+                ".csv",
+                ".tsv",
+                ".xml",
+                ".yaml",
+                ".yml",
+                ".toml",
+                ".ini",
+                ".md",
+                ".html",
+            ),
+            *(".caption", ".log", ".md5", ".sha1", ".sha256", ".idx", ".npy", ".mat", ".db", ".py"),
+            *(".pdf", ".mov", ".mp4", ".avi", ".mp3"),
+        ),
+        "not an image",
+    ),
+    **dict.fromkeys((".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"), _PACKED),
+    **dict.fromkeys(_ARCHIVES, "an archive within an archive; unpack the outer one"),
+}
+_OF_SAMPLES = {".cls", ".json"}  # in a webdataset, what may hold an image's class
+_HIDDEN = re.compile(r"(?:^|/)\.(?!\.?/)|(?:^|/)__MACOSX/")
 
 
-@dataclass(frozen=True, order=True)
-class SourceItem:
-    """An image in a source.
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds.
 
     Attributes:
-        name: below the source, with "/" between folders.
-        place: file, offset and length in bytes, for an image in a tar.
-        repeated: an image of this name came before.
-        beside: in a webdataset, where the sample's "cls" or "json" lies, which may hold its class.
+        path: the source.
+        images: to be read, sorted by name; each name once.
+        set_aside: names of what cannot be read, each with the reason, sorted.
+        passed_over: how many there are of what is no image and not meant to be one, by what it is.
+        lists: files that tell the classes of ImageNet's images, by their names.
     """
 
-    name: str
-    place: tuple[str, int, int] | None = None
-    repeated: bool = False
-    beside: tuple[tuple[str, int, int], ...] = ()
-
-
-class Source(Protocol):
-    """Something that holds images; small, so that it can be sent to other processes."""
-
-    def items(self) -> list[SourceItem]:
-        """The images, sorted by name."""
-        ...
-
-    def read(self, item: SourceItem) -> bytes:
-        """An image's bytes."""
-        ...
-
-
-@dataclass(frozen=True)
-class FolderSource:
-    """A folder, searched to any depth; what begins with a dot is passed over."""
-
-    root: Path
-
-    def items(self) -> list[SourceItem]:
-        """The files, sorted by name."""
-        return sorted(_counted(SourceItem(name) for name in _walk(self.root)))
-
-    def read(self, item: SourceItem) -> bytes:
-        """A file's bytes."""
-        return (self.root / item.name).read_bytes()
-
-
-@dataclass(frozen=True)
-class ListSource:
-    """A text file with one name a line, or a CSV whose first column names images, relative to its own folder."""
-
     path: Path
-
-    def items(self) -> list[SourceItem]:
-        """The names, sorted; a header line of a CSV is passed over when no such file exists."""
-        try:
-            lines = self.path.read_text("utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise UserError(
-                f"{self.path} is no text and no archive; name a folder of images, a list of files, a tar or a zip"
-            ) from None
-        if self.path.suffix.lower() == ".csv":
-            lines = [row[0] for row in csv.reader(lines) if row]
-            if lines and not (self.path.parent / lines[0]).exists():
-                del lines[0]
-        return sorted(SourceItem(line) for line in lines if line.strip())
-
-    def read(self, item: SourceItem) -> bytes:
-        """A file's bytes."""
-        return (self.path.parent / item.name).read_bytes()
+    images: list[SourceItem]
+    set_aside: list[tuple[str, str]] = field(default_factory=list)
+    passed_over: dict[str, int] = field(default_factory=dict)
+    lists: dict[str, SourceItem] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class TarSource:
-    """Tar archives, uncompressed: one, or the tars of a webdataset; read where they lie."""
+def list_source(path: Path, leave_out: Path | None = None) -> Listing:
+    """List what a source holds.
 
-    paths: tuple[Path, ...]
-
-    def items(self) -> list[SourceItem]:
-        """The archives' files, sorted; with several archives, below the archive's name."""
-        return sorted(_counted(item for path in self.paths for item in self._items_of(path)))
-
-    def _items_of(self, path: Path) -> Iterator[SourceItem]:
-        prefix = f"{path.stem}/" if len(self.paths) > 1 else ""
-        images: list[tuple[str, tuple[str, int, int]]] = []
-        beside: dict[str, list[tuple[str, int, int]]] = {}
-        try:
-            with tarfile.open(path, "r:") as tar:
-                for member in (member for member in tar if member.isfile()):
-                    place = (str(path), member.offset_data, member.size)
-                    if PurePosixPath(member.name).suffix.lower() in _SIDE_FILES:
-                        beside.setdefault(_key(member.name), []).append(place)
-                    else:
-                        images.append((member.name, place))
-        except tarfile.TarError as error:
-            raise UserError(f"{path} is no uncompressed tar ({error}); unpack it, or gunzip it first") from None
-        for name, place in images:
-            yield SourceItem(prefix + name.removeprefix("./"), place, beside=tuple(beside.get(_key(name), ())))
-
-    def read(self, item: SourceItem) -> bytes:
-        """A member's bytes."""
-        assert item.place is not None
-        path, offset, length = item.place
-        return os.pread(_descriptor(path), length, offset)
-
-
-@dataclass(frozen=True)
-class ZipSource:
-    """A zip archive, read where it lies."""
-
-    path: Path
-
-    def items(self) -> list[SourceItem]:
-        """The archive's files, sorted."""
-        return sorted(SourceItem(info.filename) for info in _zip(self.path).infolist() if not info.is_dir())
-
-    def read(self, item: SourceItem) -> bytes:
-        """A member's bytes; a damaged member is an OSError."""
-        try:
-            return _zip(self.path).read(item.name)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise OSError(str(error)) from None
-
-
-def open_source(path: Path) -> Source:
-    """Find out what kind of source lies at `path`.
+    Args:
+        path: a folder, a list of files, or an archive.
+        leave_out: a folder that is no part of the source even where it lies in it.
 
     Raises:
-        UserError: there is nothing.
+        UserError: there is nothing that could be an image, or an archive or a list is damaged.
     """
-    if path.is_dir():
-        tars = tuple(sorted(path.glob("*.tar")))
-        return TarSource(tars) if tars else FolderSource(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist; name a folder of images, a list of files, a tar or a zip")
-    if tarfile.is_tarfile(path):
-        return TarSource((path,))
-    return ZipSource(path) if zipfile.is_zipfile(path) else ListSource(path)
+        raise UserError(f"{path} does not exist; {_REMEDY}")
+    try:
+        listing = _distinct(_listing(path, leave_out))
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read ({error.strerror or error}); {_REMEDY}") from None
+    if listing.images:
+        return listing
+    if not listing.set_aside:
+        raise UserError(f"{path} holds no file; {_REMEDY}")
+    why = commonest_reasons(reason for _, reason in listing.set_aside)
+    raise UserError(f"{path} holds no image; {len(listing.set_aside)} set aside: {why}; {_REMEDY}")
 
 
-def list_items(source: Source) -> list[SourceItem]:
-    """The images of a source; where a name comes twice, the later ones are marked.
-
-    Raises:
-        UserError: there is none.
-    """
-    items = source.items()
-    if not items:
-        raise UserError("the source holds no file; name a folder of images, a list of files, a tar or a zip")
-    return [items[0], *(replace(b, repeated=True) if a.name == b.name else b for a, b in pairwise(items))]
+def commonest_reasons(reasons: Iterable[str]) -> str:
+    """The three commonest of some reasons, with their counts; those that differ in numbers alone are one."""
+    alike: dict[str, list[str]] = {}
+    for reason in reasons:
+        alike.setdefault(re.sub(r"\d+", "0", reason), []).append(reason)
+    commonest = sorted(alike.values(), key=len, reverse=True)[:3]
+    return ", ".join(f"{found[0]} ({len(found)})" for found in commonest)
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    for path, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = os.path.relpath(path, folder)
-        for name in files:
-            if not name.startswith("."):
-                yield name if below == "." else f"{below}/{name}"
+def _listing(path: Path, leave_out: Path | None) -> Listing:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        return _sort_out(path, _scan_folder(path, leave_out))
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is {kind_of(mode)}; {_REMEDY}")
+    if archive_kind(path) or path.suffix.lower() in _ARCHIVES:
+        return _sort_out(path, _scan_archive(path))
+    try:
+        images, passed_over = read_list(path)
+    except UserError as error:
+        raise UserError(f"{error}, or {_REMEDY}") from None
+    return Listing(path, images, passed_over=dict(passed_over))
 
 
-def _counted(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Show that a long listing goes on."""
-    with Counter("listing", "files") as counter:
+def _distinct(listing: Listing) -> Listing:
+    """Everything sorted; of several images of one name the first."""
+    images = sorted(listing.images, key=attrgetter("name"))
+    twice = {number for number, (a, b) in enumerate(pairwise(images), 1) if a.name == b.name}
+    repeated = [(images[number].name, "another image has this name") for number in twice]
+    distinct = [item for number, item in enumerate(images) if number not in twice] if twice else images
+    return replace(listing, images=distinct, set_aside=sorted(listing.set_aside + repeated))
+
+
+# ---------------------------------------------------------------- folders and archives
+
+
+def _scan_archive(path: Path, prefix: str = "") -> Iterator[SourceItem]:
+    """An archive's members: of what it is by its first bytes, or else, damaged perhaps, by its name."""
+    kind = archive_kind(path) or path.suffix.lower()[1:]
+    if kind in _SCANNERS:
+        yield from _SCANNERS[kind](path, prefix)
+    else:
+        yield SourceItem(prefix.rstrip("/") or path.name, FolderPlace(path.parent), f"{kind}, {_PACKED}")
+
+
+def _scan_folder(root: Path, leave_out: Path | None) -> Iterator[SourceItem]:
+    """A folder's files, and those in its archives below the archives' names; in a single archive, as they are."""
+    files: list[SourceItem] = []
+    archives: list[str] = []
+    for item in _walk(root, leave_out):
+        if _suffix(item.name) in _ARCHIVES and not item.fault and not _HIDDEN.search(item.name):
+            archives.append(item.name)
+        else:
+            files.append(item)
+    alone = len(archives) == 1 and "/" not in archives[0] and not any(map(_may_be_image, files))
+    yield from files
+    for name in sorted(archives):
+        yield from _scan_archive(root / name, "" if alone else f"{name.rpartition('.')[0]}/")
+
+
+def _walk(root: Path, leave_out: Path | None) -> Iterator[SourceItem]:
+    """All that lies in a folder to any depth; links to folders are followed last, and no folder is read twice."""
+    place = FolderPlace(root)
+    left_out = _identity(leave_out) if leave_out and leave_out.exists() else None
+    met = set()
+    folders, linked = [""], list[str]()
+    while folders or linked:
+        linked.sort(reverse=True)  # so that of two links to a folder it is the same that is followed, on every node
+        folder = folders.pop() if folders else linked.pop()
+        prefix = f"{folder}/" if folder else ""
+        try:
+            identity = _identity(root / folder)
+            if identity == left_out:
+                continue
+            if identity in met:
+                yield SourceItem(prefix, place, "a link to a folder that is read already")
+                continue
+            met.add(identity)
+            for entry in os.scandir(root / folder):
+                kind = _kind(entry)
+                if kind in ("", "hidden"):
+                    yield SourceItem(prefix + entry.name, place)
+                elif kind == "folder":
+                    (linked if entry.is_symlink() else folders).append(prefix + entry.name)
+                else:
+                    yield SourceItem(prefix + entry.name, place, kind)
+        except OSError as error:
+            yield SourceItem(prefix, place, f"a folder that cannot be read: {error.strerror}")
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _kind(entry: os.DirEntry) -> str:
+    """What lies in a folder: "" for a file, "folder", "hidden", or in words why it is no file."""
+    try:
+        if entry.name.startswith("."):
+            return "hidden"
+        if entry.is_file():
+            return ""
+        return "folder" if entry.is_dir() else kind_of(entry.stat().st_mode)
+    except OSError as error:
+        to = f"a link to {Path(entry.path).readlink()}: " if entry.is_symlink() else ""
+        return f"{to}{error.strerror}"
+
+
+# ---------------------------------------------------------------- what is an image
+
+
+def _sort_out(path: Path, items: Iterable[SourceItem]) -> Listing:
+    """Tell images, what belongs to them, and what can be neither."""
+    images: list[SourceItem] = []
+    others: list[SourceItem] = []
+    listing = Listing(path, images)
+    with progress.Counter("listing", "files") as counter:
         for item in items:
             counter.advance(1)
-            yield item
+            if _HIDDEN.search(item.name):
+                _count(listing.passed_over, "hidden")
+            elif item.fault:
+                listing.set_aside.append((item.name, item.fault))
+            else:
+                (others if _suffix(item.name) in _NO_IMAGES else images).append(item)
+    beside = _pass_over(listing, others) if others else {}
+    if beside:
+        images[:] = (replace(item, beside=tuple(beside.get(_key(item.name), ()))) for item in images)
+    return listing
+
+
+def _pass_over(listing: Listing, others: Iterable[SourceItem]) -> dict[str, list[Place]]:
+    """Sort out what is no image; gives what may hold the class of an image, by the key of its sample."""
+    names = {part for item in listing.images for part in _key(item.name).rsplit("/", 2)[-2:]}  # and of their folders
+    beside: dict[str, list[Place]] = {}
+    for item in others:
+        name, suffix = item.name.rpartition("/")[2], _suffix(item.name)
+        if name in LISTS:
+            listing.lists.setdefault(name, item)
+            _count(listing.passed_over, "lists of classes")
+        elif name.partition(".")[0] in names:
+            _count(listing.passed_over, f"{suffix} of images")
+            if suffix in _OF_SAMPLES:
+                beside.setdefault(_key(item.name), []).append(item.place)
+        else:
+            listing.set_aside.append((item.name, _NO_IMAGES[suffix]))
+    return beside
+
+
+def _count(counts: dict[str, int], what: str) -> None:
+    counts[what] = counts.get(what, 0) + 1
+
+
+def _may_be_image(item: SourceItem) -> bool:
+    return not (item.fault or _suffix(item.name) in _NO_IMAGES or _HIDDEN.search(item.name))
+
+
+def _suffix(name: str) -> str:
+    return f".{name.rpartition('.')[2]}".lower()
 
 
 def _key(name: str) -> str:
-    """What the members of a webdataset's sample have in common: the name up to the first dot of its last part."""
+    """What the files of a sample have in common: the name up to the first dot of its last part."""
     folder, _, last = name.rpartition("/")
     return f"{folder}/{last.partition('.')[0]}"
-
-
-@cache
-def _descriptor(path: str) -> int:
-    """An archive that this process reads from, opened once."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
-@cache
-def _zip(path: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
-
-
-# ---------------------------------------------------------------- classes
-
-
-@dataclass(frozen=True)
-class ClassLabel:
-    """An image's class: WordNet id and index among ImageNet's classes."""
-
-    wnid: str
-    class_index: int
-
-
-@dataclass(frozen=True)
-class ClassLabels:
-    """The classes of a source's images, as far as they are known.
-
-    Attributes:
-        wnids: all classes, in ImageNet's order.
-        validation: class of each validation image, by its ImageId.
-    """
-
-    wnids: tuple[str, ...] = ()
-    validation: tuple[tuple[str, str], ...] = ()
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {wnid: index for index, wnid in enumerate(self.wnids)}
-
-    @cached_property
-    def _validation(self) -> dict[str, str]:
-        return dict(self.validation)
-
-    def of(self, name: str) -> ClassLabel | None:
-        """The class of an image: of its folder, or of its line in ImageNet's list of validation images."""
-        path = PurePosixPath(name)
-        folder = path.parent.name
-        wnid = self._validation.get(path.stem) or (folder if _WNID.fullmatch(folder) else "")
-        return ClassLabel(wnid, self._index[wnid]) if wnid in self._index else None
-
-
-def class_of(source: Source, item: SourceItem, labels: ClassLabels) -> dict[str, Any]:
-    """What is known of an image's class, as its JSON holds it: "wnid" and "class_index", or what lies beside it."""
-    label = labels.of(item.name)
-    if label is not None:
-        return asdict(label)
-    known: dict[str, Any] = {}
-    for place in item.beside:
-        try:
-            value = json.loads(source.read(replace(item, place=place)))
-        except ValueError:
-            continue
-        found = value if isinstance(value, dict) else {"class_index": value}
-        known |= {name: found[name] for name in ("wnid", "class_index") if isinstance(found.get(name), str | int)}
-    return known
-
-
-def find_labels(source: Source, items: Iterable[SourceItem]) -> ClassLabels:
-    """Learn the classes from folders' names and from ImageNet's own lists, in the source or above it."""
-    items = list(items)
-    validation = tuple(_read_validation(_find(source, items, _VAL_SOLUTION)))
-    listed = [line.split(" ")[0] for line in _find(source, items, _SYNSETS).splitlines() if line]
-    found = {folder for item in items if _WNID.fullmatch(folder := PurePosixPath(item.name).parent.name)}
-    return ClassLabels(tuple(listed) or tuple(sorted(found | {wnid for _, wnid in validation})), validation)
-
-
-def _find(source: Source, items: list[SourceItem], name: str) -> str:
-    """The text of one of ImageNet's lists, "" where there is none: in the source, or in a folder above it."""
-    for item in items:
-        if item.name == name or item.name.endswith(f"/{name}"):
-            return source.read(item).decode()
-    if not isinstance(source, FolderSource):
-        return ""
-    above = [source.root.resolve(), *source.root.resolve().parents][:5]
-    return next((path.read_text("utf-8") for folder in above if (path := folder / name).is_file()), "")
-
-
-def _read_validation(text: str) -> Iterator[tuple[str, str]]:
-    """ImageId and class of each line; the class is the first word of PredictionString."""
-    for row in csv.DictReader(io.StringIO(text)):
-        words = (row.get("PredictionString") or "").split()
-        if words:
-            yield row["ImageId"], words[0]

@@ -17,6 +17,7 @@ from koala.config.evaluation import EvaluationProtocol, ImageIds
 from koala.config.load import load_toml
 from koala.core.errors import UserError
 from koala.core.progress import Progress
+from koala.core.readers import read_text
 from koala.data.shards import Shards
 
 _FOLDER = Path(__file__).parent / "protocols"
@@ -90,8 +91,8 @@ def image_names(ids: ImageIds, what: str) -> list[str] | None:
 def _listed(path: Path) -> list[str]:
     """The names in a text file, sorted."""
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, UserError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); --ids names a text file with an image's name a line"
         ) from None

@@ -10,6 +10,7 @@ import io
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,8 +24,10 @@ from koala.config.study import BuildStudy
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.core.progress import Progress
+from koala.core.readers import read_text
 from koala.core.version import __version__
-from koala.data import sources
+from koala.data import labels, sources
+from koala.data.places import SourceItem
 from koala.imaging import color, jpeg_intake
 from koala.study import languages, trials
 from koala.study.folder import Manifest, Picture
@@ -47,24 +50,26 @@ class Version:
 
     Attributes:
         name: "original", or the model.
-        source: where its pictures are.
+        source: what lies where its pictures are.
         items: its pictures, by scene.
     """
 
     name: str
-    source: sources.Source
-    items: dict[str, sources.SourceItem]
+    source: sources.Listing
+    items: dict[str, SourceItem]
 
     @classmethod
     def open(cls, name: str, path: Path) -> "Version":
-        """List the pictures of a source.
+        """List the pictures of a source, and say what cannot be read.
 
         Raises:
             UserError: there is no such source, or two of its pictures show the same scene.
         """
-        source = sources.open_source(path)
-        items: dict[str, sources.SourceItem] = {}
-        for item in sources.list_items(source):
+        source = sources.list_source(path)
+        for unreadable, reason in source.set_aside:
+            print(f"left out: {unreadable} of {path}: {reason}", file=sys.stderr)
+        items: dict[str, SourceItem] = {}
+        for item in source.images:
             scene, is_picture = _scene(item.name)
             if not is_picture:
                 continue
@@ -255,7 +260,7 @@ def _scene(name: str) -> tuple[str, bool]:
 
 def _labels(original: Version) -> dict[str, str]:
     """The label of each scene; "" where none is known."""
-    known = sources.find_labels(original.source, original.items.values())
+    known = labels.find_labels(original.source.path, original.items.values(), original.source.lists)
     return {scene: label.wnid if (label := known.of(item.name)) else "" for scene, item in original.items.items()}
 
 
@@ -273,7 +278,7 @@ def _candidates(settings: BuildStudy, versions: Sequence[Version], labels: Mappi
 
 def _names(path: Path) -> list[str]:
     """The lines of a text, or the first column of a CSV."""
-    text = path.read_text("utf-8")
+    text = read_text(path)
     if path.suffix.lower() == ".csv":
         return [row[0].strip() for row in csv.reader(io.StringIO(text)) if row]
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -284,7 +289,7 @@ def _names(path: Path) -> list[str]:
 
 def _read(version: Version, scene: str) -> Image.Image:
     try:
-        return jpeg_intake.decode_image(version.source.read(version.items[scene])).convert("RGB")
+        return jpeg_intake.decode_image(version.items[scene].read()).convert("RGB")
     except (jpeg_intake.UnreadableImageError, OSError) as error:
         raise _UnfitError(f"its picture by {version.name} cannot be read ({error})") from None
 

@@ -3,7 +3,6 @@
 A language is a text file `languages/CODE.toml` and a consent `consent.CODE.md` in the study's folder.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from string import Formatter
 
 from koala.config.study import Question
 from koala.core.errors import UserError
+from koala.core.readers import read_toml
 
 PAGE = Path(__file__).parent / "page"
 """Where the templates, the style, the script and the words of all pages lie."""
@@ -62,7 +62,7 @@ def load(folder: Path, questions: Sequence[Question]) -> dict[str, Language]:
     Raises:
         UserError: a file is absent or lacks words.
     """
-    needed = tomllib.loads((PAGE / "en.toml").read_text("utf-8"))["text"]  # every language must have these words
+    needed = read_toml(PAGE / "en.toml")["text"]  # every language must have these words
     files = sorted((folder / "languages").glob("*.toml"))
     if not files:
         raise UserError(f"{folder / 'languages'} holds no language; copy en.toml there from another study")
@@ -92,10 +92,7 @@ def negotiate(wanted: str, available: Sequence[str], default: str) -> str:
 
 
 def _load(path: Path, needed: Mapping[str, str], questions: Sequence[Question]) -> Language:
-    try:
-        read = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not TOML: {error}") from None
+    read = read_toml(path)
     text = read.get("text", {})
     for name, english in needed.items():
         words = text.get(name)

@@ -140,7 +140,8 @@ def _nothing_to_train_on(settings: TrainSettings) -> bool:
 def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the shards are there and whole, can be read, and are the same everywhere."""
     from koala.data.sample_filter import open_filtered
-    from koala.data.shards import SPLITS, read_manifest, verify_shards
+    from koala.data.shards import SPLITS, read_manifest
+    from koala.data.verification import verify_shards
 
     folder = settings.data.shards
     if _nothing_to_train_on(settings):

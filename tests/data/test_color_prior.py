@@ -1,5 +1,6 @@
 """The prior over colours: measured by the audit, kept with the shards, read by training."""
 
+import re
 import shutil
 
 import numpy as np
@@ -55,6 +56,21 @@ def test_a_prior_that_is_not_there_or_damaged_is_named(tmp_path):
         color_prior.prior_path(tmp_path).write_text(content)
         with pytest.raises(UserError, match=r"prior.csv is damaged; measure it again"):
             color_prior.read_prior(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "other"),
+    [(r",[0-9.e-]+$", ",-0.01"), (r",[0-9.e-]+$", ",1"), (r"^-?\d+,", ""), (r",prior$", ",likely"), (r"\.\d", "\0")],
+)
+def test_a_prior_that_is_none_is_named(shard_folder, tmp_path, pattern, other):
+    """Negative shares, shares of more than 1, a missing column, NULs: the file is named."""
+    folder = shutil.copytree(shard_folder, tmp_path / "shards")
+    color_prior.prior_command(MeasurePrior(folder))
+    path = color_prior.prior_path(folder)
+    stamp, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([stamp, *(re.sub(pattern, other, row) for row in rows)]))
+    with pytest.raises(UserError, match=r"prior.csv is damaged; measure it again"):
+        color_prior.read_prior(folder)
 
 
 def test_a_prior_of_other_shards_is_not_taken(photo_folder, shard_folder, tmp_path):

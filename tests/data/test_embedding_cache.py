@@ -17,6 +17,7 @@ from koala.config.load import save_toml
 from koala.config.models import ExtractorSettings, ExtractorWeightsOrCache
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
+from koala.core.folder_lock import lock_folder
 from koala.data import embed, embedding_cache, loader, shard_writer
 from koala.data.counter_rng import uniforms
 from koala.data.crop_windows import crop_windows
@@ -346,6 +347,40 @@ def test_a_cache_that_is_not_complete_is_refused(own, settings):
     record.write_text(re.sub('"shard_sha256": "....', '"shard_sha256": "0000', record.read_text()))
     with pytest.raises(UserError, match=r"train-000002.npy was made of another train-000002.tar; run koala shards"):
         trainer.train(settings)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "key.json",
+            ('"embedding_size": 1000', '"embedding_size": 1000000000'),
+            r"train-000000.npy is \d+ bytes long, its",
+        ),
+        ("key.json", ('"format": "', '"format": "another '), "key.json is of another koala; delete"),
+        ("key.json", ('"size": 32', '"size": "x"'), r"key.json is damaged \(size: Input should be a valid integer"),
+        ("train-000002.json", ('"bytes": ', '"bytes": -'), r"train-000002.npy is \d+ bytes long, its record says -\d+"),
+        ("train-000002.json", ("{", "[" * 5000), "the record of .*train-000002.npy is damaged"),
+        ("train-000002.json", ("{", "\udcff"), "the record of .*train-000002.npy is damaged"),
+    ],
+)
+def test_a_damaged_side_file_is_named(own, settings, file, change, message):
+    path = cache_folder(own) / file
+    text = path.read_text("utf-8")
+    assert change[0] in text
+    path.write_text(text.replace(*change), "utf-8", "surrogateescape")
+    with pytest.raises(UserError, match=message):
+        embedding_cache.find_cache(settings.extractor, replace(settings.data, shards=own))
+
+
+def test_a_cache_is_made_by_one_command_at_a_time(own):
+    with (
+        lock_folder(cache_folder(own), "koala shards embed"),
+        pytest.raises(UserError, match="is in use: koala shards"),
+    ):
+        embed.embed_command(embed_settings(own))
+    assert embed.embed_command(embed_settings(own)) == 0
+    assert not list(cache_folder(own).glob(".lock*"))
 
 
 @pytest.mark.parametrize(

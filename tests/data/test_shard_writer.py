@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from koala import cli
-from koala.config.data import RepairShards, ShardRecipe, SplitRule, WriteShards
+from koala.config.data import FinishShards, RepairShards, ShardRecipe, SplitRule, WriteShards
 from koala.core.errors import UserError
-from koala.data import shard_writer, shards, sources
+from koala.core.folder_lock import lock_folder
+from koala.data import shard_writer, verification
+from koala.data.places import FolderPlace
 from tests.processes import finish, start, wait_for
 
 RECIPE = ShardRecipe(samples_per_shard=10, split=SplitRule(val_count=8))
@@ -58,6 +61,35 @@ def test_parts_written_at_the_same_time(photo_folder, shard_folder, tmp_path):
 def test_parts_that_do_not_exist(photo_folder, tmp_path, part):
     with pytest.raises(UserError, match="is not I/N"):
         shard_writer.write_shards(WriteShards(photo_folder, tmp_path, RECIPE, part=part))
+
+
+def test_one_folder_is_written_by_one_command_at_a_time(photo_folder, shard_folder, tmp_path):
+    """But by different parts of one plan: those may run side by side, and nothing else beside them."""
+    settings = WriteShards(photo_folder, tmp_path / "out", RECIPE)
+    refused = pytest.raises(UserError, match=r"out is in use: koala shards write runs there as process \d+")
+    with lock_folder(settings.out, "koala shards write", 1, 3):
+        shard_writer.write_shards(replace(settings, part="2/3"))
+        for command in (
+            lambda: shard_writer.write_shards(settings),
+            lambda: shard_writer.write_shards(replace(settings, part="1/3")),
+            lambda: shard_writer.write_shards(replace(settings, part="1/2")),
+            lambda: shard_writer.finish_command(FinishShards(settings.out)),
+        ):
+            with refused:
+                command()
+    shard_writer.write_shards(settings)
+    assert contents(settings.out) == contents(shard_folder)
+    with lock_folder(settings.out, "koala shards write"), refused:
+        shard_writer.repair_shards(RepairShards(settings.out, photo_folder))
+
+
+def test_a_damaged_record_is_written_again(photo_folder, shard_folder, tmp_path):
+    out = shutil.copytree(shard_folder, tmp_path / "out")
+    (out / "train-000001.json").write_bytes(b"\xff\0")
+    with pytest.raises(UserError, match=r"train-000001.json is damaged"):
+        shard_writer.finish_shards(out)
+    shard_writer.write_shards(WriteShards(photo_folder, out, RECIPE))
+    assert contents(out) == contents(shard_folder)
 
 
 @pytest.mark.slow
@@ -122,14 +154,14 @@ def test_a_full_disk_leaves_no_half_shard_and_goes_on_later(photo_folder, shard_
 
 def test_files_that_may_not_be_read_are_set_aside(photo_folder, tmp_path, monkeypatch):
     """Root may read everything, so the refusal is made here."""
-    read = sources.FolderSource.read
+    read = FolderPlace.read
 
-    def refused(source, item):
-        if item.name == "first/photo 11.jpg":
-            raise PermissionError(13, "Permission denied", item.name)
-        return read(source, item)
+    def refused(place, name, max_bytes):
+        if name == "first/photo 11.jpg":
+            raise PermissionError(13, "Permission denied", name)
+        return read(place, name, max_bytes)
 
-    monkeypatch.setattr(sources.FolderSource, "read", refused)
+    monkeypatch.setattr(FolderPlace, "read", refused)
     manifest = shard_writer.write_shards(WriteShards(photo_folder, tmp_path / "out", RECIPE))
     assert (manifest.written, manifest.quarantined) == (47, 1)
     assert "Permission denied" in (tmp_path / "out/quarantine.jsonl").read_text()
@@ -153,7 +185,7 @@ def damaged(shard_folder, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_verify_names_each_bad_shard(damaged, workers):
-    faults = shards.verify_shards(damaged, workers=workers)
+    faults = verification.verify_shards(damaged, workers=workers)
     for name in ("train-000001", "train-000002", "val-000000"):
         assert any(name in fault for fault in faults)
     assert not any("train-000000" in fault or "train-000003" in fault for fault in faults)

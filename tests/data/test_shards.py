@@ -15,7 +15,7 @@ from PIL import Image
 
 from koala.config.data import ShardRecipe, SplitRule, VerifyShards, WriteShards
 from koala.core.errors import UserError
-from koala.data import shard_writer, shards
+from koala.data import shard_writer, shards, verification
 from tests.photographs import jpeg, make_photo
 
 
@@ -113,9 +113,10 @@ def test_bad_images_are_set_aside_counted_and_named(photo_folder, tmp_path, caps
     (source / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (source / "empty.jpg").write_bytes(b"")
     (source / "text.jpg").write_text("not a picture at all")
-    assert shard_writer.write_command(WriteShards(source, tmp_path / "out")) == 0
+    assert shard_writer.write_command(WriteShards(source, tmp_path / "out")) == 1, "more than half"
     captured = capsys.readouterr()
     assert "4 read = 1 written + 3 set aside" in captured.out
+    assert "3 of 4 could not be used: " in captured.out and "not an image (1)" in captured.out
     for name, reason in (("truncated", "Premature end"), ("empty", "empty file"), ("text", "not an image")):
         assert f"set aside {name}.jpg" in captured.err
         record = shards.read_record(tmp_path / "out/train-000000.json")
@@ -169,7 +170,7 @@ def copied(shard_folder, tmp_path):
 
 
 def test_verify_finds_whole_shards_well(shard_folder, capsys):
-    assert shards.verify_command(VerifyShards(shard_folder)) == 0
+    assert verification.verify_command(VerifyShards(shard_folder)) == 0
     assert "all is well" in capsys.readouterr().out
 
 
@@ -179,14 +180,14 @@ def test_verify_finds_a_flipped_bit_anywhere(copied):
     for place in (0, 700, len(data) // 2, len(data) - 1):
         data[place] ^= 1
         tar.write_bytes(data)
-        assert any(fault.startswith("train-000002.tar: sha256") for fault in shards.verify_shards(copied)), place
+        assert any(fault.startswith("train-000002.tar: sha256") for fault in verification.verify_shards(copied)), place
         data[place] ^= 1
 
 
 def test_verify_finds_an_index_that_would_mislead(copied):
     (copied / "train-000000.idx").write_text("v1.2 0\n")
     (copied / "train-000001.idx").unlink()
-    faults = shards.verify_shards(copied)
+    faults = verification.verify_shards(copied)
     assert [fault.partition(":")[0] for fault in faults] == ["train-000000.idx", "train-000001.idx"]
 
 
@@ -195,7 +196,7 @@ def test_verify_names_the_key_of_a_bad_sample(copied):
     found, jpeg_bytes = opened.describe(12), opened.read(12).tobytes()
     tar = copied / "train-000001.tar"
     tar.write_bytes(tar.read_bytes().replace(jpeg_bytes, b"x" * len(jpeg_bytes)))
-    assert any(f"{found.key} ({found.source}) does not decode" in fault for fault in shards.verify_shards(copied))
+    assert any(f"{found.key} ({found.source}) does not decode" in fault for fault in verification.verify_shards(copied))
 
 
 def test_verify_names_what_is_missing_or_short(copied, capsys):
@@ -203,7 +204,7 @@ def test_verify_names_what_is_missing_or_short(copied, capsys):
     (copied / "train-000001.json").unlink()
     tar = copied / "val-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-10240])
-    assert shards.verify_command(VerifyShards(copied)) == 1
+    assert verification.verify_command(VerifyShards(copied)) == 1
     printed = capsys.readouterr().out
     assert "train-000000.tar" in printed and "train-000001.json is missing" in printed
     assert "val-000000.tar: sha256" in printed and "bytes long, its record says" in printed
@@ -246,7 +247,7 @@ def test_names_that_are_no_text_are_kept(tmp_path):
     (tmp_path / "source" / os.fsdecode(b"\xff.jpg")).write_text("no picture")
     assert shard_writer.write_command(WriteShards(tmp_path / "source", tmp_path / "out")) == 0
     assert shards.Shards.open(tmp_path / "out", "train").describe(0).source == name
-    assert shards.verify_shards(tmp_path / "out") == []
+    assert verification.verify_shards(tmp_path / "out") == []
 
 
 def test_missing_source_is_said(tmp_path):
@@ -264,4 +265,4 @@ def test_missing_source_is_said(tmp_path):
 def test_real_photographs(real_photos, tmp_path):
     manifest = write(real_photos, tmp_path, samples_per_shard=128)
     assert (manifest.read, manifest.written, manifest.quarantined) == (600, 600, 0)
-    assert shards.verify_shards(tmp_path) == []
+    assert verification.verify_shards(tmp_path) == []

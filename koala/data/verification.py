@@ -1,0 +1,179 @@
+"""Whether a folder of shards is what its manifest says, byte by byte and picture by picture."""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from koala.config.data import ResizeRule, VerifyShards
+from koala.core import atomic_io
+from koala.core.errors import UserError, first_line
+from koala.core.progress import Progress
+from koala.data.shards import (
+    SPLITS,
+    ShardEntry,
+    ShardManifest,
+    ShardPlan,
+    ShardRecord,
+    Shards,
+    read_manifest,
+    read_plan,
+    read_record,
+    record_path,
+)
+from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
+
+
+def verify_shards(folder: Path, quick: bool = False, workers: int = 1, show: bool = True) -> list[str]:
+    """Check every byte against the manifest and decode every image.
+
+    Args:
+        folder: of shards.
+        quick: look at records and sizes only.
+        workers: processes.
+        show: say how far it is.
+
+    Returns:
+        The faults, each naming its file, and where it is one image's, its key; empty when all is well.
+
+    Raises:
+        UserError: there is no manifest, or it is damaged.
+    """
+    manifest = read_manifest(folder)
+    of_shards = check_shards(folder, manifest.entries, quick, workers, show)
+    return [*_faults_of_folder(folder, manifest), *(fault for faults in of_shards.values() for fault in faults)]
+
+
+def check_shards(
+    folder: Path, entries: Sequence[ShardEntry], quick: bool = False, workers: int = 1, show: bool = True
+) -> dict[str, list[str]]:
+    """The faults of each shard, by its name."""
+    check = partial(_check_shard, folder, quick=quick)
+    with (
+        Progress(sum(entry.samples for entry in entries), "verifying", show=show) as progress,
+        ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool,
+    ):
+        found = {}
+        for entry, faults in zip(entries, (pool.map if pool else map)(check, entries), strict=True):
+            found[entry.shard] = faults
+            progress.advance(entry.samples)
+    return found
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def _faults_of_folder(folder: Path, manifest: ShardManifest) -> Iterator[str]:
+    if not manifest.written:
+        yield f"{folder} holds no sample"
+    listed = {entry.shard for entry in manifest.entries}
+    there = {path.name for split in SPLITS for path in folder.glob(f"{split}-*.tar")}
+    yield from (f"{name}: manifest.json does not list it" for name in sorted(there - listed))
+    try:
+        yield from _faults_of_plan(folder, read_plan(folder), manifest)
+        quarantine = (folder / "quarantine.jsonl").read_bytes().count(b"\n")
+        if quarantine != manifest.quarantined:
+            yield f"quarantine.jsonl names {quarantine} images, manifest.json {manifest.quarantined}"
+    except UserError as error:
+        yield str(error)
+    except FileNotFoundError:
+        yield "quarantine.jsonl is missing; run koala shards finish"
+
+
+def _faults_of_plan(folder: Path, plan: ShardPlan, manifest: ShardManifest) -> Iterator[str]:
+    if plan.recipe != manifest.recipe:
+        yield "plan.json has another recipe than manifest.json"
+    if set(plan.shards) != {entry.shard.removesuffix(".tar") for entry in manifest.entries}:
+        yield "plan.json plans other shards than manifest.json lists"
+        return
+    for name, planned in plan.shards.items():
+        try:
+            record = read_record(record_path(folder, f"{name}.tar"))
+        except UserError:  # which is among the shard's faults
+            continue
+        if not record.is_of(planned):
+            yield f"{record.shard} holds other images than plan.json says"
+
+
+# ---------------------------------------------------------------- a shard
+
+
+def _check_shard(folder: Path, entry: ShardEntry, quick: bool) -> list[str]:
+    found: list[str] = []
+    try:
+        for fault in _faults_of_shard(folder, entry, quick):
+            found.append(fault)  # not list(): those before an error count
+    except UserError as error:
+        found.append(str(error))
+    except OSError as error:
+        found.append(f"{entry.shard}: {error.strerror}")
+    except Exception as error:  # whatever the damage, it is this shard's, and the others are looked at, too
+        found.append(f"{entry.shard} cannot be checked: {first_line(error) or type(error).__name__}")
+    return found
+
+
+def _faults_of_shard(folder: Path, entry: ShardEntry, quick: bool) -> Iterator[str]:
+    tar = folder / entry.shard
+    record = read_record(record_path(folder, entry.shard))
+    if (record.sha256, record.bytes, record.samples) != (entry.sha256, entry.bytes, entry.samples):
+        yield f"{entry.shard}: its record differs from manifest.json"
+    elif quick:
+        found = tar.stat().st_size
+        if found != entry.bytes:
+            yield f"{entry.shard} is {found} bytes long, its record says {entry.bytes}"
+    else:
+        same = atomic_io.sha256(tar) == entry.sha256
+        if not same:
+            yield f"{entry.shard}: sha256 differs from manifest.json"
+        yield from _faulty_samples(folder, record)
+        if same:
+            yield from _faulty_index(tar, record)
+
+
+def _faulty_samples(folder: Path, record: ShardRecord) -> Iterator[str]:
+    """The samples that are not what the record says, each with its key where that can still be read."""
+    shards = Shards(folder, [record])
+    for sample in range(record.samples):
+        try:
+            image = validate_or_transcode(shards.read(sample).tobytes(), ResizeRule())
+        except UnreadableImageError as reason:
+            yield f"{record.shard}: {_name(shards, sample)} does not decode: {reason}"
+        else:
+            if image.changes or (image.height, image.width) != (shards.height[sample], shards.width[sample]):
+                yield f"{record.shard}: {_name(shards, sample)} is not the image that its record describes"
+
+
+def _name(shards: Shards, sample: int) -> str:
+    try:
+        found = shards.describe(sample)
+    except UserError:
+        return f"sample {sample}"
+    return f"{found.key} ({found.source})"
+
+
+def _faulty_index(tar: Path, record: ShardRecord) -> Iterator[str]:
+    """Whether DALI's reader would be led astray, which garbage in silence would tell it."""
+    with tarfile.open(tar, "r:") as file:
+        members = [(member.name.rpartition("."), member.offset_data, member.size) for member in file]
+    lines = [f"v1.2 {record.samples}\n"]
+    for jpg, description in zip(members[::2], members[1::2], strict=True):
+        parts = (f"{kind} {offset} {size} {key}.{kind}" for (key, _, kind), offset, size in (jpg, description))
+        lines.append(" ".join(parts) + "\n")
+    index, text = tar.with_suffix(".idx"), "".join(lines).encode()
+    if not index.exists() or index.stat().st_size != len(text) or index.read_bytes() != text:
+        yield f"{index.name}: does not describe {tar.name}; run koala shards repair"
+
+
+# ---------------------------------------------------------------- the command
+
+
+def verify_command(settings: VerifyShards) -> int:
+    """`koala shards verify`: 0 when all is well, 1 with a line for each fault."""
+    faults = verify_shards(settings.shards, settings.quick, settings.workers)
+    for fault in faults:
+        print(fault)
+    print(f"{settings.shards}: {len(faults)} faults" if faults else f"{settings.shards}: all is well")
+    return 1 if faults else 0
