@@ -1,7 +1,9 @@
 """Processes and devices: what a launcher gives to training and evaluation."""
 
+import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +21,9 @@ from accelerate.utils import InitProcessGroupKwargs
 from koala.core.errors import UserError
 
 Result = TypeVar("Result")
+
+_LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # variables that launchers set
+_PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 
 _PATIENCE = timedelta(hours=12)  # of processes that wait for the first one to download or to write
 
@@ -77,6 +82,7 @@ def open_accelerator(
         UserError: there is no such device, the precision is not to be had on it, or the processes did not find
             each other.
     """
+    _end_with_launcher()
     accelerator = Accelerator(
         cpu=on_cpu(device, mixed_precision),
         mixed_precision=mixed_precision,
@@ -94,6 +100,15 @@ def open_accelerator(
             accelerator.end_training()
             _patient_group.cache_clear()
             AcceleratorState._reset_state(reset_partial_state=True)  # so that a program may set up another
+
+
+def _end_with_launcher() -> None:
+    """Let Linux send SIGTERM to a process whose launcher has died: nobody would end it, or know that it trains on."""
+    if not _LAUNCHED & os.environ.keys() or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1:  # it died before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ scores do not depend on the number of processes.
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from accelerate import Accelerator
 
 from koala.config.evaluation import EvaluateSettings
 from koala.core.distributed import on_main_process, open_accelerator, wait_for_all
+from koala.core.folder_lock import lock_folder
 from koala.core.version import __version__
 from koala.data.shards import Shards, read_manifest
 from koala.evaluation import protocol, results, scoring, summary
@@ -80,20 +82,21 @@ class Evaluation:
 
     def run(self) -> None:
         """Measure what is not measured yet, put it together, and write it; what is whole is left alone."""
-        if on_main_process(self._accelerator, self._begin):
+        with ExitStack() as held:
+            if on_main_process(self._accelerator, lambda: self._begin(held)):
+                if self._accelerator.is_main_process:
+                    print(f"{self._components.out} holds this evaluation already")
+                return
+            self.measuring.run()
+            wait_for_all(self._accelerator)
             if self._accelerator.is_main_process:
-                print(f"{self._components.out} holds this evaluation already")
-            return
-        self.measuring.run()
-        wait_for_all(self._accelerator)
-        if self._accelerator.is_main_process:
-            self._finish()
+                self._finish()
 
-    def _begin(self) -> bool:
-        """See what is there already; for the first process.
+    def _begin(self, held: ExitStack) -> bool:
+        """See what is there already, and hold the folder while the rest is made; for the first process.
 
         Returns:
-            Whether all of it is.
+            Whether all of it is there.
         """
         out, settings, skipped = self._components.out, self._settings, self._components.judges.skipped
         wanted = {"pictures": settings.pictures, "sheet_rows": settings.sheet_rows, "left_out": skipped}
@@ -101,7 +104,7 @@ class Evaluation:
         self._facts["key"] = hashlib.sha256(json.dumps({**self._facts, **wanted}).encode()).hexdigest()
         if results.read_scores(out).get("key") == self._facts["key"]:
             return True
-        out.mkdir(parents=True, exist_ok=True)
+        held.enter_context(lock_folder(out, "koala evaluate"))
         (out / "scores.json").unlink(missing_ok=True)
         self._kept.begin(self._facts["key"])
         return False

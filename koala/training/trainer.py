@@ -23,6 +23,7 @@ from koala.config.load import save_toml
 from koala.config.training import TrainSettings
 from koala.core.distributed import GracefulStop, is_main_process, mean_over_processes, on_main_process, open_accelerator
 from koala.core.errors import UserError, first_line
+from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
 from koala.data.loader import Batch
 from koala.evaluation.failure_signs import FailureWatch
@@ -85,8 +86,8 @@ def train(settings: TrainSettings, command: str = "") -> int:
         settings.device, settings.mixed_precision, settings.processes, tf32=settings.tf32
     ) as accelerator:
         components = build_components(settings, accelerator)
-        trainer = prepare(settings, components, accelerator)
-        with GracefulStop(accelerator) as stop:
+        with contextlib.ExitStack() as held, GracefulStop(accelerator) as stop:
+            trainer = prepare(settings, components, accelerator, held)
             try:
                 return trainer.loop(stop, command or f"the same command with --run {trainer.run}")
             except torch.OutOfMemoryError as error:
@@ -94,11 +95,21 @@ def train(settings: TrainSettings, command: str = "") -> int:
                 raise UserError(f"{first_line(error)}; {pieces} needs about half of it for activations") from None
 
 
-def prepare(settings: TrainSettings, components: Components, accelerator: Accelerator) -> "Trainer":
-    """Make the run's folder, or find it and its newest checkpoint, and put all on the device."""
+def prepare(
+    settings: TrainSettings, components: Components, accelerator: Accelerator, held: contextlib.ExitStack
+) -> "Trainer":
+    """Make the run's folder, or find it and its newest checkpoint, and put all on the device.
+
+    Args:
+        settings: of the training.
+        components: what it is made of.
+        accelerator: processes and device.
+        held: until it is closed, no other training may use the folder.
+    """
     run = on_main_process(
         accelerator, lambda: choose_run_folder(settings.name or "train", settings.run, settings.resume)
     )
+    on_main_process(accelerator, lambda: held.enter_context(lock_folder(run, "koala train")) or True)
     # one process looks, so that all resume from the same checkpoint whatever their file systems show them
     found = on_main_process(accelerator, lambda: checkpoint.latest_checkpoint(run / "checkpoints"))
     if found is not None:

@@ -21,6 +21,7 @@ from koala.config.load import load_toml
 from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
+from koala.core.folder_lock import lock_folder
 from koala.data import color_prior, loader, shard_writer
 from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards
@@ -283,6 +284,27 @@ def test_a_signal_to_launcher_and_processes_saves_in_both(settings):
     printed = process.communicate(timeout=240)[0]
     seen = int(re.search(r"stopped after (\d+) images", printed).group(1))
     assert checkpoint.latest_checkpoint(long.run / "checkpoints").images_seen == seen
+
+
+def test_two_trainings_do_not_share_a_folder(settings):
+    with (
+        lock_folder(settings.run, "koala train"),
+        pytest.raises(UserError, match=r"run is in use: koala train runs there as process \d+ on .*; wait for its end"),
+    ):
+        trainer.train(settings)
+    assert not (settings.run / "checkpoints").exists()
+    assert trainer.train(settings) == 0
+
+
+@pytest.mark.slow
+def test_processes_whose_launcher_is_killed_save_and_end(settings):
+    """Nobody else would end them, and the same command would train beside them."""
+    long = replace(settings, epochs=2000, checkpoint_every=5)
+    launcher = start_two(*command(long))
+    wait_for(long.run / "checkpoints", launcher)
+    launcher.kill()
+    launcher.communicate(timeout=240)  # returns once nobody writes to its pipe: the processes have ended
+    finish(start(*command(replace(settings, epochs=0.1))))
 
 
 @pytest.mark.slow
