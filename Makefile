@@ -3,6 +3,7 @@
 #   make demo    the main job, on photographs that packages carry
 #   make test    what CI runs: style, types, all tests
 #   make quick   the tests that take seconds
+#   make docs    the documentation, in build/docs; a warning is an error
 #   make release wheel and source distribution in dist/, checked and tried in a fresh environment
 #   make system  what some tests need beside Python's packages: a Slurm and a browser, on Debian, as root
 
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 FRESH := build/fresh
 
-.PHONY: demo test quick check format release system
+.PHONY: demo test quick check format docs release system
 
 demo: $(VENV)/installed
 	$(BIN)/koala demo
@@ -30,6 +31,9 @@ check: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/installed
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/docs
 
 # wheel and source distribution, tried without extras; the photo comes with scikit-image
 release: export PYTHONPATH :=
@@ -55,5 +59,5 @@ system:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,eval,gallery,onnx,parquet,photos,study,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,eval,gallery,onnx,parquet,photos,study,docs,dev]"
 	touch $@

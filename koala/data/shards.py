@@ -3,7 +3,7 @@
 A folder of shards holds, for each shard, `train-000000.tar` (webdataset: KEY.jpg and KEY.json side by side),
 `train-000000.idx` (the index of DALI's own reader) and the record `train-000000.json`, which is written last and
 so is the mark that the shard is whole. `manifest.json` lists the shards. The format is described in
-shards/README.md; `koala.data.shard_writer` writes it, `koala.data.verification` checks it.
+docs/reference/shard-format.md; `koala.data.shard_writer` writes it, `koala.data.verification` checks it.
 """
 
 import hashlib

@@ -109,8 +109,8 @@ def is_grey(rgb: NDArray[np.uint8]) -> bool:
 def is_near_grey(lab: NDArray) -> bool:
     """Whether hardly a pixel of `(H, W, 3)` L*a*b* has a colour one would notice.
 
-    That is, |a*| or |b*| is above `NEAR_GREY_AB` in `NEAR_GREY_SHARE` of the pixels at most. The mean chroma would not
-    do: a red clock on white paper has less of it than a photograph on yellowed paper.
+    That is, `|a*|` or `|b*|` is above `NEAR_GREY_AB` in `NEAR_GREY_SHARE` of the pixels at most. The mean chroma would
+    not do: a red clock on white paper has less of it than a photograph on yellowed paper.
 
     References:
         Zhang, Isola and Efros, "Colorful image colorization", ECCV 2016; the bound is that of the NonGrayMaskLayer in
