@@ -138,8 +138,8 @@ class EvaluateSettings(Strict):
 class CompareSettings(Strict):
     """Lay evaluations of the same images side by side, with intervals of their differences."""
 
-    runs: Annotated[tuple[str, ...], Positional, arg(metavar="[NAME=]RUN")] = ()
-    """Run folders that koala evaluate has scored, or folders that it wrote."""
+    runs: Annotated[tuple[str, ...], Positional, arg(metavar="RUN")] = ()
+    """Run folders that koala evaluate has scored, or folders that it wrote. NAME=RUN gives one a name."""
     pictures: Annotated[tuple[str, ...], arg(metavar="NAME=DIR")] = ()
     """Folders of pictures that another colouriser made, named as in the shards. They are scored by the same rules."""
     out: Dir = Path("comparison")

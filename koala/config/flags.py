@@ -76,9 +76,10 @@ def split(options: Sequence[Option], words: Sequence[str], program: str) -> Give
         if not _is_flag(word):
             loose.append(word)
             continue
-        name, _, value = word.replace("_", "-", _length_of_name(word)).partition("=")
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
         option, off = _find(options, name, program)
-        values = [value] if "=" in word else ["false"] if off else list(_values(option, rest))
+        values = [value] if equals else ["false"] if off else list(_values(option, rest))
         if not values:
             raise UserError(f"{name} needs a value: {_wanted(option)}; {_help(program)}")
         flags.append((option, tuple(values)))
@@ -87,10 +88,6 @@ def split(options: Sequence[Option], words: Sequence[str], program: str) -> Give
 
 def _is_flag(word: str) -> bool:
     return word.startswith("-") and len(word) > 1 and not word[1].isdigit() and word[1] != "."
-
-
-def _length_of_name(word: str) -> int:
-    return word.partition("=")[0].count("_")
 
 
 def _values(option: Option, rest: list[str]) -> Iterator[str]:
