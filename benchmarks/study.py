@@ -30,7 +30,7 @@ from PIL import Image
 
 from koala.config.study import BuildStudy, StudySettings
 from koala.study import build
-from koala.study.folder import Folder
+from koala.study.folder import StudyFolder
 
 SCENES = 48
 HIDDEN = re.compile(r'type="hidden" name="(\w+)" value="([^"]*)"')
@@ -167,7 +167,7 @@ async def killed_crowd(server: Server, port: int, count: int, think_s: float, ti
 def check(folder: Path, people: list[Participant], shown: int) -> None:
     """Every acknowledged answer is in the database, once, as it was given."""
     given = sorted(json.dumps(person.acknowledged, sort_keys=True) for person in people)
-    with closing(sqlite3.connect(Folder.open(folder).answers)) as database:
+    with closing(sqlite3.connect(StudyFolder.open(folder).answers_path)) as database:
         kept: dict[int, dict[int, str]] = {}
         for participant, position, answer in database.execute(
             "SELECT participant, position, answer FROM trial WHERE answer IS NOT NULL ORDER BY participant, position"

@@ -21,7 +21,7 @@ from koala.core.errors import UserError
 _TYPES = {"style.css": "text/css", "script.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
-def policy(images: str = "'self'") -> str:
+def content_security_policy(images: str = "'self'") -> str:
     """A content security policy: nothing from elsewhere, no script or style inside a page, no framing.
 
     Args:
@@ -34,7 +34,7 @@ def policy(images: str = "'self'") -> str:
 
 
 _HEADERS = [
-    (b"content-security-policy", policy().encode()),
+    (b"content-security-policy", content_security_policy().encode()),
     (b"x-frame-options", b"DENY"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),  # with no-referrer, browsers send "Origin: null" with forms
@@ -46,7 +46,7 @@ _HEADERS = [
 ]
 
 
-def guarded(send: Send) -> Send:
+def with_security_headers(send: Send) -> Send:
     """Send responses with the headers that keep pages safe, where they do not have them already."""
 
     async def send_guarded(message: Message) -> None:
@@ -58,7 +58,7 @@ def guarded(send: Send) -> Send:
     return send_guarded
 
 
-def from_here(request: Request, url: str = "") -> bool:
+def is_same_origin(request: Request, url: str = "") -> bool:
     """Whether a browser says that a form comes from our own pages; what is no browser says nothing.
 
     Args:
@@ -72,7 +72,7 @@ def from_here(request: Request, url: str = "") -> bool:
     return origin in (None, f"http://{host}", f"https://{host}")
 
 
-async def bounded(request: Request, longest: int, refusal: str) -> AsyncGenerator[bytes, None]:
+async def limited_body(request: Request, longest: int, refusal: str) -> AsyncGenerator[bytes, None]:
     """A request's body, piece by piece.
 
     Args:
@@ -91,7 +91,7 @@ async def bounded(request: Request, longest: int, refusal: str) -> AsyncGenerato
         yield piece
 
 
-class Static:
+class PageAssets:
     """Style, script and icon of a folder of pages, in memory.
 
     Args:
@@ -114,7 +114,7 @@ class Static:
         return Response(self._files[name], 200, {"cache-control": "max-age=3600"}, _TYPES[name])
 
 
-def templates(folder: Path) -> Environment:
+def template_environment(folder: Path) -> Environment:
     """A folder's templates, in which every value is escaped, and none may be absent."""
     return Environment(
         loader=FileSystemLoader(folder),
@@ -127,7 +127,7 @@ def templates(folder: Path) -> Environment:
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
+def open_listener(host: str, port: int) -> Iterator[socket.socket]:
     """Listen at an address.
 
     Raises:
@@ -145,13 +145,13 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def address(listener: socket.socket) -> str:
+def listener_url(listener: socket.socket) -> str:
     """What a browser on the same machine opens."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def serve(app: ASGIApp, listener: socket.socket, **options: Any) -> None:
+def run_server(app: ASGIApp, listener: socket.socket, **options: Any) -> None:
     """Serve until it is stopped.
 
     Args:

@@ -9,16 +9,16 @@ import pandas as pd
 
 from koala.config.study import ReportStudy
 from koala.core.errors import UserError
-from koala.study.folder import Folder
-from koala.study.statistics import Answers
-from koala.study.store import Store
+from koala.study.folder import StudyFolder
+from koala.study.statistics import AnswerTable
+from koala.study.store import AnswerStore
 
 _GRACE_S = 0.5  # a time limit is measured by browsers
 _WORDS = {"real": 1.0, "fake": 0.0}
 
 
 @dataclass(frozen=True)
-class Collected:
+class StudyAnswers:
     """Everything that was answered.
 
     Attributes:
@@ -33,13 +33,13 @@ class Collected:
     answers: pd.DataFrame
     people: pd.DataFrame
 
-    def table(self) -> Answers:
+    def table(self) -> AnswerTable:
         """Participants and scenes, for the statistics."""
         given = self.answers.dropna(subset="real")
         versions = pd.Categorical(given["version"], categories=self.versions).codes
-        return Answers.of(given["participant"], given["scene"], versions, given["real"] == 1)
+        return AnswerTable.of(given["participant"], given["scene"], versions, given["real"] == 1)
 
-    def of(self, participants: pd.Series) -> "Collected":
+    def of(self, participants: pd.Series) -> "StudyAnswers":
         """Of some participants only."""
         answers = self.answers[self.answers["participant"].isin(participants)]
         return replace(self, answers=answers, people=self.people[self.people["participant"].isin(participants)])
@@ -50,15 +50,15 @@ class Collected:
         return [column.removeprefix("reply ") for column in self.people if column.startswith("reply ")]
 
 
-def from_folder(study: Folder) -> Collected:
+def read_study(study: StudyFolder) -> StudyAnswers:
     """Read a study's database, also while it is served.
 
     Raises:
         UserError: there is none.
     """
-    if not study.answers.exists():
+    if not study.answers_path.exists():
         raise UserError(f"{study.path} holds no answers yet; koala study serve collects them")
-    store = Store(study.answers)
+    store = AnswerStore(study.answers_path)
     with store.transaction():
         rows, people = store.answers(), store.participants()
     store.close()
@@ -68,7 +68,7 @@ def from_folder(study: Folder) -> Collected:
             {
                 "participant": row["participant"],
                 "position": row["position"],
-                "scene": (picture := manifest.find(row["picture"])).scene,
+                "scene": (picture := manifest.find_picture(row["picture"])).scene,
                 "version": picture.version,
                 "picture": picture.name,
                 "label": picture.label,
@@ -83,10 +83,10 @@ def from_folder(study: Folder) -> Collected:
     if study.settings.time_limit_s:
         answers.loc[answers["seconds"] > study.settings.time_limit_s + _GRACE_S, "real"] = np.nan
     columns = ["participant", "trials", "answered", "failed_checks", "started_at", "seen_at"]
-    return Collected(manifest.versions, answers, pd.DataFrame(people, columns=None if people else columns))
+    return StudyAnswers(manifest.versions, answers, pd.DataFrame(people, columns=None if people else columns))
 
 
-def from_form(path: Path, originals: str) -> Collected:
+def read_form_csv(path: Path, originals: str) -> StudyAnswers:
     """Read the file of a Google form: a row a participant, a column a picture, "Real" or "Fake" in it.
 
     Args:
@@ -124,10 +124,10 @@ def from_form(path: Path, originals: str) -> Collected:
     people["answered"] = (
         people["participant"].map(answers.dropna(subset="real").groupby("participant").size()).fillna(0)
     )
-    return Collected(("original", "recoloured"), answers.drop(columns="value"), people)
+    return StudyAnswers(("original", "recoloured"), answers.drop(columns="value"), people)
 
 
-def leave_out(collected: Collected, settings: ReportStudy) -> tuple[Collected, list[str]]:
+def exclude_participants(collected: StudyAnswers, settings: ReportStudy) -> tuple[StudyAnswers, list[str]]:
     """Leave out those whose answers do not count.
 
     Returns:

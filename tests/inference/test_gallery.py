@@ -24,7 +24,7 @@ from koala.models.pretrained import load_model
 from tests.photographs import jpeg, make_photo
 
 HERE = "http://127.0.0.1:8001"
-DIALS = (server.Dial("saturation", "Saturation", 0, 2, 0.05, 1),)
+SLIDERS = (server.Slider("saturation", "Saturation", 0, 2, 0.05, 1),)
 EVIL = "https://evil.example"
 
 
@@ -38,9 +38,9 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def visit(paint=lambda data, dials: data, dials=DIALS, **limits) -> TestClient:
+def visit(paint=lambda data, sliders: data, sliders=SLIDERS, **limits) -> TestClient:
     """Somebody in front of a gallery."""
-    app = server.create_app(GallerySettings(**limits), dials, paint)
+    app = server.create_app(GallerySettings(**limits), sliders, paint)
     return TestClient(app, HERE, raise_server_exceptions=False)
 
 
@@ -48,7 +48,7 @@ def send(client: TestClient, photo: bytes, name: str = "aunt Marie.jpg", to: str
     return client.post(to, files={"photo": (name, photo)}, **options)
 
 
-def never(data, dials):
+def never(data, sliders):
     pytest.fail("this photo must not be coloured")
 
 
@@ -59,7 +59,7 @@ def model(run) -> Colorizer:
 
 @pytest.fixture(scope="module")
 def client(model) -> TestClient:
-    return visit(server.colorizing(model), server.dials_for(model))
+    return visit(server.colorize_with(model), server.sliders_for(model))
 
 
 # ---------------------------------------------------------------- a photo
@@ -73,7 +73,7 @@ def test_the_picture_is_what_colorize_makes(client, model):
     assert np.array_equal(pixels(response.content), colorize(np.asarray(photo), model))
 
 
-def test_the_dials_are_obeyed(client, model):
+def test_the_sliders_are_obeyed(client, model):
     photo = make_photo(2, 72, 56)
     response = send(client, png(photo), data={"saturation": "0.5", "size": "32"})
     expected = colorize(np.asarray(photo), model, size=32, saturation=0.5)
@@ -93,9 +93,9 @@ def test_jpegs_stay_jpegs(client):
     assert Image.open(io.BytesIO(response.content)).format == "JPEG"
 
 
-def test_there_is_a_dial_for_the_temperature_of_a_model_that_has_one():
+def test_there_is_a_slider_for_the_temperature_of_a_model_that_has_one():
     def names(head):
-        return [dial.name for dial in server.dials_for(Colorizer(Network(0, head), None, 224))]
+        return [slider.name for slider in server.sliders_for(Colorizer(Network(0, head), None, 224))]
 
     assert names("ab") == ["saturation", "strength", "size"]
     assert names("bins") == ["saturation", "strength", "temperature", "size"]
@@ -104,7 +104,7 @@ def test_there_is_a_dial_for_the_temperature_of_a_model_that_has_one():
 def test_the_temperature_is_obeyed():
     model = Colorizer(Network(0, "bins"), None, 16).eval()
     photo = make_photo(5)
-    made = server.colorizing(model)(png(photo), {"saturation": 1, "size": 16, "temperature": 0.05})
+    made = server.colorize_with(model)(png(photo), {"saturation": 1, "size": 16, "temperature": 0.05})
     assert np.array_equal(pixels(made), colorize(np.asarray(photo), model, temperature=0.05))
 
 
@@ -172,7 +172,7 @@ def test_photos_at_the_limit_are_taken():
 
 
 @pytest.mark.parametrize("value", ["2.1", "-1", "nan", "inf", "", "much"])
-def test_a_dial_that_is_turned_too_far(value):
+def test_a_slider_that_is_moved_too_far(value):
     response = send(visit(never), png(make_photo(8)), data={"saturation": value})
     assert response.status_code == 400
     assert response.text == "saturation must be a number from 0 to 2\n"
@@ -207,7 +207,7 @@ def test_browsers_are_told_on_the_page_and_nothing_is_taken_for_html(client):
 
 
 def test_a_fault_of_koala_is_a_sentence_without_traceback():
-    def broken(data, dials):
+    def broken(data, sliders):
         raise RuntimeError("secret")
 
     response = send(visit(broken), png(make_photo(9)))
@@ -230,7 +230,7 @@ def test_photos_are_coloured_one_at_a_time(monkeypatch):
     monkeypatch.setattr(server, "_LONGEST_LINE", 3)
     inside, go, most = [], threading.Event(), []
 
-    def slow(data, dials):
+    def slow(data, sliders):
         inside.append(data)
         most.append(len(inside))
         assert go.wait(30)
@@ -269,7 +269,7 @@ def wait_until(condition) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_nothing_is_coloured_for_who_went_away(whole):
-    """A dial that is turned further ends the request before, also in the middle of its upload."""
+    """A slider that is moved on ends the request before, also in the middle of its upload."""
     body = b'--b\r\nContent-Disposition: form-data; name="photo"; filename="x.png"\r\n\r\n' + png(make_photo(11))
     body = body + b"\r\n--b--\r\n" if whole else body
     messages = [{"type": "http.request", "body": body, "more_body": not whole}, {"type": "http.disconnect"}]
@@ -289,7 +289,7 @@ def test_nothing_is_coloured_for_who_went_away(whole):
         "query_string": b"",
         "headers": list(headers.items()),
     }
-    asyncio.run(server.create_app(GallerySettings(), DIALS, never)(scope, receive, send))
+    asyncio.run(server.create_app(GallerySettings(), SLIDERS, never)(scope, receive, send))
     assert sent[0]["status"] == 408
     assert messages == []
 
@@ -342,7 +342,7 @@ def test_a_name_that_leads_here_from_elsewhere_is_refused(host):
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
 def test_who_lets_others_in_is_told(run, host, warned, monkeypatch, capsys):
     served = []
-    monkeypatch.setattr(http, "serve", lambda app, listener, **options: served.append(app))
+    monkeypatch.setattr(http, "run_server", lambda app, listener, **options: served.append(app))
     assert cli.main(["gallery", "--model", str(run), "--host", host, "--port", "0"]) == 0
     printed = capsys.readouterr()
     assert len(served) == 1
@@ -371,7 +371,7 @@ def test_the_page_needs_nothing_from_elsewhere():
 
 @pytest.mark.slow
 def test_in_a_real_browser(run, model, tmp_path):
-    """A photo is dropped, compared by keyboard, coloured again by a dial, and downloaded; it fits on a phone."""
+    """A photo is dropped, compared by keyboard, coloured again by a slider, and downloaded; it fits on a phone."""
     from tests.processes import start
     from tests.study import chromium
 

@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 import httpx2
 import pytest
 
-from koala.study import folder, guard
-from koala.study.folder import Folder
+from koala.study import folder, security
+from koala.study.folder import StudyFolder
 from tests.study.serving import Served, served
 from tests.study.visitor import Visitor, attentive
 
@@ -43,7 +43,7 @@ def server(built, tmp_path_factory) -> Iterator[Served]:
         with (path / f"languages/{language}.toml").open("a") as file:
             file.write('\n[questions.screen]\ntext = "Which screen?"\n')
     with served(path) as running:
-        running.study = Folder.open(path)
+        running.study = StudyFolder.open(path)
         yield running
 
 
@@ -78,7 +78,7 @@ def raw(
 
 
 def rows(server: Served, query: str, *values) -> list[tuple]:
-    with closing(sqlite3.connect(server.study.answers)) as database:
+    with closing(sqlite3.connect(server.study.answers_path)) as database:
         return database.execute(query, values).fetchall()
 
 
@@ -166,7 +166,7 @@ def test_another_sessions_picture(client, person, server):
 @attack("pictures of one's own far ahead", "404")
 def test_a_picture_far_ahead(client, person):
     status = [
-        client.get(f"/pictures/{guard.picture_token(client.cookies['study'], n)}").status_code for n in range(1, 10)
+        client.get(f"/pictures/{security.picture_token(client.cookies['study'], n)}").status_code for n in range(1, 10)
     ]
     assert set(status[3:]) == {404}, "only the present one and the next two, some of which may be checks"
 
@@ -217,7 +217,7 @@ def test_values_that_do_not_fit(client, person, server):
 @attack("an answer without the form's token", "403")
 @attack("an answer with the token of another session", "403")
 def test_tokens_of_forms(client, person, server):
-    for token in ("", guard.form_token("another session")):
+    for token in ("", security.form_token("another session")):
         response = client.post("/answer", data={**person.page.fields, "answer": "real", "token": token})
         assert response.status_code == 403
     response = client.post("/answer", data={"answer": "real", "position": "1"})
@@ -348,7 +348,7 @@ def test_a_flood(built, tmp_path):
 def test_after_all_of_it_the_study_goes_on(client, person, server):
     """Nothing of the above has hurt it."""
     assert "Thank you!" in person.judge(attentive(lambda picture: "real")).text
-    with closing(sqlite3.connect(server.study.answers)) as database:
+    with closing(sqlite3.connect(server.study.answers_path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
