@@ -1,22 +1,16 @@
-"""What koala's web servers share: files of pages, headers that keep them safe, bodies with an end, an address."""
+"""What koala's web pages share: their files, headers that keep them safe, bodies with an end."""
 
 import hashlib
-import os
-import socket
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Send
-
-from koala.core.errors import UserError
+from starlette.types import Message, Send
 
 _TYPES = {"style.css": "text/css", "script.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
@@ -81,14 +75,17 @@ async def limited_body(request: Request, longest: int, refusal: str) -> AsyncGen
         refusal: what is said of a longer one.
 
     Raises:
-        HTTPException: 413, it is longer.
+        HTTPException: 413, it is longer; 408, its sender has gone.
     """
     length = 0
-    async for piece in request.stream():
-        length += len(piece)
-        if length > longest:
-            raise HTTPException(413, refusal)
-        yield piece
+    try:
+        async for piece in request.stream():
+            length += len(piece)
+            if length > longest:
+                raise HTTPException(413, refusal)
+            yield piece
+    except ClientDisconnect:
+        raise HTTPException(408, "the rest of the request did not come; send it again") from None
 
 
 class PageAssets:
@@ -124,50 +121,3 @@ def template_environment(folder: Path) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-
-
-@contextmanager
-def open_listener(host: str, port: int) -> Iterator[socket.socket]:
-    """Listen at an address.
-
-    Raises:
-        UserError: it cannot be listened at.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise UserError(
-            f"{host} port {port} cannot be listened at ({reason}); choose another --port or --host"
-        ) from None
-    with listener:
-        yield listener
-
-
-def listener_url(listener: socket.socket) -> str:
-    """What a browser on the same machine opens."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def run_server(app: ASGIApp, listener: socket.socket, **options: Any) -> None:
-    """Serve until it is stopped.
-
-    Args:
-        app: the pages.
-        listener: from `listening`.
-        options: of uvicorn, beyond those that all koala's servers have.
-    """
-    import uvicorn
-
-    settings = uvicorn.Config(
-        app,
-        server_header=False,
-        access_log=False,  # people's addresses are nobody's business
-        log_level="warning",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-        **options,
-    )
-    uvicorn.Server(settings).run(sockets=[listener])

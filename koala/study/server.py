@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from koala.config.study import Question, ServeStudy
-from koala.core import http
+from koala.core import http_server
 from koala.core.errors import UserError
 from koala.study import admin
 from koala.study.folder import StudyFolder
@@ -32,6 +32,7 @@ from koala.study.site import StudySite, WrongPageError
 from koala.study.store import AnswerStore, Participant
 from koala.study.trials import AttentionCheck
 
+_MOST_CONNECTIONS = 2000
 _COOKIE_S = 30 * 24 * 3600
 _LONGEST_REPLY = 500  # characters
 _AHEAD = 2  # pictures after the present one that a browser may ask for
@@ -58,7 +59,7 @@ class ParticipantPages:
             Route("/answer", self.answer, methods=["POST"]),
             Route("/pictures/{token}", self.picture),
             Route("/done", self.done),
-            Route("/health", self.health),
+            Route(http_server.HEALTH, self.health),
             *self.site.static.routes(),
         ]
 
@@ -310,16 +311,16 @@ def serve_command(settings: ServeStudy) -> int:
     """
     if settings.url and urlsplit(settings.url).scheme not in ("http", "https"):
         raise UserError(f"--url {settings.url} is no address; write it with https://, as participants open it")
-    with _locked(settings.dir), http.open_listener(settings.host, settings.port) as listener:
+    with _locked(settings.dir), http_server.open_listener(settings.host, settings.port) as listener:
         site = StudySite(StudyFolder.open(settings.dir), settings.url)
         _greet(site, listener)
-        http.run_server(
+        server = http_server.make_server(
             create_app(site),
-            listener,
+            _MOST_CONNECTIONS,
             proxy_headers=bool(settings.proxy),
             forwarded_allow_ips=settings.proxy or None,
-            limit_concurrency=2000,
         )
+        server.run(sockets=[listener])
     return 0
 
 
@@ -340,7 +341,7 @@ def _locked(study: Path) -> Iterator[None]:
 
 def _greet(site: StudySite, listener: socket.socket) -> None:
     """Say where the study is, and what is still to be done."""
-    address = site.url.rstrip("/") or http.listener_url(listener)
+    address = site.url.rstrip("/") or http_server.listener_url(listener)
     print(f"{address}/  for participants")
     print(f"{address}/admin  for you; the password stands in {site.folder.path / 'admin-token.txt'}", flush=True)
     for code, language in site.languages.items():

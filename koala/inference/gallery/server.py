@@ -7,9 +7,10 @@ All addresses in the page are relative, so that they hold under any sub-path.
 
 import asyncio
 import base64
+import logging
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,21 +18,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import python_multipart  # noqa: F401  # starlette's parser needs it, and would only say so when a photo comes
 from PIL import Image
+from python_multipart import multipart
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from koala.config.inference import GallerySettings
-from koala.core import http
-from koala.core.errors import UserError
+from koala.core import http, http_server
+from koala.core.errors import UserError, first_line
 from koala.imaging import jpeg_intake, photo_io
 from koala.inference.colorize import colorize, device_for
 from koala.models.network import STRIDE, Colorizer
@@ -43,9 +44,11 @@ _FORMATS = {  # Pillow's that it reads by itself (EPS it would hand to Ghostscri
     **{"TIFF": "image/tiff", "BMP": "image/bmp", "GIF": "image/gif"},
 }
 _JPEG = b"\xff\xd8\xff"  # how one begins
+_MOST_CONNECTIONS = 100
 _LONGEST_LINE = 8  # photos that are coloured or wait: all are held in memory
 _LONGEST_UPLOAD_S = 120.0
 _MOST_FIELDS = 16
+_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1")  # of a form
 _MOST_SIDES = 8  # how often a photo's short side may go into its long one: the network's work grows with it
 
 
@@ -147,7 +150,7 @@ class Gallery:
         self._static = http.PageAssets(_PAGE)
         self._template = http.template_environment(_PAGE).get_template("gallery.html")
         self._turn = asyncio.Lock()
-        self._line = 0
+        self._line = self._held = 0
 
     def routes(self) -> list[Route]:
         """Address by address."""
@@ -156,6 +159,7 @@ class Gallery:
             Route("/", self.result, methods=["POST"]),
             Route("/colored", self.colored, methods=["POST"]),
             Route("/line", self.line),
+            Route(http_server.HEALTH, self.health),
             *self._static.routes(),
         ]
 
@@ -176,6 +180,10 @@ class Gallery:
     async def line(self, request: Request) -> Response:
         """How many photos are being coloured or wait for it."""
         return PlainTextResponse(str(self._line))
+
+    async def health(self, request: Request) -> Response:
+        """For whoever watches the server: 200 while it answers."""
+        return JSONResponse({"status": "ok"})
 
     async def refused(self, request: Request, error: Exception) -> Response:
         """What went wrong, in a sentence: on the page for browsers that go there, alone for all else."""
@@ -208,46 +216,67 @@ class Gallery:
         """
         if not http.is_same_origin(request):
             raise HTTPException(403, "this form does not come from the gallery's own page; open the gallery again")
-        with self._in_line():
-            name, data, form = await self._read(request)
+        if self._line >= _LONGEST_LINE:
+            raise self._full()
+        with self._room() as hold:
+            name, data, form = await self._read(request, hold)
             values = {slider.name: slider.value_in(form) for slider in self._sliders}
-            async with self._turn:
-                if await request.is_disconnected():  # who moves a slider on does not wait for what was before
-                    raise HTTPException(408, "nobody waits for this photo any more")
-                return await run_in_threadpool(self._make, name, data, values)
+            with self._in_line():
+                async with self._turn:
+                    if await request.is_disconnected():  # who moves a slider on does not wait for what was before
+                        raise HTTPException(408, "nobody waits for this photo any more")
+                    return await run_in_threadpool(self._make, name, data, values)
+
+    @contextmanager
+    def _room(self) -> Iterator[Callable[[bytes], bytes]]:
+        """Room in memory for a photo, which takes as much of it as it has bytes: who sends none takes nobody's."""
+        mine = 0
+
+        def hold(piece: bytes) -> bytes:
+            nonlocal mine
+            if self._held + len(piece) > _LONGEST_LINE * self._settings.megabytes * 10**6:
+                raise self._full()
+            mine += len(piece)
+            self._held += len(piece)
+            return piece
+
+        try:
+            yield hold
+        finally:
+            self._held -= mine
 
     @contextmanager
     def _in_line(self) -> Iterator[None]:
         if self._line >= _LONGEST_LINE:
-            raise HTTPException(503, f"{self._line} photos are waiting; try again in a moment", {"retry-after": "10"})
+            raise self._full()
         self._line += 1
         try:
             yield
         finally:
             self._line -= 1
 
-    async def _read(self, request: Request) -> tuple[str, bytes, FormData]:
+    def _full(self) -> HTTPException:
+        waiting = f"{self._line} photos are waiting" if self._line else "too many photos are on their way"
+        return HTTPException(503, f"{waiting}; try again in a moment", {"retry-after": "10"})
+
+    async def _read(self, request: Request, hold: Callable[[bytes], bytes]) -> tuple[str, bytes, FormData]:
         """The photo's name and bytes, and the form with all other fields."""
         if request.headers.get("content-type", "").partition(";")[0].strip() != "multipart/form-data":
             raise HTTPException(415, "a photo comes in a form, as multipart/form-data")
         megabytes = self._settings.megabytes
         refusal = f"this photo is larger than {megabytes} MB; take a smaller one, or start with a larger --megabytes"
-        body = http.limited_body(request, megabytes * 10**6, refusal)
-        parser = MultiPartParser(request.headers, body, max_files=1, max_fields=_MOST_FIELDS)
-        parser.spool_max_size = sys.maxsize  # of what is kept in memory, not in a file
+        body = (hold(piece) async for piece in http.limited_body(request, megabytes * 10**6, refusal))
         try:
             async with asyncio.timeout(_LONGEST_UPLOAD_S):
-                form = await parser.parse()
-        except (TimeoutError, ClientDisconnect):
+                form = await _parsed(request.headers, body)
+        except TimeoutError:
             raise HTTPException(408, f"the photo did not come within {_LONGEST_UPLOAD_S:g} s; try again") from None
-        except MultiPartException as error:
-            raise HTTPException(400, f"the form cannot be read: {error.message}") from None
         photo = form.get("photo")
-        name, data = (photo.filename, await photo.read()) if isinstance(photo, UploadFile) else ("", b"")
+        name, data = (photo.filename or "", await photo.read()) if isinstance(photo, UploadFile) else ("", b"")
         await form.close()
         if not data:
             raise HTTPException(400, "there is no photo in the form; choose one")
-        return Path(name or "photo").name, data, form
+        return Path(name).name or "photo", data, form
 
     def _make(self, name: str, data: bytes, values: Mapping[str, float]) -> ColoredPhoto:
         """Colour a photo that is within the limits."""
@@ -275,6 +304,26 @@ class Gallery:
             raise HTTPException(
                 413, f"{name} has {width} x {height} pixels, a side more than {_MOST_SIDES} times the other; cut it"
             )
+
+
+async def _parsed(headers: Headers, body: AsyncGenerator[bytes, None]) -> FormData:
+    """A form, all of it in memory.
+
+    Raises:
+        HTTPException: 400, it cannot be read.
+    """
+    _, options = multipart.parse_options_header(headers["content-type"])
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in _CHARSETS:  # a codec of Python may do anything with a form's names
+        raise HTTPException(400, f"the form is written in {charset[:40]!r}; send it in UTF-8, as browsers do")
+    parser = MultiPartParser(headers, body, max_files=1, max_fields=_MOST_FIELDS)
+    parser.spool_max_size = sys.maxsize  # of what is kept in memory, not in a file
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"the form cannot be read: {error.message}") from None
+    except (LookupError, ValueError) as error:
+        raise HTTPException(400, f"the form cannot be read: {first_line(error)}") from None
 
 
 def create_app(settings: GallerySettings, sliders: Sequence[Slider], paint: ColorizePhoto) -> ASGIApp:
@@ -318,17 +367,18 @@ def gallery_command(settings: GallerySettings) -> int:
     Raises:
         UserError: there is no model, or the address cannot be listened at.
     """
-    with http.open_listener(settings.host, settings.port) as listener:
+    with http_server.open_listener(settings.host, settings.port) as listener:
         model = load_model(settings.model, settings.extractor.weights).to(device_for(settings.device))
         app = create_app(settings, sliders_for(model), colorize_with(model))
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # not a line for each form that is none
         _greet(listener)
-        http.run_server(app, listener, proxy_headers=False, limit_concurrency=100)
+        http_server.make_server(app, _MOST_CONNECTIONS, proxy_headers=False).run(sockets=[listener])
     return 0
 
 
 def _greet(listener: socket.socket) -> None:
     """Say where the gallery is, and who can come."""
-    print(f"{http.listener_url(listener)}/  drop a photo there; Ctrl-C closes the gallery", flush=True)
+    print(f"{http_server.listener_url(listener)}/  drop a photo there; Ctrl-C closes the gallery", flush=True)
     if not ip_address(listener.getsockname()[0]).is_loopback:
         print(
             "everybody who can reach this address can colour photos here; --host 127.0.0.1 keeps the gallery to you",
