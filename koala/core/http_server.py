@@ -108,14 +108,19 @@ class PatientProtocol(H11Protocol, asyncio.BufferedProtocol):
         )
         return not is_ours or self.transport.get_write_buffer_size() > 0
 
+    @property
+    def _is_idle(self) -> bool:
+        """Whether it is between two requests, for which uvicorn has a timer of its own."""
+        is_between = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+        return self.timeout_keep_alive_task is not None and is_between
+
     def _look(self) -> None:
         """End the connection when its client has kept us waiting for too long."""
         pending = self.transport.get_write_buffer_size()
         taken, self._pending = max(0, self._pending - pending), pending
         sent = self._received if self.cycle is not None and not self.cycle.response_complete else 0  # of a body
         self._received = 0
-        is_idle = self.timeout_keep_alive_task is not None and not pending  # uvicorn's own timer is on
-        if is_idle or not self.is_awaited:
+        if not self.is_awaited or (self._is_idle and not pending):
             self.patience = _PATIENCE_S
         else:
             self.patience = min(_PATIENCE_S, self.patience + (taken + sent) / _SLOWEST) - _LOOK_S
@@ -170,7 +175,8 @@ def open_listener(host: str, port: int) -> Iterator[socket.socket]:
         raise UserError(
             f"{host} port {port} cannot be listened at ({reason}); choose another --port or --host"
         ) from None
-    with listener:
+    # asyncio sends heads and bodies without delay (TCP_NODELAY) only where the socket says that it is TCP
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, listener.detach()) as listener:
         yield listener
 
 

@@ -3,8 +3,6 @@
 It is behind a password, and nothing can be changed there.
 """
 
-import base64
-import binascii
 import csv
 import io
 from collections.abc import Awaitable, Callable
@@ -17,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from koala.study import answers, statistics
-from koala.study.security import RateLimiter, constant_time_compare
+from koala.study.security import RateLimiter, given_password
 from koala.study.site import StudySite
 from koala.study.store import AnswerStore
 
@@ -30,7 +28,7 @@ def admin_routes(site: StudySite) -> list[Route]:
 
     def guarded(make: Callable[[StudySite], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            refusal = _refusal(request, site.secret, failures)
+            refusal = _refusal(request, site, failures)
             return await run_in_threadpool(make, site) if refusal is None else refusal
 
         return endpoint
@@ -60,7 +58,7 @@ def summary(collected: answers.StudyAnswers, site: StudySite) -> dict[str, Any]:
             "judged": given["participant"].nunique(),
             "failed_checks": int((people["failed_checks"] > 0).sum()),
             "answers": len(given),
-            "seconds": f"{given['seconds'].median():.1f}" if len(given) else "–",
+            "seconds": f"{given['seconds'].median():.1f}" if given["seconds"].notna().any() else "–",
         },
         "left_at": list(left_at.items()),
         "versions": [_version(collected, site, number) for number in range(len(collected.versions))],
@@ -127,18 +125,13 @@ def _cell(value: Any) -> Any:
     return "" if pd.isna(value) else value
 
 
-def _refusal(request: Request, token: str, failures: RateLimiter) -> Response | None:
-    """Nothing for who knows the password: as HTTP's Basic (any name) or Bearer."""
-    kind, _, value = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() == "basic":
-        try:
-            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, ValueError):
-            value = ""
-    if value and constant_time_compare(value, token):
+def _refusal(request: Request, site: StudySite, failures: RateLimiter) -> Response | None:
+    """Nothing for who knows the password."""
+    password = given_password(request)
+    if password and site.signer.is_password(password):
         return None
     address = request.client.host if request.client else ""
-    if value and not failures.allow(address):
+    if password and not failures.allow(address):
         return PlainTextResponse("too many wrong passwords; wait a minute\n", 429, {"retry-after": "60"})
     headers = {"www-authenticate": 'Basic realm="koala study", charset="UTF-8"'}
     return PlainTextResponse(

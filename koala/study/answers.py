@@ -1,8 +1,10 @@
 """What was answered, as tables: from a study's database, or from a file that a Google form collected."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,7 +61,7 @@ def read_study(study: StudyFolder) -> StudyAnswers:
     if not study.answers_path.exists():
         raise UserError(f"{study.path} holds no answers yet; koala study serve collects them")
     store = AnswerStore(study.answers_path)
-    with store.transaction():
+    with store.transaction(writes=False):
         rows, people = store.answers(), store.participants()
     store.close()
     manifest = study.manifest
@@ -73,7 +75,7 @@ def read_study(study: StudyFolder) -> StudyAnswers:
                 "picture": picture.name,
                 "label": picture.label,
                 "real": _WORDS.get(row["answer"], np.nan),
-                "seconds": row["answered_at"] - row["shown_at"] if row["time_ms"] is None else row["time_ms"] / 1e3,
+                "seconds": _seconds(row),
             }
             for row in rows
             if row["picture"] is not None
@@ -155,6 +157,14 @@ def exclude_participants(collected: StudyAnswers, settings: ReportStudy) -> tupl
     if late := int(left.answers["real"].isna().sum()):
         said.append(f"{late} pictures were not answered, or not in time")
     return left, said
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    """How long an answer took, as the browser measured it or else the server; NaN where neither did."""
+    if row["time_ms"] is not None:
+        return row["time_ms"] / 1e3
+    times = row["shown_at"], row["answered_at"]  # older servers took answers to pictures that were never shown
+    return np.nan if None in times else times[1] - times[0]
 
 
 def _people(count: int) -> str:

@@ -175,10 +175,11 @@ class StudyFolder:
         """A picture's bytes.
 
         Raises:
-            UserError: the file is absent.
+            UserError: the file is absent or cannot be read.
         """
         path = self.path / "pictures" / f"{name}.jpg"
         try:
             return path.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path} is absent; copy the study's whole folder from where it was built") from None
+        except OSError as error:
+            why = "is absent" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise UserError(f"{path} {why}; copy the study's whole folder from where it was built") from None

@@ -1,6 +1,8 @@
 """What keeps a study's pages safe: signed names that cannot be guessed, forms of its own, limits."""
 
 import asyncio
+import base64
+import binascii
 import hashlib
 import hmac
 import secrets
@@ -41,6 +43,10 @@ class SessionSigner:
         """The cookie of who agrees with this ticket; none if it is no ticket."""
         nonce = self._opened("ticket", ticket)
         return None if nonce is None else self._signed("session", _derived(self._secret, f"session {nonce}"))
+
+    def is_password(self, given: str) -> bool:
+        """Whether somebody knows the secret itself."""
+        return constant_time_compare(given, self._secret)
 
     def is_session(self, cookie: str) -> bool:
         """Whether this study gave out a cookie."""
@@ -100,6 +106,17 @@ async def read_form(request: Request, url: str = "") -> Mapping[str, str]:
         raise HTTPException(400, "error_form") from None
 
 
+def given_password(request: Request) -> str:
+    """What a request brings as a password, by HTTP's Basic (with any name) or Bearer; "" where it brings none."""
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return value
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
 class RateLimiter:
     """How much each may do: so many at once, so many a second after that.
 
@@ -152,7 +169,10 @@ class GuardMiddleware:
             return PlainTextResponse("", 308, {"location": f"{self._prefix}/"})
         if path.removeprefix(self._prefix) == "/health":
             return None
-        cookie = Request(scope).cookies.get(COOKIE, "")
+        request = Request(scope)
+        if (password := given_password(request)) and self._signer.is_password(password):
+            return None
+        cookie = request.cookies.get(COOKIE, "")
         known = self._signer.is_session(cookie)
         address = scope["client"][0] if scope.get("client") else ""
         if not (self._sessions.allow(cookie) if known else self._strangers.allow(address)):

@@ -9,9 +9,10 @@ All addresses in the pages are relative, so that they hold under any sub-path.
 import re
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -177,18 +178,21 @@ class ParticipantPages:
                     return trial if isinstance(trial, str) else None
             return None
 
-        practice = self.site.manifest.practice
-        try:
-            if practice and constant_time_compare(token, picture_token(session, _PRACTICE)):
-                name: str | None = practice.name
-            else:
+        name, practice = None, self.site.manifest.practice
+        if practice and constant_time_compare(token, picture_token(session, _PRACTICE)):
+            name = practice.name
+        else:
+            with suppress(WrongPageError):
                 name = await self.site.queue.run(work)
-        except WrongPageError:
-            name = None
-        if name is None:
+        data = None
+        try:
+            data = self.site.read_picture(name) if name else None
+        except UserError as error:  # it was there when the server began
+            print(error, file=sys.stderr)
+        if data is None:
             return PlainTextResponse("no such picture\n", 404)
         # a name holds for one session and one position: it may be kept, and nothing says when the file was made
-        return Response(self.site.read_picture(name), 200, {"cache-control": "private, max-age=3600"}, "image/jpeg")
+        return Response(data, 200, {"cache-control": "private, max-age=3600"}, "image/jpeg")
 
     async def done(self, request: Request) -> Response:
         """Thanks, and the score if it is to be told."""

@@ -110,6 +110,7 @@ class AnswerStore:
         if version not in (0, _VERSION):
             raise UserError(f"{path} was made by another koala (version {version} of its tables); use that one")
 
+        self._path, self._inode = path, path.stat().st_ino
         self._counts: Counter[str] = Counter()
         self._counted_at = -math.inf
 
@@ -118,9 +119,19 @@ class AnswerStore:
         self._db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing; on the disk when it ends."""
-        self._db.execute("BEGIN")
+    def transaction(self, writes: bool = True) -> Iterator[None]:
+        """All or nothing; on the disk when it ends.
+
+        Args:
+            writes: wait for the right to write before anything is read, which later would not be waited for; without,
+                all is read as it is at one time, beside whoever writes.
+
+        Raises:
+            sqlite3.OperationalError: another program keeps that right for 5 s, or the file has been taken away.
+        """
+        if not self._path.exists() or self._path.stat().st_ino != self._inode:
+            raise sqlite3.OperationalError("the file is not where it was: what is written would be lost")
+        self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
             yield
             self._db.execute("COMMIT")
@@ -222,7 +233,7 @@ class AnswerStore:
         )
 
     def save_answer(self, participant: int, position: int, answer: str, time_ms: int | None, now: float) -> bool:
-        """Keep an answer, if it is the one that is awaited; any other changes nothing.
+        """Keep an answer, if it is the one that is awaited, to what was shown; any other changes nothing.
 
         Args:
             participant: number.
@@ -236,7 +247,7 @@ class AnswerStore:
         """
         kept = self._db.execute(
             "UPDATE trial SET answer = ?, time_ms = ?, answered_at = ? WHERE participant = ? AND position = ?"
-            " AND position = (SELECT 1 + count(answer) FROM trial WHERE participant = ?)",
+            " AND shown_at IS NOT NULL AND position = (SELECT 1 + count(answer) FROM trial WHERE participant = ?)",
             (answer, time_ms, now, participant, position, participant),
         )
         self._db.execute("UPDATE participant SET seen_at = ? WHERE id = ?", (now, participant))

@@ -156,6 +156,18 @@ def test_what_is_no_request_is_refused(served, nonsense):
         assert is_closed(connection)
 
 
+def test_answers_go_out_at_once(served):
+    """A head that waits for its body, and a client that waits before it acknowledges, cost 40 ms a request."""
+    with served.connect(GET % b"/held"):
+        assert served.held.acquire(timeout=30)
+        (connection,) = (one for one in served.server.server_state.connections if one.cycle.scope["path"] == "/held")
+        its_socket = connection.transport.get_extra_info("socket")
+        assert its_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        served.go.set()
+        wait_until(lambda: connection.cycle.response_complete)
+        served.go.clear()
+
+
 def test_a_body_in_pieces_of_any_size_is_whole(served):
     body = b"x" * 100_000
     with served.connect(POST % b"content-length: 100000" + body) as connection:
@@ -198,8 +210,15 @@ def test_nonsense_in_a_body_ends_the_connection_alone(served, caplog):
 
 @pytest.mark.parametrize(
     "begun",
-    [b"", b"G", b"GET / HTTP/1.1\r\nhost: x\r\n", POST % b"content-length: 10" + b"12345"],
-    ids=["silent", "a letter", "no end of the head", "half a body"],
+    [
+        b"",
+        b"G",
+        b"GET / HTTP/1.1\r\nhost: x\r\n",
+        POST % b"content-length: 10" + b"12345",
+        GET % b"/" + b"GET / ",
+        b"POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n12345",
+    ],
+    ids=["silent", "a letter", "no end of the head", "half a body", "half a second request", "half a body unread"],
 )
 def test_who_says_no_more_is_let_go(served, impatient, begun):
     with served.connect(begun) as connection:

@@ -3,11 +3,12 @@
 import csv
 import http.client
 import re
+import resource
 import shutil
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -70,7 +71,8 @@ def raw(
     connection.putrequest(method, path, skip_host="host" in (headers or {}))
     for name, value in {"content-length": str(len(body)), **(headers or {})}.items():
         connection.putheader(name, value)
-    connection.endheaders(body.encode() if body else None)
+    with suppress(ConnectionError):  # who refuses does not read to the end
+        connection.endheaders(body.encode() if body else None)
     response = connection.getresponse()
     response.text = response.read().decode(errors="replace")
     connection.close()
@@ -129,6 +131,8 @@ REQUESTS = [
     ("a made-up cookie", "GET", "/picture", {"cookie": f"study={'0' * 32}.{'0' * 32}"}, "", 303),
     ("a cookie `' OR 1=1 --`", "GET", "/picture", {"cookie": "study=' OR 1=1 --"}, "", 303),
     ("an address of 70 kB", "GET", "/" + "x" * 70_000, {}, "", 400),
+    ("an address of 60 MB", "GET", "/" + "x" * 60_000_000, {}, "", 400),
+    ("a header of 60 MB", "GET", "/", {"x": "x" * 60_000_000}, "", 400),
 ]
 for attempt in REQUESTS:
     ROWS[attempt[0]] = {200: "200, the first page", 303: "303, to the first page"}.get(attempt[-1], str(attempt[-1]))
@@ -192,6 +196,19 @@ def test_a_replayed_answer(person, server):
 def test_an_answer_ahead(person, server):
     person.page.fields["position"] = "5"
     assert "Picture 1 of 9" in person.send(answer="fake").text
+    assert rows(server, "SELECT count(answer) FROM trial GROUP BY participant ORDER BY participant DESC LIMIT 1") == [
+        (0,)
+    ]
+
+
+@attack("an answer to a picture that was never shown", "303, to the picture; nothing is kept")
+def test_an_answer_to_a_picture_never_shown(client, server):
+    visitor = Visitor(client)
+    page = visitor.begin()
+    client.post("/practice", data={**page.fields, "answer": "real"}, follow_redirects=False)
+    form = {**page.fields, "position": "1", "answer": "real"}
+    response = client.post("/answer", data=form, follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (303, "picture")
     assert rows(server, "SELECT count(answer) FROM trial GROUP BY participant ORDER BY participant DESC LIMIT 1") == [
         (0,)
     ]
@@ -319,6 +336,28 @@ def test_an_endless_body(server):
             break
         received = received or connection.recv(4096)
         assert received.startswith(b"HTTP/1.1 413")
+
+
+@attack("2,100 connections that say nothing, half a head or half a body", "the others are answered, `/health` too")
+@attack("the same after ten seconds", "they are closed")
+def test_silent_connections(built, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(5000, hard), hard))
+    begun = [b"", b"GET / HTTP/1.1\r\nhost: x\r\n", b"POST /start HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\na"]
+    with served(Path(shutil.copytree(built, tmp_path / "study"))) as server, ExitStack() as stack:
+        silent = []
+        for number in range(2100):
+            silent.append(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30)))
+            silent[-1].sendall(begun[number % 3])
+        assert raw(server, "GET", "/health").status == 200
+        person = Visitor(stack.enter_context(httpx2.Client(base_url=server.address, follow_redirects=True)))
+        person.begin()
+        assert "Thank you!" in person.judge(attentive(lambda picture: "real")).text
+        for connection in silent:
+            with suppress(ConnectionError):
+                while connection.recv(65_536):
+                    pass
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @attack("25 wrong passwords", "429 from the 21st")

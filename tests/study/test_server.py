@@ -14,6 +14,7 @@ from koala.config.study import ServeStudy
 from koala.core.errors import UserError
 from koala.study import languages, server
 from koala.study.folder import StudyFolder
+from koala.study.security import RateLimiter
 from koala.study.site import StudySite
 from tests.study.visitor import Visitor, attentive
 
@@ -102,6 +103,34 @@ def test_times_are_kept(visitor, study):
     kept = rows(study, "SELECT time_ms, answered_at - shown_at FROM trial WHERE answer NOT NULL ORDER BY position")
     assert [time_ms for time_ms, _ in kept] == [1234, None]
     assert all(0 < seconds < 60 for _, seconds in kept)
+
+
+def test_an_answer_to_a_picture_that_was_never_shown_is_not_kept(visitor, study):
+    """A program may answer without looking; the picture's page is what it is sent to."""
+    visitor.client.post("/practice", data={**visitor.page.fields, "answer": "real"}, follow_redirects=False)
+    form = {**visitor.page.fields, "position": "1", "answer": "real"}
+    response = visitor.client.post("/answer", data=form, follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (303, "picture")
+    assert rows(study, "SELECT count(answer) FROM trial") == [(0,)]
+    assert "Picture 1 of 9" in visitor.open("/picture").text
+    visitor.send(answer="fake")
+    assert rows(study, "SELECT position, answer FROM trial WHERE answer NOT NULL") == [(1, "fake")]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: (path.unlink(), path.mkdir())])
+def test_a_picture_that_goes_while_it_is_served_is_not_found(visitor, study, damage, capsys):
+    visitor.send(answer="real")
+    (name,) = rows(study, "SELECT picture FROM trial WHERE position = 1")[0]
+    path = study.path / f"pictures/{name}.jpg"
+    data = path.read_bytes()
+    damage(path)
+    response = visitor.client.get(f"/{visitor.page.picture}")
+    assert (response.status_code, response.text) == (404, "no such picture\n")
+    assert f"{name}.jpg" in capsys.readouterr().err, "whoever serves the study is told"
+    path.rmdir() if path.is_dir() else None
+    path.write_bytes(data)
+    assert visitor.client.get(f"/{visitor.page.picture}").content == data
+    assert "Picture 2 of 9" in visitor.send(answer="real").text
 
 
 def test_a_server_that_starts_again_knows_everybody(visitor, study, site):
@@ -376,6 +405,32 @@ def test_the_researchers_page(browser, site, study):
     assert client.get("/answers.sqlite").content.startswith(b"SQLite format 3")
     bearer = browser(headers={"authorization": f"Bearer {site.secret}"})
     assert bearer.get("/admin").status_code == 200
+
+
+def test_answers_without_times_have_a_researchers_page_too(visitor, browser, site, study):
+    """Older servers kept answers to pictures that were never shown."""
+    visitor.judge(attentive(lambda picture: "real"))
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
+        database.execute("UPDATE trial SET shown_at = NULL, time_ms = NULL WHERE position = 1")
+    client = browser(headers=basic(site.secret))
+    assert "answers</td><td>8" in client.get("/admin").text
+    first, *others = csv.DictReader(client.get("/answers.csv").text.splitlines())
+    assert (first["position"], first["seconds"], len(others)) == ("1", "", 7)
+    assert len(list(csv.DictReader(client.get("/participants.csv").text.splitlines()))) == 1
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
+        database.execute("UPDATE trial SET shown_at = NULL, answered_at = NULL, time_ms = NULL")
+    assert "median</td><td>–" in client.get("/admin").text
+
+
+def test_who_knows_the_password_is_never_told_to_wait(site):
+    """The limits are for wrong passwords and for strangers, of whom some may have the researcher's address."""
+    app = server.create_app(site)
+    app._strangers = RateLimiter(burst=24, rate_s=0)
+    right, wrong = (TestClient(app, headers=basic(password)) for password in (site.secret, "wrong"))
+    assert {right.get("/admin").status_code for _ in range(30)} == {200}
+    assert [wrong.get("/admin").status_code for _ in range(22)] == [401] * 20 + [429] * 2
+    assert [wrong.get("/style.css").status_code for _ in range(3)] == [200, 200, 429]
+    assert right.get("/admin").status_code == 200
 
 
 def test_an_empty_study_has_a_researchers_page_too(browser, site):

@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import threading
+from contextlib import closing
 
 import pytest
 
@@ -25,6 +27,7 @@ def test_a_participant_goes_from_trial_to_trial(store):
     assert (me.position, me.total, me.finished, me.asked, me.practised) == (1, 3, False, False, False)
     assert [store.trial(me.id, position) for position in range(5)] == [None, "a", AttentionCheck("fake"), "b", None]
     for position, answer in enumerate(("real", "fake", "none"), 1):
+        store.mark_shown(me.id, position, 0.5)
         assert store.save_answer(me.id, position, answer, 900, 1.0)
     assert store.participant("me").finished
     assert store.judgements(me.id) == [("a", "real"), ("b", "none")]
@@ -33,6 +36,9 @@ def test_a_participant_goes_from_trial_to_trial(store):
 
 def test_an_answer_counts_once_and_in_its_turn(store):
     me = store.participant("me").id
+    assert not store.save_answer(me, 1, "real", None, 1.0), "never shown"
+    store.mark_shown(me, 1, 0.5)
+    store.mark_shown(me, 2, 0.5)
     assert not store.save_answer(me, 2, "real", None, 1.0), "not yet"
     assert not store.save_answer(me, 9, "real", None, 1.0), "never"
     assert store.save_answer(me, 1, "real", 700, 1.0)
@@ -59,6 +65,7 @@ def test_replies_count_once(store):
 def test_pictures_are_counted_with_those_that_are_awaited(tmp_path):
     store = AnswerStore(tmp_path / "answers.sqlite")
     store.add_participant("early", "en", lambda *_: ["a", "b"], 0.0)
+    store.mark_shown(store.participant("early").id, 1, 5.0)
     store.save_answer(store.participant("early").id, 1, "real", None, 10.0)
     seen = []
     store.add_participant("now", "en", lambda _, counts: seen.append(dict(counts)) or ["b", "c"], 20.0)
@@ -73,6 +80,7 @@ def test_pictures_are_counted_with_those_that_are_awaited(tmp_path):
 def test_failed_checks_are_counted(store):
     me = store.participant("me").id
     for position, answer in enumerate(("real", "real", "real"), 1):
+        store.mark_shown(me, position, 0.5)
         store.save_answer(me, position, answer, None, 1.0)
     assert store.participants()[0]["failed_checks"] == 1
 
@@ -84,6 +92,7 @@ def test_the_cookie_does_not_stand_in_the_database(store, tmp_path):
 
 
 def test_a_copy_holds_everything(store, tmp_path):
+    store.mark_shown(store.participant("me").id, 1, 0.5)
     store.save_answer(store.participant("me").id, 1, "real", None, 1.0)
     (tmp_path / "copy.sqlite").write_bytes(store.to_bytes())
     copy = AnswerStore(tmp_path / "copy.sqlite")
@@ -117,11 +126,11 @@ class Counting(AnswerStore):
 
     commits, full = 0, False
 
-    def transaction(self):
+    def transaction(self, writes=True):
         self.commits += 1
         if self.full:
             raise sqlite3.OperationalError("database or disk is full")
-        return super().transaction()
+        return super().transaction(writes)
 
 
 @pytest.fixture
@@ -156,6 +165,42 @@ def test_one_that_fails_takes_nobody_with_it(queue):
     found = asyncio.run(queue.run(lambda store: (store.participant("one"), store.participant("half"))))
     assert found[0] is not None
     assert found[1] is None
+
+
+def test_who_writes_waits_for_another_program(queue, tmp_path):
+    """First reading and then writing would be refused at once where somebody else is writing."""
+    with closing(sqlite3.connect(tmp_path / "answers.sqlite", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        threading.Timer(0.3, other.execute, ["COMMIT"]).start()
+
+        def come(store):
+            assert store.participant("one") is None
+            store.add_participant("one", "en", lambda *_: TRIALS, 0.0)
+            return store.participant("one")
+
+        assert asyncio.run(queue.run(come)).total == 3
+
+
+def test_reading_waits_for_nobody(queue, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "answers.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store = AnswerStore(tmp_path / "answers.sqlite")
+        with store.transaction(writes=False):
+            assert store.participants() == []
+        store.close()
+
+
+def test_a_database_that_was_taken_away_takes_no_answer(queue, tmp_path):
+    """What is written to a file without a name is lost when the server ends."""
+    path = tmp_path / "answers.sqlite"
+    path.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="not where it was"):
+            asyncio.run(queue.run(lambda store: store.check_writable()))
+        path.write_bytes(b"another one")
+    path.unlink()
+    (tmp_path / "elsewhere").rename(path)
+    asyncio.run(queue.run(lambda store: store.add_participant("one", "en", lambda *_: TRIALS, 0.0)))
 
 
 def test_nothing_is_acknowledged_that_is_not_written(queue):
