@@ -13,6 +13,7 @@ answer, once, as it was given.
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import sqlite3
@@ -30,7 +31,7 @@ from PIL import Image
 
 from koala.config.study import BuildStudy, StudySettings
 from koala.study import build
-from koala.study.folder import Folder
+from koala.study.folder import StudyFolder
 
 SCENES = 48
 HIDDEN = re.compile(r'type="hidden" name="(\w+)" value="([^"]*)"')
@@ -136,6 +137,11 @@ class Server:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
         self.process.stdout.readline()
 
+    def cpu_s(self) -> float:
+        """Seconds of processor time until now: what a busy machine does not change."""
+        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -167,7 +173,7 @@ async def killed_crowd(server: Server, port: int, count: int, think_s: float, ti
 def check(folder: Path, people: list[Participant], shown: int) -> None:
     """Every acknowledged answer is in the database, once, as it was given."""
     given = sorted(json.dumps(person.acknowledged, sort_keys=True) for person in people)
-    with closing(sqlite3.connect(Folder.open(folder).answers)) as database:
+    with closing(sqlite3.connect(StudyFolder.open(folder).answers_path)) as database:
         kept: dict[int, dict[int, str]] = {}
         for participant, position, answer in database.execute(
             "SELECT participant, position, answer FROM trial WHERE answer IS NOT NULL ORDER BY participant, position"
@@ -201,7 +207,7 @@ def main() -> None:
     parser.add_argument("--participants", type=int, default=200)
     parser.add_argument("--shown", type=int, default=24)
     parser.add_argument("--think", type=float, default=1.0)
-    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=3, help="0 leaves the second part out")
     parser.add_argument("--port", type=int, default=8765)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -210,14 +216,17 @@ def main() -> None:
         print(f"\n{arguments.participants} participants at once, {arguments.shown} trials each")
         server, times = Server(folder / "load", arguments.port), Times()
         server.start()
-        began = time.perf_counter()
+        began, began_cpu_s = time.perf_counter(), server.cpu_s()
         people = asyncio.run(crowd(arguments.port, arguments.participants, arguments.think, times))
-        seconds = time.perf_counter() - began
+        seconds, cpu_s = time.perf_counter() - began, server.cpu_s() - began_cpu_s
         server.stop()
         times.print()
+        print(f"{1e3 * cpu_s / sum(map(len, times.of.values())):.2f} ms of the server's processor time a request")
         print(f"{len(times.of['answer']) / seconds:.0f} answers/s over {seconds:.0f} s")
         check(folder / "load", people, arguments.shown)
 
+        if not arguments.kills:
+            return
         print(f"\nthe same, the server killed {arguments.kills} times in the middle")
         server = Server(folder / "kill", arguments.port)
         server.start()

@@ -30,7 +30,7 @@ def koala(*words: object, before: str = "") -> None:
     assert done.returncode == 0, done.stderr
 
 
-SERVES_NOBODY = "from koala.core import http\nhttp.serve = lambda app, listener, **options: None"
+SERVES_NOBODY = "import uvicorn\nuvicorn.Server.run = lambda self, sockets: None"
 
 
 def test_photos_are_colored(tmp_path):

@@ -1,27 +1,21 @@
-"""What koala's web servers share: files of pages, headers that keep them safe, bodies with an end, an address."""
+"""What koala's web pages share: their files, headers that keep them safe, bodies with an end."""
 
 import hashlib
-import os
-import socket
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Send
-
-from koala.core.errors import UserError
+from starlette.types import Message, Send
 
 _TYPES = {"style.css": "text/css", "script.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
-def policy(images: str = "'self'") -> str:
+def content_security_policy(images: str = "'self'") -> str:
     """A content security policy: nothing from elsewhere, no script or style inside a page, no framing.
 
     Args:
@@ -34,7 +28,7 @@ def policy(images: str = "'self'") -> str:
 
 
 _HEADERS = [
-    (b"content-security-policy", policy().encode()),
+    (b"content-security-policy", content_security_policy().encode()),
     (b"x-frame-options", b"DENY"),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),  # with no-referrer, browsers send "Origin: null" with forms
@@ -46,7 +40,7 @@ _HEADERS = [
 ]
 
 
-def guarded(send: Send) -> Send:
+def with_security_headers(send: Send) -> Send:
     """Send responses with the headers that keep pages safe, where they do not have them already."""
 
     async def send_guarded(message: Message) -> None:
@@ -58,7 +52,7 @@ def guarded(send: Send) -> Send:
     return send_guarded
 
 
-def from_here(request: Request, url: str = "") -> bool:
+def is_same_origin(request: Request, url: str = "") -> bool:
     """Whether a browser says that a form comes from our own pages; what is no browser says nothing.
 
     Args:
@@ -72,7 +66,7 @@ def from_here(request: Request, url: str = "") -> bool:
     return origin in (None, f"http://{host}", f"https://{host}")
 
 
-async def bounded(request: Request, longest: int, refusal: str) -> AsyncGenerator[bytes, None]:
+async def limited_body(request: Request, longest: int, refusal: str) -> AsyncGenerator[bytes, None]:
     """A request's body, piece by piece.
 
     Args:
@@ -81,17 +75,20 @@ async def bounded(request: Request, longest: int, refusal: str) -> AsyncGenerato
         refusal: what is said of a longer one.
 
     Raises:
-        HTTPException: 413, it is longer.
+        HTTPException: 413, it is longer; 408, its sender has gone.
     """
     length = 0
-    async for piece in request.stream():
-        length += len(piece)
-        if length > longest:
-            raise HTTPException(413, refusal)
-        yield piece
+    try:
+        async for piece in request.stream():
+            length += len(piece)
+            if length > longest:
+                raise HTTPException(413, refusal)
+            yield piece
+    except ClientDisconnect:
+        raise HTTPException(408, "the rest of the request did not come; send it again") from None
 
 
-class Static:
+class PageAssets:
     """Style, script and icon of a folder of pages, in memory.
 
     Args:
@@ -114,7 +111,7 @@ class Static:
         return Response(self._files[name], 200, {"cache-control": "max-age=3600"}, _TYPES[name])
 
 
-def templates(folder: Path) -> Environment:
+def template_environment(folder: Path) -> Environment:
     """A folder's templates, in which every value is escaped, and none may be absent."""
     return Environment(
         loader=FileSystemLoader(folder),
@@ -124,50 +121,3 @@ def templates(folder: Path) -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-
-
-@contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Listen at an address.
-
-    Raises:
-        UserError: it cannot be listened at.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise UserError(
-            f"{host} port {port} cannot be listened at ({reason}); choose another --port or --host"
-        ) from None
-    with listener:
-        yield listener
-
-
-def address(listener: socket.socket) -> str:
-    """What a browser on the same machine opens."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def serve(app: ASGIApp, listener: socket.socket, **options: Any) -> None:
-    """Serve until it is stopped.
-
-    Args:
-        app: the pages.
-        listener: from `listening`.
-        options: of uvicorn, beyond those that all koala's servers have.
-    """
-    import uvicorn
-
-    settings = uvicorn.Config(
-        app,
-        server_header=False,
-        access_log=False,  # people's addresses are nobody's business
-        log_level="warning",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-        **options,
-    )
-    uvicorn.Server(settings).run(sockets=[listener])

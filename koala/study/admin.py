@@ -3,8 +3,6 @@
 It is behind a password, and nothing can be changed there.
 """
 
-import base64
-import binascii
 import csv
 import io
 from collections.abc import Awaitable, Callable
@@ -17,20 +15,20 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from koala.study import answers, statistics
-from koala.study.guard import Buckets, same
-from koala.study.site import Site
-from koala.study.store import Store
+from koala.study.security import RateLimiter, given_password
+from koala.study.site import StudySite
+from koala.study.store import AnswerStore
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 
 
-def routes(site: Site) -> list[Route]:
+def admin_routes(site: StudySite) -> list[Route]:
     """Address by address."""
-    failures = Buckets(burst=20, rate_s=0.1)
+    failures = RateLimiter(burst=20, rate_s=0.1)
 
-    def guarded(make: Callable[[Site], Response]) -> Callable[[Request], Awaitable[Response]]:
+    def guarded(make: Callable[[StudySite], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            refusal = _refusal(request, site.secret, failures)
+            refusal = _refusal(request, site, failures)
             return await run_in_threadpool(make, site) if refusal is None else refusal
 
         return endpoint
@@ -39,17 +37,17 @@ def routes(site: Site) -> list[Route]:
         Route("/admin", guarded(overview)),
         Route("/answers.csv", guarded(answers_csv)),
         Route("/participants.csv", guarded(participants_csv)),
-        Route("/answers.sqlite", guarded(database)),
+        Route("/answers.sqlite", guarded(database_file)),
     ]
 
 
-def overview(site: Site) -> Response:
+def overview(site: StudySite) -> Response:
     """Numbers of people and answers, the balance of the design, and where realness stands."""
-    collected = answers.from_folder(site.folder)
-    return site.page("admin.html", site.language("en"), **summary(collected, site))
+    collected = answers.read_study(site.folder)
+    return site.render("admin.html", site.language("en"), **summary(collected, site))
 
 
-def summary(collected: answers.Collected, site: Site) -> dict[str, Any]:
+def summary(collected: answers.StudyAnswers, site: StudySite) -> dict[str, Any]:
     """What the researcher's page shows."""
     people, given = collected.people, collected.answers.dropna(subset="real")
     left_at = people["answered"][people["answered"] < people["trials"]].value_counts().sort_index()
@@ -60,21 +58,21 @@ def summary(collected: answers.Collected, site: Site) -> dict[str, Any]:
             "judged": given["participant"].nunique(),
             "failed_checks": int((people["failed_checks"] > 0).sum()),
             "answers": len(given),
-            "seconds": f"{given['seconds'].median():.1f}" if len(given) else "–",
+            "seconds": f"{given['seconds'].median():.1f}" if given["seconds"].notna().any() else "–",
         },
         "left_at": list(left_at.items()),
         "versions": [_version(collected, site, number) for number in range(len(collected.versions))],
     }
 
 
-def _version(collected: answers.Collected, site: Site, number: int) -> dict[str, Any]:
+def _version(collected: answers.StudyAnswers, site: StudySite, number: int) -> dict[str, Any]:
     """Answers, balance and realness of one version."""
     name = collected.versions[number]
     given = collected.answers[collected.answers["version"] == name].dropna(subset="real")
     pictures = [picture.name for picture in site.manifest.pictures if picture.version == name]
     counts = given["picture"].value_counts().reindex(pictures, fill_value=0)
     weights = [float(other == number) for other in range(len(collected.versions))]
-    estimate = statistics.crossed(collected.table(), weights)
+    estimate = statistics.crossed_estimate(collected.table(), weights)
     return {
         "name": name,
         "answers": len(given),
@@ -91,20 +89,20 @@ def percent(share: float) -> str:
     return "–" if pd.isna(share) else f"{100 * share:.1f} %"
 
 
-def answers_csv(site: Site) -> Response:
+def answers_csv(site: StudySite) -> Response:
     """Every answer, checks left out, with what it was about."""
-    return _download(answers.from_folder(site.folder).answers, "answers.csv")
+    return _download(answers.read_study(site.folder).answers, "answers.csv")
 
 
-def participants_csv(site: Site) -> Response:
+def participants_csv(site: StudySite) -> Response:
     """Everybody and what they said about themselves."""
-    return _download(answers.from_folder(site.folder).people, "participants.csv")
+    return _download(answers.read_study(site.folder).people, "participants.csv")
 
 
-def database(site: Site) -> Response:
+def database_file(site: StudySite) -> Response:
     """The database as it is now, for `koala study report` elsewhere."""
-    store = Store(site.folder.answers)
-    copy = store.copy()
+    store = AnswerStore(site.folder.answers_path)
+    copy = store.to_bytes()
     store.close()
     return Response(
         copy, 200, {"content-disposition": 'attachment; filename="answers.sqlite"'}, "application/vnd.sqlite3"
@@ -127,18 +125,13 @@ def _cell(value: Any) -> Any:
     return "" if pd.isna(value) else value
 
 
-def _refusal(request: Request, token: str, failures: Buckets) -> Response | None:
-    """Nothing for who knows the password: as HTTP's Basic (any name) or Bearer."""
-    kind, _, value = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() == "basic":
-        try:
-            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, ValueError):
-            value = ""
-    if value and same(value, token):
+def _refusal(request: Request, site: StudySite, failures: RateLimiter) -> Response | None:
+    """Nothing for who knows the password."""
+    password = given_password(request)
+    if password and site.signer.is_password(password):
         return None
     address = request.client.host if request.client else ""
-    if value and not failures.take(address):
+    if password and not failures.allow(address):
         return PlainTextResponse("too many wrong passwords; wait a minute\n", 429, {"retry-after": "60"})
     headers = {"www-authenticate": 'Basic realm="koala study", charset="UTF-8"'}
     return PlainTextResponse(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from koala.config.study import ReportStudy
 from koala.study import statistics
-from koala.study.answers import Collected
+from koala.study.answers import StudyAnswers
 
 _ONE_SIDED, _ENOUGH = 0.9, 8  # who gives one answer more often than this, in so many answers, hardly looks
 
@@ -26,8 +26,8 @@ class Analysis:
         settings: of the report.
     """
 
-    collected: Collected
-    everything: Collected
+    collected: StudyAnswers
+    everything: StudyAnswers
     left_out: list[str]
     settings: ReportStudy
 
@@ -44,7 +44,7 @@ class Analysis:
         for (version, scene, picture, label), group in grouped:
             given = group["real"].dropna()
             real, count = int(given.sum()), len(given)
-            low, high = statistics.wilson(real, count)
+            low, high = statistics.wilson_interval(real, count)
             share = real / count if count else np.nan
             of_asked = real / len(group)  # as the replication counted, for whom no answer was not "Real"
             seconds = group["seconds"].median()
@@ -74,9 +74,9 @@ class Analysis:
                 "high": finding.high,
                 "sd_of_pictures": mine["realness"].std(),
             }
-            row["wilson_low"], row["wilson_high"] = statistics.wilson(real, count)
+            row["wilson_low"], row["wilson_high"] = statistics.wilson_interval(real, count)
             if number:
-                d_prime, criterion = statistics.crossed_detection(table, 0, number)
+                d_prime, criterion = statistics.crossed_signal_detection(table, 0, number)
                 row["d_prime"], row["criterion"] = d_prime.value, criterion.value
                 row["d_prime_low"], row["d_prime_high"] = d_prime.interval()
                 row["criterion_low"], row["criterion_high"] = criterion.interval()
@@ -136,7 +136,7 @@ class Analysis:
             )
             .reset_index()
         )
-        d_prime, criterion = statistics.detection(
+        d_prime, criterion = statistics.signal_detection(
             counts["hits"], counts["fakes"], counts["false_alarms"], counts["originals"]
         )
         counts["d_prime"], counts["criterion"] = d_prime, criterion
@@ -162,11 +162,11 @@ class Analysis:
         return pd.DataFrame(rows)
 
     @cached_property
-    def spread(self) -> statistics.Spread:
+    def spread(self) -> statistics.RandomEffects:
         """How much people and scenes differ, for `koala study power`."""
-        return statistics.spread_of(self.collected.table(), len(self.collected.versions))
+        return statistics.estimate_random_effects(self.collected.table(), len(self.collected.versions))
 
-    def _compare(self, collected: Collected) -> pd.DataFrame:
+    def _compare(self, collected: StudyAnswers) -> pd.DataFrame:
         pairs = [(number, 0) for number in range(1, len(collected.versions))]
         pairs += list(combinations(range(1, len(collected.versions)), 2))
         rows = []
@@ -185,7 +185,7 @@ class Analysis:
             )
         return _with_holm(pd.DataFrame(rows))
 
-    def _test(self, collected: Collected, weights: dict[int, float], null: float = 0.0) -> statistics.Finding:
+    def _test(self, collected: StudyAnswers, weights: dict[int, float], null: float = 0.0) -> statistics.ContrastTest:
         return statistics.crossed_test(
             collected.table(),
             [weights.get(number, 0.0) for number in range(len(collected.versions))],

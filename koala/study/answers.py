@@ -1,24 +1,26 @@
 """What was answered, as tables: from a study's database, or from a file that a Google form collected."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from koala.config.study import ReportStudy
 from koala.core.errors import UserError
-from koala.study.folder import Folder
-from koala.study.statistics import Answers
-from koala.study.store import Store
+from koala.study.folder import StudyFolder
+from koala.study.statistics import AnswerTable
+from koala.study.store import AnswerStore
 
 _GRACE_S = 0.5  # a time limit is measured by browsers
 _WORDS = {"real": 1.0, "fake": 0.0}
 
 
 @dataclass(frozen=True)
-class Collected:
+class StudyAnswers:
     """Everything that was answered.
 
     Attributes:
@@ -33,13 +35,13 @@ class Collected:
     answers: pd.DataFrame
     people: pd.DataFrame
 
-    def table(self) -> Answers:
+    def table(self) -> AnswerTable:
         """Participants and scenes, for the statistics."""
         given = self.answers.dropna(subset="real")
         versions = pd.Categorical(given["version"], categories=self.versions).codes
-        return Answers.of(given["participant"], given["scene"], versions, given["real"] == 1)
+        return AnswerTable.of(given["participant"], given["scene"], versions, given["real"] == 1)
 
-    def of(self, participants: pd.Series) -> "Collected":
+    def of(self, participants: pd.Series) -> "StudyAnswers":
         """Of some participants only."""
         answers = self.answers[self.answers["participant"].isin(participants)]
         return replace(self, answers=answers, people=self.people[self.people["participant"].isin(participants)])
@@ -50,16 +52,16 @@ class Collected:
         return [column.removeprefix("reply ") for column in self.people if column.startswith("reply ")]
 
 
-def from_folder(study: Folder) -> Collected:
+def read_study(study: StudyFolder) -> StudyAnswers:
     """Read a study's database, also while it is served.
 
     Raises:
         UserError: there is none.
     """
-    if not study.answers.exists():
+    if not study.answers_path.exists():
         raise UserError(f"{study.path} holds no answers yet; koala study serve collects them")
-    store = Store(study.answers)
-    with store.transaction():
+    store = AnswerStore(study.answers_path)
+    with store.transaction(writes=False):
         rows, people = store.answers(), store.participants()
     store.close()
     manifest = study.manifest
@@ -68,12 +70,12 @@ def from_folder(study: Folder) -> Collected:
             {
                 "participant": row["participant"],
                 "position": row["position"],
-                "scene": (picture := manifest.find(row["picture"])).scene,
+                "scene": (picture := manifest.find_picture(row["picture"])).scene,
                 "version": picture.version,
                 "picture": picture.name,
                 "label": picture.label,
                 "real": _WORDS.get(row["answer"], np.nan),
-                "seconds": row["answered_at"] - row["shown_at"] if row["time_ms"] is None else row["time_ms"] / 1e3,
+                "seconds": _seconds(row),
             }
             for row in rows
             if row["picture"] is not None
@@ -83,10 +85,10 @@ def from_folder(study: Folder) -> Collected:
     if study.settings.time_limit_s:
         answers.loc[answers["seconds"] > study.settings.time_limit_s + _GRACE_S, "real"] = np.nan
     columns = ["participant", "trials", "answered", "failed_checks", "started_at", "seen_at"]
-    return Collected(manifest.versions, answers, pd.DataFrame(people, columns=None if people else columns))
+    return StudyAnswers(manifest.versions, answers, pd.DataFrame(people, columns=None if people else columns))
 
 
-def from_form(path: Path, originals: str) -> Collected:
+def read_form_csv(path: Path, originals: str) -> StudyAnswers:
     """Read the file of a Google form: a row a participant, a column a picture, "Real" or "Fake" in it.
 
     Args:
@@ -124,10 +126,10 @@ def from_form(path: Path, originals: str) -> Collected:
     people["answered"] = (
         people["participant"].map(answers.dropna(subset="real").groupby("participant").size()).fillna(0)
     )
-    return Collected(("original", "recoloured"), answers.drop(columns="value"), people)
+    return StudyAnswers(("original", "recoloured"), answers.drop(columns="value"), people)
 
 
-def leave_out(collected: Collected, settings: ReportStudy) -> tuple[Collected, list[str]]:
+def exclude_participants(collected: StudyAnswers, settings: ReportStudy) -> tuple[StudyAnswers, list[str]]:
     """Leave out those whose answers do not count.
 
     Returns:
@@ -155,6 +157,14 @@ def leave_out(collected: Collected, settings: ReportStudy) -> tuple[Collected, l
     if late := int(left.answers["real"].isna().sum()):
         said.append(f"{late} pictures were not answered, or not in time")
     return left, said
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    """How long an answer took, as the browser measured it or else the server; NaN where neither did."""
+    if row["time_ms"] is not None:
+        return row["time_ms"] / 1e3
+    times = row["shown_at"], row["answered_at"]  # older servers took answers to pictures that were never shown
+    return np.nan if None in times else times[1] - times[0]
 
 
 def _people(count: int) -> str:

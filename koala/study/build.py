@@ -30,8 +30,8 @@ from koala.data import labels, sources
 from koala.data.places import SourceItem
 from koala.imaging import color, jpeg_intake
 from koala.study import languages, trials
-from koala.study.folder import Manifest, Picture
-from koala.study.languages import PAGE
+from koala.study.folder import StudyManifest, StudyPicture
+from koala.study.languages import PAGE_FOLDER
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")
 _ORIGINAL = "original"
@@ -45,7 +45,7 @@ class _UnfitError(Exception):
 
 
 @dataclass(frozen=True)
-class Version:
+class VersionSource:
     """One of the hands that pictures come from.
 
     Attributes:
@@ -59,7 +59,7 @@ class Version:
     items: dict[str, SourceItem]
 
     @classmethod
-    def open(cls, name: str, path: Path) -> "Version":
+    def open(cls, name: str, path: Path) -> "VersionSource":
         """List the pictures of a source, and say what cannot be read.
 
         Raises:
@@ -80,7 +80,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPicture:
     """A picture of the study, made.
 
     Attributes:
@@ -89,7 +89,7 @@ class Encoded:
         difference: mean difference in L* from the original, before anything was done about it.
     """
 
-    picture: Picture
+    picture: StudyPicture
     jpeg: bytes
     difference: float
 
@@ -111,14 +111,14 @@ def build_command(settings: BuildStudy) -> int:
             "scene twice; choose more scenes"
         )
     versions = open_versions(settings)
-    encoded = make(settings, versions)
-    manifest = describe(settings, versions, encoded)
-    write(settings, manifest, {each.picture.name: each.jpeg for each in encoded})
+    encoded = encode_study(settings, versions)
+    manifest = make_manifest(settings, versions, encoded)
+    write_study(settings, manifest, {each.picture.name: each.jpeg for each in encoded})
     _say(settings, manifest, [len(each.jpeg) for each in encoded])
     return 0
 
 
-def open_versions(settings: BuildStudy) -> list[Version]:
+def open_versions(settings: BuildStudy) -> list[VersionSource]:
     """The originals and each model's pictures.
 
     Raises:
@@ -126,18 +126,18 @@ def open_versions(settings: BuildStudy) -> list[Version]:
     """
     if not settings.pictures:
         raise UserError("a study needs coloured pictures; name them with --pictures NAME=DIR")
-    versions = [Version.open(_ORIGINAL, settings.originals)]
+    versions = [VersionSource.open(_ORIGINAL, settings.originals)]
     for words in settings.pictures:
         name, _, path = words.partition("=")
         if not path or not _NAME.fullmatch(name):
             raise UserError(f"--pictures {words} is not NAME=DIR, as in koala=runs/45k/evaluation/pictures")
         if name in {version.name for version in versions}:
             raise UserError(f"--pictures {words}: the name {name} is taken; choose another")
-        versions.append(Version.open(name, Path(path)))
+        versions.append(VersionSource.open(name, Path(path)))
     return versions
 
 
-def make(settings: BuildStudy, versions: Sequence[Version]) -> list[Encoded]:
+def encode_study(settings: BuildStudy, versions: Sequence[VersionSource]) -> list[EncodedPicture]:
     """Choose scenes and encode their pictures; last comes the one to practise with, the original of one more scene.
 
     Raises:
@@ -146,7 +146,7 @@ def make(settings: BuildStudy, versions: Sequence[Version]) -> list[Encoded]:
     labels = _labels(versions[0])
     needed = settings.scenes + settings.study.practice
     candidates = _candidates(settings, versions, labels)
-    made: list[list[Encoded]] = []
+    made: list[list[EncodedPicture]] = []
     refused: list[str] = []
     with Progress(needed, "encoding", "scenes") as progress:
         for scene in candidates:
@@ -168,7 +168,9 @@ def make(settings: BuildStudy, versions: Sequence[Version]) -> list[Encoded]:
     return [*(each for scene in shown for each in scene), *(scene[0] for scene in practice)]
 
 
-def encode_scene(settings: BuildStudy, versions: Sequence[Version], scene: str, label: str) -> list[Encoded]:
+def encode_scene(
+    settings: BuildStudy, versions: Sequence[VersionSource], scene: str, label: str
+) -> list[EncodedPicture]:
     """Every version of a scene, brought to one size.
 
     Raises:
@@ -182,13 +184,15 @@ def encode_scene(settings: BuildStudy, versions: Sequence[Version], scene: str, 
     for version, picture, lab in zip(versions, pictures, labs, strict=True):
         shared = settings.lightness == "shared" and version is not versions[0]
         shown = _joined(lightness, lab[..., 1:]) if shared else _resized(picture, size)
-        picture_of = Picture(secrets.token_hex(16), scene, version.name, label, *size)
+        picture_of = StudyPicture(secrets.token_hex(16), scene, version.name, label, *size)
         difference = float(np.abs(lab[..., :1] - lightness).mean())
-        encoded.append(Encoded(picture_of, encode(shown, settings.quality), difference))
+        encoded.append(EncodedPicture(picture_of, encode_jpeg(shown, settings.quality), difference))
     return encoded
 
 
-def describe(settings: BuildStudy, versions: Sequence[Version], encoded: Sequence[Encoded]) -> Manifest:
+def make_manifest(
+    settings: BuildStudy, versions: Sequence[VersionSource], encoded: Sequence[EncodedPicture]
+) -> StudyManifest:
     """Which picture is which, and how they were made."""
     models = [version.name for version in versions[1:]]
     made = {
@@ -201,17 +205,17 @@ def describe(settings: BuildStudy, versions: Sequence[Version], encoded: Sequenc
     }
     pictures = tuple(each.picture for each in encoded)
     count = settings.scenes * len(versions)
-    return Manifest((_ORIGINAL, *models), pictures[:count], next(iter(pictures[count:]), None), made)
+    return StudyManifest((_ORIGINAL, *models), pictures[:count], next(iter(pictures[count:]), None), made)
 
 
-def encode(picture: Image.Image, quality: int) -> bytes:
+def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
     """A picture as JPEG in 4:4:4, without metadata."""
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(picture)).save(buffer, "JPEG", quality=quality, subsampling="4:4:4", optimize=True)
     return buffer.getvalue()
 
 
-def fill_up(jpeg: bytes, length: int) -> bytes:
+def pad_jpeg(jpeg: bytes, length: int) -> bytes:
     """Bring a JPEG to a length with comments of random bytes, which no viewer shows and nothing can compress.
 
     Args:
@@ -229,21 +233,21 @@ def fill_up(jpeg: bytes, length: int) -> bytes:
     return jpeg[:2] + b"".join(comments) + jpeg[2:]
 
 
-def write(settings: BuildStudy, manifest: Manifest, files: dict[str, bytes]) -> None:
+def write_study(settings: BuildStudy, manifest: StudyManifest, files: dict[str, bytes]) -> None:
     """Write the folder; the manifest comes last and says that it is whole."""
     pictures = settings.dir / "pictures"
     shutil.rmtree(pictures, ignore_errors=True)  # of a build that was interrupted
     pictures.mkdir(parents=True)
     length = max(map(len, files.values())) + 4
     for name, jpeg in files.items():
-        write_atomic(pictures / f"{name}.jpg", fill_up(jpeg, length), durable=False)
+        write_atomic(pictures / f"{name}.jpg", pad_jpeg(jpeg, length), durable=False)
     (settings.dir / "languages").mkdir(exist_ok=True)
-    for path in PAGE.glob("*.toml"):
+    for path in PAGE_FOLDER.glob("*.toml"):
         shutil.copyfile(path, settings.dir / "languages" / path.name)
-    for path in PAGE.glob("consent.*.md"):
+    for path in PAGE_FOLDER.glob("consent.*.md"):
         shutil.copyfile(path, settings.dir / path.name)
     save_toml(settings.study, settings.dir / "study.toml")
-    languages.load(settings.dir, settings.study.questions)
+    languages.load_languages(settings.dir, settings.study.questions)
     manifest.save(settings.dir / "manifest.json")
 
 
@@ -258,13 +262,13 @@ def _scene(name: str) -> tuple[str, bool]:
     return path.name, is_picture
 
 
-def _labels(original: Version) -> dict[str, str]:
+def _labels(original: VersionSource) -> dict[str, str]:
     """The label of each scene; "" where none is known."""
     known = labels.find_labels(original.source.path, original.items.values(), original.source.lists)
     return {scene: label.wnid if (label := known.of(item.name)) else "" for scene, item in original.items.items()}
 
 
-def _candidates(settings: BuildStudy, versions: Sequence[Version], labels: Mapping[str, str]) -> list[str]:
+def _candidates(settings: BuildStudy, versions: Sequence[VersionSource], labels: Mapping[str, str]) -> list[str]:
     """The scenes that all versions have, in the order in which they are taken."""
     common = sorted(set.intersection(*(set(version.items) for version in versions)))
     if settings.select == "random":
@@ -287,7 +291,7 @@ def _names(path: Path) -> list[str]:
 # ---------------------------------------------------------------- pictures
 
 
-def _read(version: Version, scene: str) -> Image.Image:
+def _read(version: VersionSource, scene: str) -> Image.Image:
     try:
         return jpeg_intake.decode_image(version.items[scene].read()).convert("RGB")
     except (jpeg_intake.UnreadableImageError, OSError) as error:
@@ -325,7 +329,7 @@ def _joined(lightness: NDArray, ab: NDArray) -> Image.Image:
 # ---------------------------------------------------------------- words
 
 
-def _say(settings: BuildStudy, manifest: Manifest, sizes: Sequence[int]) -> None:
+def _say(settings: BuildStudy, manifest: StudyManifest, sizes: Sequence[int]) -> None:
     """What was made, and what is to be done next."""
     labels = {picture.label for picture in manifest.pictures} - {""}
     print(

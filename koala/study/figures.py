@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import pandas as pd
 from PIL import Image
 
-from koala.study.folder import Folder
+from koala.study.folder import StudyFolder
 
 _THUMBNAIL = 200  # pixels, long side
 
 
 @dataclass(frozen=True)
-class Mark:
+class IntervalMark:
     """A point with its interval, on a canvas.
 
     Attributes:
@@ -44,7 +44,7 @@ class Canvas:
     right: int
     top: int
     bottom: int
-    marks: Sequence[Mark]
+    marks: Sequence[IntervalMark]
 
     def x(self, share: float) -> float:
         """From the left."""
@@ -55,7 +55,7 @@ class Canvas:
         return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 1)
 
 
-def sorted_pictures(pictures: pd.DataFrame) -> Canvas:
+def pictures_figure(pictures: pd.DataFrame) -> Canvas:
     """Pictures from the one that was taken for real most often to the least, each with its Wilson interval.
 
     Args:
@@ -65,7 +65,7 @@ def sorted_pictures(pictures: pd.DataFrame) -> Canvas:
     canvas = Canvas(900, 260, 48, 12, 12, 28, ())
     step = 1 / max(len(ordered), 1)
     marks = [
-        Mark(
+        IntervalMark(
             canvas.x((rank + 0.5) * step),
             canvas.y(row.realness),
             canvas.y(row.low),
@@ -78,7 +78,7 @@ def sorted_pictures(pictures: pd.DataFrame) -> Canvas:
     return Canvas(900, 260, 48, 12, 12, 28, marks)
 
 
-def ranges(versions: pd.DataFrame) -> Canvas:
+def versions_figure(versions: pd.DataFrame) -> Canvas:
     """Each version's realness with its interval over people and scenes, one below the other.
 
     Args:
@@ -87,7 +87,7 @@ def ranges(versions: pd.DataFrame) -> Canvas:
     height = 40 + 34 * len(versions)
     canvas = Canvas(900, height, 150, 110, 8, 28, ())
     marks = [
-        Mark(
+        IntervalMark(
             canvas.x(row.realness),
             24 + 34 * place,
             canvas.x(row.realness if pd.isna(row.low) else max(row.low, 0)),
@@ -100,7 +100,7 @@ def ranges(versions: pd.DataFrame) -> Canvas:
     return Canvas(900, height, 150, 110, 8, 28, marks)
 
 
-def people(table: pd.DataFrame) -> Canvas:
+def people_figure(table: pd.DataFrame) -> Canvas:
     """Each person's share of "Fake" among originals (to the right) and among coloured pictures (upwards).
 
     Args:
@@ -111,13 +111,15 @@ def people(table: pd.DataFrame) -> Canvas:
     marks = []
     for row in both.itertuples():
         x, y = canvas.x(row.false_alarms / row.originals), canvas.y(row.hits / row.fakes)
-        marks.append(Mark(x, y, y, y, str(row.participant), f"participant {row.participant}: d' {row.d_prime:.2f}"))
+        marks.append(
+            IntervalMark(x, y, y, y, str(row.participant), f"participant {row.participant}: d' {row.d_prime:.2f}")
+        )
     return Canvas(420, 420, 56, 12, 12, 48, marks)
 
 
-def thumbnail(study: Folder, picture: str) -> str:
+def thumbnail_url(study: StudyFolder, picture: str) -> str:
     """A picture of the study, small, as an address that holds it."""
-    image = Image.open(io.BytesIO(study.picture(picture))).convert("RGB")
+    image = Image.open(io.BytesIO(study.read_picture(picture))).convert("RGB")
     image.info.clear()  # what it was filled up with
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()

@@ -29,7 +29,7 @@ from koala.study.trials import ORIGINAL
 
 
 @dataclass(frozen=True)
-class Picture:
+class StudyPicture:
     """A picture of the study.
 
     Attributes:
@@ -50,7 +50,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class StudyManifest:
     """Which picture is which.
 
     Attributes:
@@ -61,8 +61,8 @@ class Manifest:
     """
 
     versions: tuple[str, ...]
-    pictures: tuple[Picture, ...]
-    practice: Picture | None
+    pictures: tuple[StudyPicture, ...]
+    practice: StudyPicture | None
     made: dict[str, Any]
 
     @cached_property
@@ -71,7 +71,7 @@ class Manifest:
         return tuple(sorted({picture.scene for picture in self.pictures}))
 
     @cached_property
-    def by_name(self) -> dict[str, Picture]:
+    def by_name(self) -> dict[str, StudyPicture]:
         """Pictures by the names of their files; also the one to practise with."""
         practice = [self.practice] if self.practice else []
         return {picture.name: picture for picture in (*self.pictures, *practice)}
@@ -86,19 +86,19 @@ class Manifest:
     def _names(self) -> dict[tuple[int, int], str]:
         return {place: name for name, place in self._places.items()}
 
-    def name_at(self, scene: int, version: int) -> str:
+    def picture_name(self, scene: int, version: int) -> str:
         """The picture that shows a version of a scene."""
         return self._names[scene, version]
 
-    def counts(self, of_pictures: Mapping[str, int]) -> NDArray[np.int64]:
+    def count_table(self, of_pictures: Mapping[str, int]) -> NDArray[np.int64]:
         """Counts by picture as a table of scenes and versions."""
         table = np.zeros((len(self.scenes), len(self.versions)), np.int64)
         for name, count in of_pictures.items():
-            self.find(name)
+            self.find_picture(name)
             table[self._places[name]] = count
         return table
 
-    def find(self, name: str) -> Picture:
+    def find_picture(self, name: str) -> StudyPicture:
         """The picture of a name that stands in the answers.
 
         Raises:
@@ -108,7 +108,7 @@ class Manifest:
             raise UserError("the answers are about pictures of another study; put answers.sqlite back where it belongs")
         return self.by_name[name]
 
-    def is_real(self, name: str) -> bool:
+    def is_original(self, name: str) -> bool:
         """Whether a picture is an original."""
         return self._places[name][1] == ORIGINAL
 
@@ -118,13 +118,13 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Folder:
+class StudyFolder:
     """A study that `build` made."""
 
     path: Path
 
     @classmethod
-    def open(cls, path: Path) -> "Folder":
+    def open(cls, path: Path) -> "StudyFolder":
         """Look at a study.
 
         Raises:
@@ -135,7 +135,7 @@ class Folder:
         return cls(path)
 
     @cached_property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> StudyManifest:
         """Which picture is which.
 
         Raises:
@@ -144,9 +144,9 @@ class Folder:
         path = self.path / "manifest.json"
         try:
             read = json.loads(path.read_text("utf-8"))
-            pictures = tuple(Picture(**picture) for picture in read["pictures"])
-            practice = Picture(**read["practice"]) if read["practice"] else None
-            return Manifest(tuple(read["versions"]), pictures, practice, read["made"])
+            pictures = tuple(StudyPicture(**picture) for picture in read["pictures"])
+            practice = StudyPicture(**read["practice"]) if read["practice"] else None
+            return StudyManifest(tuple(read["versions"]), pictures, practice, read["made"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}); copy it again from where the study was built") from None
 
@@ -167,18 +167,19 @@ class Folder:
         return study
 
     @property
-    def answers(self) -> Path:
+    def answers_path(self) -> Path:
         """The database."""
         return self.path / "answers.sqlite"
 
-    def picture(self, name: str) -> bytes:
+    def read_picture(self, name: str) -> bytes:
         """A picture's bytes.
 
         Raises:
-            UserError: the file is absent.
+            UserError: the file is absent or cannot be read.
         """
         path = self.path / "pictures" / f"{name}.jpg"
         try:
             return path.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path} is absent; copy the study's whole folder from where it was built") from None
+        except OSError as error:
+            why = "is absent" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+            raise UserError(f"{path} {why}; copy the study's whole folder from where it was built") from None

@@ -12,7 +12,7 @@ from koala.config.study import Question
 from koala.core.errors import UserError
 from koala.core.readers import read_toml
 
-PAGE = Path(__file__).parent / "page"
+PAGE_FOLDER = Path(__file__).parent / "page"
 """Where the templates, the style, the script and the words of all pages lie."""
 
 
@@ -52,7 +52,7 @@ class Language:
         return self.text[name].format(**fields)
 
 
-def load(folder: Path, questions: Sequence[Question]) -> dict[str, Language]:
+def load_languages(folder: Path, questions: Sequence[Question]) -> dict[str, Language]:
     """Read all languages of a study.
 
     Args:
@@ -62,14 +62,14 @@ def load(folder: Path, questions: Sequence[Question]) -> dict[str, Language]:
     Raises:
         UserError: a file is absent or lacks words.
     """
-    needed = read_toml(PAGE / "en.toml")["text"]  # every language must have these words
+    needed = read_toml(PAGE_FOLDER / "en.toml")["text"]  # every language must have these words
     files = sorted((folder / "languages").glob("*.toml"))
     if not files:
         raise UserError(f"{folder / 'languages'} holds no language; copy en.toml there from another study")
     return {path.stem: _load(path, needed, questions) for path in files}
 
 
-def negotiate(wanted: str, available: Sequence[str], default: str) -> str:
+def negotiate_language(wanted: str, available: Sequence[str], default: str) -> str:
     """The first language of an Accept-Language header that there is.
 
     Args:

@@ -27,7 +27,7 @@ def power_command(settings: PowerStudy) -> int:
         raise UserError(
             f"--realness {settings.realness} and --difference {settings.difference} more is no share; choose less"
         )
-    table = simulate(settings)
+    table = simulate_power(settings)
     print(
         f"share of {settings.simulations} simulated studies, each participant judging {settings.shown} pictures, that"
     )
@@ -39,11 +39,11 @@ def power_command(settings: PowerStudy) -> int:
     return 0
 
 
-def simulate(settings: PowerStudy) -> pd.DataFrame:
+def simulate_power(settings: PowerStudy) -> pd.DataFrame:
     """How often studies of each size find a difference, and how often they show that there is none.
 
-    They are tested by `statistics.crossed` and Student's t, which keeps the same level as the report's bootstrap in a
-    hundredth of its time.
+    They are tested by `statistics.crossed_estimate` and Student's t, which keeps the same level as the report's
+    bootstrap in a hundredth of its time.
 
     Returns:
         participants, scenes, answers to each model's pictures, find, equate.
@@ -63,27 +63,29 @@ def _row(settings: PowerStudy, participants: int, scenes: int, progress: Progres
     """Studies of one size."""
     rng = np.random.default_rng([settings.seed, participants, scenes])
     quota = trials.Quota(settings.shown, settings.original_share)
-    versions = trials.design(participants, scenes, settings.models, quota, rng)
+    versions = trials.full_design(participants, scenes, settings.models, quota, rng)
     null = 0.0 if settings.models > 1 else settings.realness
     found = equated = 0
     for _ in range(settings.simulations):
-        found += estimate(versions, settings, settings.difference, rng).p_value(null) < _ALPHA
-        low, high = estimate(versions, settings, 0.0, rng).interval(1 - 2 * _ALPHA)
+        found += simulate_study(versions, settings, settings.difference, rng).p_value(null) < _ALPHA
+        low, high = simulate_study(versions, settings, 0.0, rng).interval(1 - 2 * _ALPHA)
         equated += null - settings.difference < low and high < null + settings.difference
         progress.advance(1)
     answers = int((versions == 1).sum())
     return participants, scenes, answers, found / settings.simulations, equated / settings.simulations
 
 
-def estimate(
+def simulate_study(
     versions: NDArray[np.int64], settings: PowerStudy, difference: float, rng: np.random.Generator
 ) -> statistics.Estimate:
     """What one simulated study says of the first model: less the second, where there is one."""
-    spread = statistics.Spread(settings.participants_sd, settings.scenes_sd, settings.pictures_sd, settings.tastes_sd)
+    spread = statistics.RandomEffects(
+        settings.participants_sd, settings.scenes_sd, settings.pictures_sd, settings.tastes_sd
+    )
     models = [settings.realness + difference] + [settings.realness] * (settings.models - 1)
-    answers = statistics.simulate(versions, [settings.realness, *models], spread, rng)
+    answers = statistics.simulate_answers(versions, [settings.realness, *models], spread, rng)
     weights = [0.0, 1.0, -1.0][: settings.models + 1] + [0.0] * (settings.models - 2)
-    return statistics.crossed(answers, weights)
+    return statistics.crossed_estimate(answers, weights)
 
 
 def _percent(share: float) -> str:

@@ -12,8 +12,8 @@ from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.study import answers, figures, statistics, words
 from koala.study.analysis import Analysis
-from koala.study.folder import Folder
-from koala.study.languages import PAGE
+from koala.study.folder import StudyFolder
+from koala.study.languages import PAGE_FOLDER
 
 _MOST_THUMBNAILS = 60  # of a version; of more, those at both ends and in the middle
 
@@ -27,19 +27,19 @@ def report_command(settings: ReportStudy) -> int:
     Raises:
         UserError: there is no study, or nobody answered.
     """
-    study = None if settings.csv else Folder.open(_folder(settings))
-    collected = answers.from_folder(study) if study else answers.from_form(_csv(settings), settings.originals)
-    counted, left_out = answers.leave_out(collected, settings)
+    study = None if settings.csv else StudyFolder.open(_folder(settings))
+    collected = answers.read_study(study) if study else answers.read_form_csv(_csv(settings), settings.originals)
+    counted, left_out = answers.exclude_participants(collected, settings)
     if not counted.answers["real"].notna().any():
         raise UserError("there is no answer that counts; wait for participants, or leave fewer of them out")
     analysis = Analysis(counted, collected, left_out, settings)
-    write(analysis, study, settings.out)
+    write_report(analysis, study, settings.out)
     print("\n\n".join(words.findings(analysis)))
     print(f"\n{settings.out}: report.html, and its tables as CSV")
     return 0
 
 
-def write(analysis: Analysis, study: Folder | None, out: Path) -> None:
+def write_report(analysis: Analysis, study: StudyFolder | None, out: Path) -> None:
     """Write the page and the tables."""
     out.mkdir(parents=True, exist_ok=True)
     tables = ("versions", "comparisons", "pictures", "people", "groups", "published")
@@ -48,13 +48,13 @@ def write(analysis: Analysis, study: Folder | None, out: Path) -> None:
             write_atomic(out / f"{name}.csv", getattr(analysis, name).to_csv(index=False).encode(), durable=False)
             progress.advance(1, name)
         write_atomic(out / "answers.csv", analysis.collected.answers.to_csv(index=False).encode(), durable=False)
-        write_atomic(out / "report.html", page(analysis, study).encode(), durable=False)
+        write_atomic(out / "report.html", render_report(analysis, study).encode(), durable=False)
         progress.advance(1)
 
 
-def page(analysis: Analysis, study: Folder | None) -> str:
+def render_report(analysis: Analysis, study: StudyFolder | None) -> str:
     """The report as one HTML file that needs no other."""
-    templates = http.templates(PAGE)
+    templates = http.template_environment(PAGE_FOLDER)
     templates.filters |= {"share": words.share, "points": words.points, "p": words.p_value, "number": words.number}
     pictures = {version: group for version, group in analysis.pictures.groupby("version", sort=False)}
     return templates.get_template("report.html").render(
@@ -70,14 +70,14 @@ def page(analysis: Analysis, study: Folder | None) -> str:
         margin=analysis.settings.margin,
         draws=analysis.settings.draws,
         original_paper=statistics.ORIGINAL_PAPER_SUMMARY,
-        ranges=figures.ranges(analysis.versions),
-        people=figures.people(analysis.people),
-        sorted={version: figures.sorted_pictures(group) for version, group in pictures.items()},
+        ranges=figures.versions_figure(analysis.versions),
+        people=figures.people_figure(analysis.people),
+        sorted={version: figures.pictures_figure(group) for version, group in pictures.items()},
         galleries={version: _gallery(group, study) for version, group in pictures.items()} if study else {},
     )
 
 
-def _gallery(pictures: pd.DataFrame, study: Folder) -> list[dict[str, Any]]:
+def _gallery(pictures: pd.DataFrame, study: StudyFolder) -> list[dict[str, Any]]:
     """Pictures of a version, from the one that was taken for real most often to the least."""
     judged = pictures[pictures["answers"] > 0]
     if len(judged) > _MOST_THUMBNAILS:
@@ -85,7 +85,7 @@ def _gallery(pictures: pd.DataFrame, study: Folder) -> list[dict[str, Any]]:
         parts = [judged[:third], judged[middle - third // 2 : middle - third // 2 + third], judged[-third:]]
         judged = pd.concat(parts)
     return [
-        {"image": figures.thumbnail(study, row.picture), "scene": row.scene, "realness": row.realness}
+        {"image": figures.thumbnail_url(study, row.picture), "scene": row.scene, "realness": row.realness}
         for row in judged.itertuples()
     ]
 

@@ -9,9 +9,10 @@ All addresses in the pages are relative, so that they hold under any sub-path.
 import re
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,15 +24,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from koala.config.study import Question, ServeStudy
-from koala.core import http
+from koala.core import http_server
 from koala.core.errors import UserError
 from koala.study import admin
-from koala.study.folder import Folder
-from koala.study.guard import COOKIE, Guard, form_token, picture_token, read_form, same
-from koala.study.site import ElsewhereError, Site
-from koala.study.store import Participant, Store
-from koala.study.trials import Check
+from koala.study.folder import StudyFolder
+from koala.study.security import COOKIE, GuardMiddleware, constant_time_compare, form_token, picture_token, read_form
+from koala.study.site import StudySite, WrongPageError
+from koala.study.store import AnswerStore, Participant
+from koala.study.trials import AttentionCheck
 
+_MOST_CONNECTIONS = 2000
 _COOKIE_S = 30 * 24 * 3600
 _LONGEST_REPLY = 500  # characters
 _AHEAD = 2  # pictures after the present one that a browser may ask for
@@ -39,10 +41,10 @@ _PRACTICE = 0  # the position of the picture to practise with
 _SHOWN_SIDE = 512  # of a page's pixels: smaller pictures are shown this long, larger ones as they are
 
 
-class Pages:
+class ParticipantPages:
     """The pages of a participant's way through the study."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: StudySite) -> None:
         self.site = site
 
     def routes(self) -> list[Route]:
@@ -58,7 +60,7 @@ class Pages:
             Route("/answer", self.answer, methods=["POST"]),
             Route("/pictures/{token}", self.picture),
             Route("/done", self.done),
-            Route("/health", self.health),
+            Route(http_server.HEALTH, self.health),
             *self.site.static.routes(),
         ]
 
@@ -67,23 +69,23 @@ class Pages:
         if session := self.site.session(request):
             participant = await self.site.queue.run(lambda store: store.participant(session))
             if participant is not None:
-                return _go(self.site.place(participant))
+                return _redirect(self.site.current_page(participant))
         language, others = self.site.language_of(request), list(self.site.languages.values())
-        return self.site.page("consent.html", language, languages=others, ticket=self.site.keys.ticket())
+        return self.site.render("consent.html", language, languages=others, ticket=self.site.signer.ticket())
 
     async def start(self, request: Request) -> Response:
         """Somebody agrees: they get a cookie and their pictures."""
         form = await read_form(request, self.site.url)
-        session = self.site.session(request) or self.site.keys.session(form.get("ticket", ""))
+        session = self.site.session(request) or self.site.signer.session(form.get("ticket", ""))
         if not session or form.get("agree") != "yes":
-            return _go(".")
+            return _redirect(".")
         language = self.site.language(form.get("language", "")).code
 
-        def work(store: Store) -> str:
-            store.start(session, language, self.site.trials, time.time())
-            return self.site.place(store.participant(session))
+        def work(store: AnswerStore) -> str:
+            store.add_participant(session, language, self.site.draw_trials, time.time())
+            return self.site.current_page(store.participant(session))
 
-        response = _go(await self.site.queue.run(work))
+        response = _redirect(await self.site.queue.run(work))
         secure = self.site.url.startswith("https:") or request.url.scheme == "https"
         # without a path the cookie is for this folder of the host, whatever a proxy calls it
         response.set_cookie(COOKIE, session, _COOKIE_S, path=None, secure=secure, httponly=True, samesite="lax")
@@ -92,8 +94,8 @@ class Pages:
     async def questions(self, request: Request) -> Response:
         """Questions about the participant."""
         session = self.site.session(request)
-        participant = await self.site.queue.run(lambda store: self.site.present(store, session, "questions"))
-        return self.site.page(
+        participant = await self.site.queue.run(lambda store: self.site.require_page(store, session, "questions"))
+        return self.site.render(
             "questions.html",
             self.site.language(participant.language),
             questions=self.site.settings.questions,
@@ -106,19 +108,19 @@ class Pages:
         session, form = await self._form(request)
         replies = read_replies(form, self.site.settings.questions)
 
-        def work(store: Store) -> str:
-            participant = self.site.present(store, session, "questions")
-            store.reply(participant.id, replies, time.time())
-            return self.site.place(store.participant(session))
+        def work(store: AnswerStore) -> str:
+            participant = self.site.require_page(store, session, "questions")
+            store.save_replies(participant.id, replies, time.time())
+            return self.site.current_page(store.participant(session))
 
-        return _go(await self.site.queue.run(work))
+        return _redirect(await self.site.queue.run(work))
 
     async def practice(self, request: Request) -> Response:
         """A picture that does not count."""
         session, manifest = self.site.session(request), self.site.manifest
 
-        def work(store: Store) -> tuple[Participant, str | Check | None]:
-            participant = self.site.present(store, session, "practice")
+        def work(store: AnswerStore) -> tuple[Participant, str | AttentionCheck | None]:
+            participant = self.site.require_page(store, session, "practice")
             return participant, store.trial(participant.id, participant.position)
 
         participant, following = await self.site.queue.run(work)
@@ -129,20 +131,20 @@ class Pages:
         """The practice is over."""
         session, _ = await self._form(request)
 
-        def work(store: Store) -> str:
-            participant = self.site.present(store, session, "practice")
-            store.practise(participant.id, time.time())
-            return self.site.place(store.participant(session))
+        def work(store: AnswerStore) -> str:
+            participant = self.site.require_page(store, session, "practice")
+            store.mark_practised(participant.id, time.time())
+            return self.site.current_page(store.participant(session))
 
-        return _go(await self.site.queue.run(work))
+        return _redirect(await self.site.queue.run(work))
 
     async def trial(self, request: Request) -> Response:
         """The picture that is next."""
         session = self.site.session(request)
 
-        def work(store: Store) -> tuple[Participant, str | Check | None, str | Check | None]:
-            participant = self.site.present(store, session, "picture")
-            store.show(participant.id, participant.position, time.time())
+        def work(store: AnswerStore) -> tuple[Participant, str | AttentionCheck | None, str | AttentionCheck | None]:
+            participant = self.site.require_page(store, session, "picture")
+            store.mark_shown(participant.id, participant.position, time.time())
             shown, following = (store.trial(participant.id, participant.position + step) for step in (0, 1))
             return participant, shown, following
 
@@ -157,62 +159,65 @@ class Pages:
             raise HTTPException(400, "error_form")
         time_ms = _number(form.get("time_ms", ""))
 
-        def work(store: Store) -> str:
-            participant = self.site.present(store, session, "picture", "done")
-            store.answer(participant.id, position, answer, time_ms, time.time())
-            return self.site.place(store.participant(session))
+        def work(store: AnswerStore) -> str:
+            participant = self.site.require_page(store, session, "picture", "done")
+            store.save_answer(participant.id, position, answer, time_ms, time.time())
+            return self.site.current_page(store.participant(session))
 
-        return _go(await self.site.queue.run(work))
+        return _redirect(await self.site.queue.run(work))
 
     async def picture(self, request: Request) -> Response:
         """The bytes of a picture of this session, not far ahead of where it is."""
         session, token = self.site.session(request), request.path_params["token"]
 
-        def work(store: Store) -> str | None:
-            participant = self.site.present(store, session, "practice", "picture")
+        def work(store: AnswerStore) -> str | None:
+            participant = self.site.require_page(store, session, "practice", "picture")
             for position in range(participant.position, participant.position + _AHEAD + 1):
-                if same(token, picture_token(session, position)):
+                if constant_time_compare(token, picture_token(session, position)):
                     trial = store.trial(participant.id, position)
                     return trial if isinstance(trial, str) else None
             return None
 
-        practice = self.site.manifest.practice
-        try:
-            if practice and same(token, picture_token(session, _PRACTICE)):
-                name: str | None = practice.name
-            else:
+        name, practice = None, self.site.manifest.practice
+        if practice and constant_time_compare(token, picture_token(session, _PRACTICE)):
+            name = practice.name
+        else:
+            with suppress(WrongPageError):
                 name = await self.site.queue.run(work)
-        except ElsewhereError:
-            name = None
-        if name is None:
+        data = None
+        try:
+            data = self.site.read_picture(name) if name else None
+        except UserError as error:  # it was there when the server began
+            print(error, file=sys.stderr)
+        if data is None:
             return PlainTextResponse("no such picture\n", 404)
         # a name holds for one session and one position: it may be kept, and nothing says when the file was made
-        return Response(self.site.picture(name), 200, {"cache-control": "private, max-age=3600"}, "image/jpeg")
+        return Response(data, 200, {"cache-control": "private, max-age=3600"}, "image/jpeg")
 
     async def done(self, request: Request) -> Response:
         """Thanks, and the score if it is to be told."""
         session, manifest = self.site.session(request), self.site.manifest
 
-        def work(store: Store) -> tuple[Participant, list[tuple[str, str]]]:
-            participant = self.site.present(store, session, "done")
+        def work(store: AnswerStore) -> tuple[Participant, list[tuple[str, str]]]:
+            participant = self.site.require_page(store, session, "done")
             return participant, store.judgements(participant.id)
 
         participant, judgements = await self.site.queue.run(work)
-        right = sum(answer == ("real" if manifest.is_real(name) else "fake") for name, answer in judgements)
+        right = sum(answer == ("real" if manifest.is_original(name) else "fake") for name, answer in judgements)
         score = {"right": right, "total": len(judgements)} if self.site.settings.show_score else None
-        return self.site.page("done.html", self.site.language(participant.language), score=score)
+        return self.site.render("done.html", self.site.language(participant.language), score=score)
 
     async def health(self, request: Request) -> Response:
         """For whoever watches the server: 200 while answers can be kept."""
-        await self.site.queue.run(lambda store: store.ping())
+        await self.site.queue.run(lambda store: store.check_writable())
         return JSONResponse({"status": "ok"})
 
     async def _form(self, request: Request) -> tuple[str, Mapping[str, str]]:
         """The session and the fields of a form that one of its own pages held."""
         session, form = self.site.session(request), await read_form(request, self.site.url)
         if not session:
-            raise ElsewhereError(".")
-        if not same(form.get("token", ""), form_token(session)):
+            raise WrongPageError(".")
+        if not constant_time_compare(form.get("token", ""), form_token(session)):
             raise HTTPException(403, "error_session")
         return session, form
 
@@ -221,20 +226,20 @@ class Pages:
         session: str,
         participant: Participant,
         position: int,
-        shown: str | Check | None,
-        following: str | Check | None,
+        shown: str | AttentionCheck | None,
+        following: str | AttentionCheck | None,
     ) -> Response:
         language, practising = self.site.language(participant.language), position == _PRACTICE
         heading = language.say("progress", number=position, total=participant.total)
         question, picture = language.say("question"), None
-        if isinstance(shown, Check):
+        if isinstance(shown, AttentionCheck):
             question = language.say(f"check_{shown.expected}")
         elif shown is not None:
             found = self.site.manifest.by_name[shown]
             scale = max(1.0, _SHOWN_SIDE / max(found.width, found.height))
             width, height = round(found.width * scale), round(found.height * scale)
             picture = {"token": picture_token(session, position), "width": width, "height": height}
-        return self.site.page(
+        return self.site.render(
             "trial.html",
             language,
             action="practice" if practising else "answer",
@@ -267,7 +272,7 @@ def read_replies(form: Mapping[str, str], questions: tuple[Question, ...]) -> di
     return {name: reply for name, reply in replies.items() if reply}
 
 
-def create_app(site: Site) -> ASGIApp:
+def create_app(site: StudySite) -> ASGIApp:
     """The web application of a study."""
 
     @asynccontextmanager
@@ -276,23 +281,27 @@ def create_app(site: Site) -> ASGIApp:
         site.queue.close()
 
     async def elsewhere(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ElsewhereError)
-        return _go(error.page)
+        assert isinstance(error, WrongPageError)
+        return _redirect(error.page)
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message = error.detail if error.detail.startswith("error_") else "error_absent"
-        response = site.page("message.html", site.language_of(request), error.status_code, message=message)
+        response = site.render("message.html", site.language_of(request), error.status_code, message=message)
         response.headers.update(error.headers or {})
         return response
 
     async def unsaved(request: Request, error: Exception) -> Response:
-        return site.page("message.html", site.language_of(request), 503, message="error_save")
+        return site.render("message.html", site.language_of(request), 503, message="error_save")
 
-    handlers = {ElsewhereError: elsewhere, HTTPException: refused, sqlite3.Error: unsaved}
-    app = Starlette(routes=[*Pages(site).routes(), *admin.routes(site)], exception_handlers=handlers, lifespan=lifespan)
+    handlers = {WrongPageError: elsewhere, HTTPException: refused, sqlite3.Error: unsaved}
+    app = Starlette(
+        routes=[*ParticipantPages(site).routes(), *admin.admin_routes(site)],
+        exception_handlers=handlers,
+        lifespan=lifespan,
+    )
     app.router.redirect_slashes = False  # such a redirect would hold whatever host the request named
-    return Guard(app, site.keys, site.url)
+    return GuardMiddleware(app, site.signer, site.url)
 
 
 def serve_command(settings: ServeStudy) -> int:
@@ -306,23 +315,23 @@ def serve_command(settings: ServeStudy) -> int:
     """
     if settings.url and urlsplit(settings.url).scheme not in ("http", "https"):
         raise UserError(f"--url {settings.url} is no address; write it with https://, as participants open it")
-    with _alone(settings.dir), http.listening(settings.host, settings.port) as listener:
-        site = Site(Folder.open(settings.dir), settings.url)
+    with _locked(settings.dir), http_server.open_listener(settings.host, settings.port) as listener:
+        site = StudySite(StudyFolder.open(settings.dir), settings.url)
         _greet(site, listener)
-        http.serve(
+        server = http_server.make_server(
             create_app(site),
-            listener,
+            _MOST_CONNECTIONS,
             proxy_headers=bool(settings.proxy),
             forwarded_allow_ips=settings.proxy or None,
-            limit_concurrency=2000,
         )
+        server.run(sockets=[listener])
     return 0
 
 
 @contextmanager
-def _alone(study: Path) -> Iterator[None]:
+def _locked(study: Path) -> Iterator[None]:
     """Refuse to serve a study twice: two servers would not see each other's participants in time."""
-    Folder.open(study)
+    StudyFolder.open(study)
     # SQLite locks a file on every system
     with closing(sqlite3.connect(study / "served.lock", timeout=0, isolation_level=None)) as lock:
         try:
@@ -334,9 +343,9 @@ def _alone(study: Path) -> Iterator[None]:
         yield
 
 
-def _greet(site: Site, listener: socket.socket) -> None:
+def _greet(site: StudySite, listener: socket.socket) -> None:
     """Say where the study is, and what is still to be done."""
-    address = site.url.rstrip("/") or http.address(listener)
+    address = site.url.rstrip("/") or http_server.listener_url(listener)
     print(f"{address}/  for participants")
     print(f"{address}/admin  for you; the password stands in {site.folder.path / 'admin-token.txt'}", flush=True)
     for code, language in site.languages.items():
@@ -344,7 +353,7 @@ def _greet(site: Site, listener: socket.socket) -> None:
             print(f"consent.{code}.md still holds [brackets] to be filled in", flush=True)
 
 
-def _go(page: str) -> Response:
+def _redirect(page: str) -> Response:
     return RedirectResponse(page, 303)
 
 

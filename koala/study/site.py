@@ -15,14 +15,14 @@ from starlette.responses import HTMLResponse
 
 from koala.core import http
 from koala.core.errors import UserError
-from koala.study import guard, languages, trials
-from koala.study.folder import Folder
-from koala.study.languages import PAGE, Language
-from koala.study.store import Participant, Queue, Store
-from koala.study.trials import Check
+from koala.study import languages, security, trials
+from koala.study.folder import StudyFolder
+from koala.study.languages import PAGE_FOLDER, Language
+from koala.study.store import AnswerStore, Participant, StoreQueue
+from koala.study.trials import AttentionCheck
 
 
-class ElsewhereError(Exception):
+class WrongPageError(Exception):
     """The participant is at another page."""
 
     def __init__(self, page: str) -> None:
@@ -30,7 +30,7 @@ class ElsewhereError(Exception):
         self.page = page
 
 
-class Site:
+class StudySite:
     """A study, as its pages need it.
 
     Args:
@@ -41,26 +41,26 @@ class Site:
         UserError: the folder is not whole, or asks for what cannot be shown.
     """
 
-    def __init__(self, study: Folder, url: str = "") -> None:
+    def __init__(self, study: StudyFolder, url: str = "") -> None:
         self.folder, self.settings, self.manifest, self.url = study, study.settings, study.manifest, url
-        self.languages = languages.load(study.path, self.settings.questions)
+        self.languages = languages.load_languages(study.path, self.settings.questions)
         for name in self.manifest.by_name:
-            study.picture(name)  # one that is absent is found before anybody comes
-        self.picture = lru_cache(maxsize=2048)(study.picture)
+            study.read_picture(name)  # one that is absent is found before anybody comes
+        self.read_picture = lru_cache(maxsize=2048)(study.read_picture)
         self.secret = _secret(study.path / "admin-token.txt")
-        self.keys = guard.Keys(self.secret)
-        self.static = http.Static(PAGE)
-        self._templates = http.templates(PAGE)
-        store = Store(study.answers)
-        self.manifest.counts(store.picture_counts(time.time()))  # the answers must be about these pictures
-        self.queue = Queue(store)
+        self.signer = security.SessionSigner(self.secret)
+        self.static = http.PageAssets(PAGE_FOLDER)
+        self._templates = http.template_environment(PAGE_FOLDER)
+        store = AnswerStore(study.answers_path)
+        self.manifest.count_table(store.picture_counts(time.time()))  # the answers must be about these pictures
+        self.queue = StoreQueue(store)
 
     def session(self, request: Request) -> str:
         """The cookie, if this study gave it out; else ""."""
-        cookie = request.cookies.get(guard.COOKIE, "")
-        return cookie if self.keys.is_session(cookie) else ""
+        cookie = request.cookies.get(security.COOKIE, "")
+        return cookie if self.signer.is_session(cookie) else ""
 
-    def place(self, participant: Participant | None) -> str:
+    def current_page(self, participant: Participant | None) -> str:
         """The page where a participant is."""
         if participant is None:
             return "."
@@ -70,36 +70,36 @@ class Site:
             return "practice"
         return "done" if participant.finished else "picture"
 
-    def present(self, store: Store, session: str, *pages: str) -> Participant:
+    def require_page(self, store: AnswerStore, session: str, *pages: str) -> Participant:
         """The participant, who must be at one of these pages.
 
         Raises:
-            ElsewhereError: they are at another.
+            WrongPageError: they are at another.
         """
         participant = store.participant(session) if session else None
-        place = self.place(participant)
+        place = self.current_page(participant)
         if participant is None or place not in pages:
-            raise ElsewhereError(place)
+            raise WrongPageError(place)
         return participant
 
-    def trials(self, participant: int, counts: Mapping[str, int]) -> list[str | Check]:
+    def draw_trials(self, participant: int, counts: Mapping[str, int]) -> list[str | AttentionCheck]:
         """What a new participant is shown; drawn from the study's seed and its secret, which nobody can foresee."""
         secret = int.from_bytes(hashlib.sha256(self.secret.encode()).digest())
         rng = np.random.default_rng([self.manifest.made["seed"], participant, secret])
         quota = trials.Quota(self.settings.shown, self.settings.original_share)
-        pairs = trials.assign(self.manifest.counts(counts), quota, rng)
-        pictures = [self.manifest.name_at(scene, version) for scene, version in pairs]
+        pairs = trials.assign_trials(self.manifest.count_table(counts), quota, rng)
+        pictures = [self.manifest.picture_name(scene, version) for scene, version in pairs]
         return trials.insert_checks(pictures, self.settings.checks, rng)
 
     def language(self, code: str) -> Language:
         """The language of this code, or that of the study."""
-        return self.languages[languages.negotiate(code, list(self.languages), self.settings.language)]
+        return self.languages[languages.negotiate_language(code, list(self.languages), self.settings.language)]
 
     def language_of(self, request: Request) -> Language:
         """The language of somebody who is no participant yet: what they choose, or what their browser asks for."""
         return self.language(request.query_params.get("language") or request.headers.get("accept-language", ""))
 
-    def page(self, template: str, language: Language, status: int = 200, **values: Any) -> HTMLResponse:
+    def render(self, template: str, language: Language, status: int = 200, **values: Any) -> HTMLResponse:
         """A page in a language."""
         values |= {"language": language, "release": self.static.release}
         return HTMLResponse(self._templates.get_template(template).render(values), status)

@@ -2,7 +2,7 @@
 
 *Realness* is the share of answers "Real". Both the people and the scenes of a study are samples, of all people and of
 all photographs. Who is easily fooled is so in many answers, and a scene that is easily coloured gets many, so that
-answers are not independent and what a study finds is uncertain from both sides. The functions called `crossed` take
+answers are not independent and what a study finds is uncertain from both sides. The functions called `crossed_...` take
 both into account; shapes are P participants, S scenes, V versions of each scene (the original, and one of each model).
 """
 
@@ -21,7 +21,7 @@ ORIGINAL_PAPER_SUMMARY = (0.458, 0.2236, 40)
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerTable:
     """What everybody answered, as a table of participants and scenes.
 
     Attributes:
@@ -33,7 +33,7 @@ class Answers:
     real: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, participants: ArrayLike, scenes: ArrayLike, versions: ArrayLike, real: ArrayLike) -> "Answers":
+    def of(cls, participants: ArrayLike, scenes: ArrayLike, versions: ArrayLike, real: ArrayLike) -> "AnswerTable":
         """From one row an answer; participants and scenes are named by anything that can be compared."""
         rows, row = np.unique(np.asarray(participants), return_inverse=True)
         columns, column = np.unique(np.asarray(scenes), return_inverse=True)
@@ -42,12 +42,12 @@ class Answers:
         table.real[row, column] = real
         return table
 
-    def of_versions(self, versions: ArrayLike) -> "Answers":
+    def of_versions(self, versions: ArrayLike) -> "AnswerTable":
         """The answers to some versions only, without the people and scenes that have none."""
         wanted = np.isin(self.versions, versions)
         rows, columns = wanted.any(axis=1), wanted.any(axis=0)
         part = np.ix_(rows, columns)
-        return Answers(np.where(wanted, self.versions, -1)[part], self.real[part])
+        return AnswerTable(np.where(wanted, self.versions, -1)[part], self.real[part])
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ContrastTest:
     """A contrast of versions, tested.
 
     Attributes:
@@ -88,7 +88,7 @@ class Finding:
     p_equal: float
 
 
-def wilson(real: int, count: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(real: int, count: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share of independent answers, such as those of different people to one picture."""
     from statsmodels.stats.proportion import proportion_confint
 
@@ -101,7 +101,7 @@ def wilson(real: int, count: int, level: float = 0.95) -> tuple[float, float]:
 # ---------------------------------------------------------------- people and scenes, crossed
 
 
-def crossed(answers: Answers, weights: Sequence[float]) -> Estimate:
+def crossed_estimate(answers: AnswerTable, weights: Sequence[float]) -> Estimate:
     """A contrast of realness with the error that it has from both participants and scenes.
 
     This is the moment estimate for crossed random effects: squared sums over participants and over scenes, less what
@@ -140,17 +140,17 @@ def crossed(answers: Answers, weights: Sequence[float]) -> Estimate:
 
 
 def crossed_bootstrap(
-    answers: Answers, weights: Sequence[float], rng: np.random.Generator, draws: int = 1999
+    answers: AnswerTable, weights: Sequence[float], rng: np.random.Generator, draws: int = 1999
 ) -> NDArray[np.float64]:
     """How far a contrast strays, in its own standard errors, when participants and scenes are drawn again.
 
     Each draw takes as many participants and as many scenes as there were, with replacement, and with them the answers
     of the ones to the others. Its spread alone would be too wide (it counts the chance in single answers three times,
-    see Owen), so that each draw is divided by the standard error that `crossed` finds in it: a bootstrap-t.
+    see Owen), so that each draw is divided by the standard error that `crossed_estimate` finds in it: a bootstrap-t.
 
     Args:
         answers: everything that was answered.
-        weights: one a version, as in `crossed`.
+        weights: one a version, as in `crossed_estimate`.
         rng: of the draws.
         draws: how many.
 
@@ -190,7 +190,7 @@ def crossed_bootstrap(
 
 
 def crossed_test(
-    answers: Answers,
+    answers: AnswerTable,
     weights: Sequence[float],
     rng: np.random.Generator,
     *,
@@ -198,12 +198,12 @@ def crossed_test(
     margin: float = 0.1,
     level: float = 0.95,
     draws: int = 1999,
-) -> Finding:
+) -> ContrastTest:
     """The main analysis: a contrast of realness, tested by the bootstrap crossed over participants and scenes.
 
     Args:
         answers: everything that was answered.
-        weights: one a version, as in `crossed`.
+        weights: one a version, as in `crossed_estimate`.
         rng: of the bootstrap.
         null: the value that is tested.
         margin: differences from `null` smaller than this count as none, in the test of equality.
@@ -213,10 +213,10 @@ def crossed_test(
     Returns:
         The finding; NaN where the answers do not suffice.
     """
-    estimate = crossed(answers, weights)
+    estimate = crossed_estimate(answers, weights)
     strays = crossed_bootstrap(answers, weights, rng, draws)
     if not len(strays) or not estimate.se > 0:
-        return Finding(estimate.value, np.nan, np.nan, np.nan, np.nan)
+        return ContrastTest(estimate.value, np.nan, np.nan, np.nan, np.nan)
 
     def below(stray: float) -> float:
         return float(1 + np.searchsorted(strays, stray, "right")) / (len(strays) + 1)
@@ -228,13 +228,13 @@ def crossed_test(
     p = min(1.0, 2 * min(below(found), above(found)))
     p_equal = max(above(found + margin / estimate.se), below(found - margin / estimate.se))
     low, high = estimate.value - estimate.se * np.quantile(strays, [(1 + level) / 2, (1 - level) / 2])
-    return Finding(estimate.value, float(low), float(high), p, p_equal)
+    return ContrastTest(estimate.value, float(low), float(high), p, p_equal)
 
 
 # ---------------------------------------------------------------- telling real from fake
 
 
-def detection(
+def signal_detection(
     hits: ArrayLike, fakes: ArrayLike, false_alarms: ArrayLike, originals: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sensitivity d' and criterion c of people who answer "Fake": element by element.
@@ -256,18 +256,18 @@ def detection(
     return hit - alarm, -(hit + alarm) / 2
 
 
-def crossed_detection(answers: Answers, original: int, model: int) -> tuple[Estimate, Estimate]:
+def crossed_signal_detection(answers: AnswerTable, original: int, model: int) -> tuple[Estimate, Estimate]:
     """Sensitivity d' and criterion c of all people together, for one model, with their errors (delta method)."""
     seen = [answers.versions == version for version in (model, original)]
     fakes = [(these & ~answers.real).sum() for these in seen]
     counts = [these.sum() for these in seen]
-    d_prime, criterion = (float(value) for value in detection(fakes[0], counts[0], fakes[1], counts[1]))
+    d_prime, criterion = (float(value) for value in signal_detection(fakes[0], counts[0], fakes[1], counts[1]))
     slopes = 1 / stats.norm.pdf([d_prime / 2 - criterion, d_prime / 2 + criterion])  # at the model, at the original
 
     def estimate(value: float, of_model: float, of_original: float) -> Estimate:
         weights = np.zeros(max(model, original) + 1)
         weights[[model, original]] = slopes * (of_model, of_original)  # of realness: that of "Fake" turned round
-        error = crossed(answers, weights.tolist())
+        error = crossed_estimate(answers, weights.tolist())
         return Estimate(value if np.isfinite(error.value) else np.nan, error.se, error.df)
 
     return estimate(d_prime, -1, 1), estimate(criterion, 0.5, 0.5)
@@ -305,7 +305,7 @@ def pictures_equality(scores: Sequence[float], margin: float, others: Sequence[f
 
 
 @dataclass(frozen=True)
-class Spread:
+class RandomEffects:
     """How much people and scenes differ: standard deviations in logits.
 
     Attributes:
@@ -326,9 +326,9 @@ class Spread:
         return float(np.sqrt(self.participants**2 + self.scenes**2 + self.pictures**2 + self.tastes**2))
 
 
-def simulate(
-    versions: NDArray[np.int64], realness: Sequence[float], spread: Spread, rng: np.random.Generator
-) -> Answers:
+def simulate_answers(
+    versions: NDArray[np.int64], realness: Sequence[float], spread: RandomEffects, rng: np.random.Generator
+) -> AnswerTable:
     """A study that might be: answers of other people to pictures of other scenes.
 
     Args:
@@ -347,10 +347,10 @@ def simulate(
         + rng.normal(0, spread.tastes, (participants, 1, len(middle)))
     )
     seen = np.take_along_axis(logits, np.maximum(versions, 0)[..., None], axis=2)[..., 0]
-    return Answers(versions, rng.random(versions.shape) < special.expit(seen))
+    return AnswerTable(versions, rng.random(versions.shape) < special.expit(seen))
 
 
-def spread_of(answers: Answers, versions: int) -> Spread:
+def estimate_random_effects(answers: AnswerTable, versions: int) -> RandomEffects:
     """Estimate how much people and scenes differ, for planning another study.
 
     Answers of one person to different scenes agree more than chance as far as people differ, and so on: each of the
@@ -378,10 +378,10 @@ def spread_of(answers: Answers, versions: int) -> Spread:
 
     participants, scenes = max(0.0, shared(2, True)), max(0.0, shared(1, True))
     tastes, pictures = max(0.0, shared(2, False) - participants), max(0.0, shared(1, False) - scenes)
-    spread = Spread()
+    spread = RandomEffects()
     for _ in range(10):
         slopes = [_mean_slope(float(np.clip(mean, 0.01, 0.99)), round(spread.total, 3)) for mean in means.ravel()]
-        spread = Spread(*(np.sqrt([participants, scenes, pictures, tastes]) / np.mean(slopes)).tolist())
+        spread = RandomEffects(*(np.sqrt([participants, scenes, pictures, tastes]) / np.mean(slopes)).tolist())
     return spread
 
 

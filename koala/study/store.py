@@ -1,8 +1,8 @@
 """The answers, in SQLite: the one place that speaks SQL.
 
-`Store` is the database, with one method for each thing that is done to it. `Queue` runs these methods for many
-participants at once: what waits goes into one transaction together, and nobody hears of success before that is on the
-disk. So an answer that was acknowledged survives a crash, and two hundred answers cost little more than one.
+`AnswerStore` is the database, with one method for each thing that is done to it. `StoreQueue` runs these methods for
+many participants at once: what waits goes into one transaction together, and nobody hears of success before that is on
+the disk. So an answer that was acknowledged survives a crash, and two hundred answers cost little more than one.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from koala.core.errors import UserError
-from koala.study.trials import Check
+from koala.study.trials import AttentionCheck
 
 Result = TypeVar("Result")
 
@@ -88,7 +88,7 @@ class Participant:
         return self.answered == self.total
 
 
-class Store:
+class AnswerStore:
     """The database of a study. Methods are called by one thread at a time.
 
     Args:
@@ -110,6 +110,7 @@ class Store:
         if version not in (0, _VERSION):
             raise UserError(f"{path} was made by another koala (version {version} of its tables); use that one")
 
+        self._path, self._inode = path, path.stat().st_ino
         self._counts: Counter[str] = Counter()
         self._counted_at = -math.inf
 
@@ -118,9 +119,19 @@ class Store:
         self._db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing; on the disk when it ends."""
-        self._db.execute("BEGIN")
+    def transaction(self, writes: bool = True) -> Iterator[None]:
+        """All or nothing; on the disk when it ends.
+
+        Args:
+            writes: wait for the right to write before anything is read, which later would not be waited for; without,
+                all is read as it is at one time, beside whoever writes.
+
+        Raises:
+            sqlite3.OperationalError: another program keeps that right for 5 s, or the file has been taken away.
+        """
+        if not self._path.exists() or self._path.stat().st_ino != self._inode:
+            raise sqlite3.OperationalError("the file is not where it was: what is written would be lost")
+        self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
             yield
             self._db.execute("COMMIT")
@@ -130,7 +141,7 @@ class Store:
             raise
 
     @contextmanager
-    def part(self) -> Iterator[None]:
+    def savepoint(self) -> Iterator[None]:
         """A part of a transaction that can fail alone."""
         self._db.execute("SAVEPOINT part")
         try:
@@ -143,8 +154,12 @@ class Store:
 
     # ------------------------------------------------------------ participants
 
-    def start(
-        self, session: str, language: str, trials: Callable[[int, Mapping[str, int]], Sequence[str | Check]], now: float
+    def add_participant(
+        self,
+        session: str,
+        language: str,
+        trials: Callable[[int, Mapping[str, int]], Sequence[str | AttentionCheck]],
+        now: float,
     ) -> None:
         """Let a participant in; one who is in already stays as they are.
 
@@ -167,7 +182,7 @@ class Store:
             "INSERT INTO trial (participant, position, picture, expected) VALUES (?, ?, ?, ?)",
             [
                 (row[0], position, None, trial.expected)
-                if isinstance(trial, Check)
+                if isinstance(trial, AttentionCheck)
                 else (row[0], position, trial, None)
                 for position, trial in enumerate(shown, 1)
             ],
@@ -182,7 +197,7 @@ class Store:
         ).fetchone()
         return Participant(row[0], row[1], bool(row[2]), bool(row[3]), row[4], row[5]) if row else None
 
-    def reply(self, participant: int, replies: Mapping[str, str], now: float) -> None:
+    def save_replies(self, participant: int, replies: Mapping[str, str], now: float) -> None:
         """Keep what a participant says about themselves; the first time counts."""
         asked = self._db.execute(
             "UPDATE participant SET asked_at = ?, seen_at = ? WHERE id = ? AND asked_at IS NULL",
@@ -194,7 +209,7 @@ class Store:
                 [(participant, question, reply) for question, reply in replies.items()],
             )
 
-    def practise(self, participant: int, now: float) -> None:
+    def mark_practised(self, participant: int, now: float) -> None:
         """Note that the practice is over."""
         self._db.execute(
             "UPDATE participant SET practised_at = coalesce(practised_at, ?), seen_at = ? WHERE id = ?",
@@ -203,22 +218,22 @@ class Store:
 
     # ------------------------------------------------------------ trials
 
-    def trial(self, participant: int, position: int) -> str | Check | None:
+    def trial(self, participant: int, position: int) -> str | AttentionCheck | None:
         """What is judged at a position: a picture's name or a check."""
         row = self._db.execute(
             "SELECT picture, expected FROM trial WHERE participant = ? AND position = ?", (participant, position)
         ).fetchone()
-        return None if row is None else row[0] or Check(row[1])
+        return None if row is None else row[0] or AttentionCheck(row[1])
 
-    def show(self, participant: int, position: int, now: float) -> None:
+    def mark_shown(self, participant: int, position: int, now: float) -> None:
         """Note when a trial was shown first."""
         self._db.execute(
             "UPDATE trial SET shown_at = ? WHERE participant = ? AND position = ? AND shown_at IS NULL",
             (now, participant, position),
         )
 
-    def answer(self, participant: int, position: int, answer: str, time_ms: int | None, now: float) -> bool:
-        """Keep an answer, if it is the one that is awaited; any other changes nothing.
+    def save_answer(self, participant: int, position: int, answer: str, time_ms: int | None, now: float) -> bool:
+        """Keep an answer, if it is the one that is awaited, to what was shown; any other changes nothing.
 
         Args:
             participant: number.
@@ -232,7 +247,7 @@ class Store:
         """
         kept = self._db.execute(
             "UPDATE trial SET answer = ?, time_ms = ?, answered_at = ? WHERE participant = ? AND position = ?"
-            " AND position = (SELECT 1 + count(answer) FROM trial WHERE participant = ?)",
+            " AND shown_at IS NOT NULL AND position = (SELECT 1 + count(answer) FROM trial WHERE participant = ?)",
             (answer, time_ms, now, participant, position, participant),
         )
         self._db.execute("UPDATE participant SET seen_at = ? WHERE id = ?", (now, participant))
@@ -248,7 +263,7 @@ class Store:
 
     # ------------------------------------------------------------ all of it
 
-    def ping(self) -> None:
+    def check_writable(self) -> None:
         """Write nothing, but ask for the right to.
 
         Raises:
@@ -287,7 +302,7 @@ class Store:
         """Every answer that was given, checks among them, in the order of participants and positions."""
         return self._rows("SELECT * FROM trial WHERE answer IS NOT NULL ORDER BY participant, position")
 
-    def copy(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """The database as it is now, as one file."""
         with closing(sqlite3.connect(":memory:")) as memory:
             self._db.backup(memory)
@@ -305,16 +320,16 @@ class Store:
 
 @dataclass
 class _Job(Generic[Result]):
-    work: Callable[[Store], Result]
+    work: Callable[[AnswerStore], Result]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Result]"
     result: Any = None
     error: Exception | None = None
 
-    def run(self, store: Store) -> None:
+    def run(self, store: AnswerStore) -> None:
         """Do it as a part of a transaction; what it says is told later."""
         try:
-            with store.part():
+            with store.savepoint():
                 self.result = self.work(store)
         except Exception as error:
             self.error = error
@@ -329,20 +344,20 @@ class _Job(Generic[Result]):
             self.future.set_result(self.result)
 
 
-class Queue:
+class StoreQueue:
     """Runs what is to be done with the store in a thread of its own, in transactions of all that waits.
 
     Args:
         store: closed at the end.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: AnswerStore) -> None:
         self._store = store
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[Store], Result]) -> Result:
+    async def run(self, work: Callable[[AnswerStore], Result]) -> Result:
         """Do something with the store.
 
         Returns:

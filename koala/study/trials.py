@@ -18,7 +18,7 @@ ORIGINAL = 0
 
 
 @dataclass(frozen=True)
-class Check:
+class AttentionCheck:
     """Instead of a picture, words that ask for an answer, to see whether they are read."""
 
     expected: str
@@ -66,7 +66,7 @@ class Quota:
         return result
 
 
-def assign(counts: NDArray[np.int64], quota: Quota, rng: np.random.Generator) -> list[tuple[int, int]]:
+def assign_trials(counts: NDArray[np.int64], quota: Quota, rng: np.random.Generator) -> list[tuple[int, int]]:
     """The pictures of the next person, in the order they are shown.
 
     Each place goes to a scene that this person has not and whose version was judged least often, then to the scene that
@@ -96,22 +96,24 @@ def assign(counts: NDArray[np.int64], quota: Quota, rng: np.random.Generator) ->
     return [chosen[place] for place in rng.permutation(len(chosen))]
 
 
-def insert_checks(pictures: Sequence[str], count: int, rng: np.random.Generator) -> list[str | Check]:
+def insert_checks(pictures: Sequence[str], count: int, rng: np.random.Generator) -> list[str | AttentionCheck]:
     """Put checks among the pictures, spread over the whole and never first."""
-    trials: list[str | Check] = list(pictures)
+    trials: list[str | AttentionCheck] = list(pictures)
     edges = np.linspace(1, max(len(pictures), 1), count + 1).astype(int).tolist()
     places = [int(rng.integers(low, max(low + 1, high))) for low, high in pairwise(edges)]
     for place in sorted(places, reverse=True):
-        trials.insert(place, Check(str(rng.choice(["real", "fake"]))))
+        trials.insert(place, AttentionCheck(str(rng.choice(["real", "fake"]))))
     return trials
 
 
-def design(participants: int, scenes: int, models: int, quota: Quota, rng: np.random.Generator) -> NDArray[np.int64]:
+def full_design(
+    participants: int, scenes: int, models: int, quota: Quota, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """A whole study in which nobody leaves early: `(P, S)`, which version of which scene each sees; -1 for none."""
     counts = np.zeros((scenes, models + 1), np.int64)
     table = np.full((participants, scenes), -1)
     for participant in range(participants):
-        for scene, version in assign(counts, quota, rng):
+        for scene, version in assign_trials(counts, quota, rng):
             counts[scene, version] += 1
             table[participant, scene] = version
     return table

@@ -132,7 +132,10 @@ def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
     make_photo(3, width=75, height=52).save("photo.png")
     example = export.__doc__.partition("::\n\n")[2].partition("\n\nWhat goes in")[0]
     exec(textwrap.dedent(example), {})
-    made, expected = np.asarray(Image.open("colored.png")), koala.colorize("photo.png", koala.load_model(run), recolor=True)
+    made, expected = (
+        np.asarray(Image.open("colored.png")),
+        koala.colorize("photo.png", koala.load_model(run), recolor=True),
+    )
     assert np.abs(made.astype(int) - expected).max() <= 1
 
 

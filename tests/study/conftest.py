@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 
 from koala.config.study import BuildStudy, StudySettings
 from koala.study import build, server
-from koala.study.folder import Folder
-from koala.study.site import Site
+from koala.study.folder import StudyFolder
+from koala.study.site import StudySite
 from tests.photographs import jpeg, make_photo
 from tests.study.visitor import Visitor
 
@@ -51,15 +51,15 @@ def built(settings, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def study(built, tmp_path) -> Folder:
+def study(built, tmp_path) -> StudyFolder:
     """A copy of it that may be changed."""
-    return Folder.open(Path(shutil.copytree(built, tmp_path / "study")))
+    return StudyFolder.open(Path(shutil.copytree(built, tmp_path / "study")))
 
 
 @pytest.fixture
-def site(study) -> Iterator[Site]:
+def site(study) -> Iterator[StudySite]:
     """What its pages share."""
-    opened = Site(study)
+    opened = StudySite(study)
     yield opened
     opened.queue.close()
 

@@ -3,19 +3,20 @@
 import csv
 import http.client
 import re
+import resource
 import shutil
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
 import httpx2
 import pytest
 
-from koala.study import folder, guard
-from koala.study.folder import Folder
+from koala.study import folder, security
+from koala.study.folder import StudyFolder
 from tests.study.serving import Served, served
 from tests.study.visitor import Visitor, attentive
 
@@ -43,7 +44,7 @@ def server(built, tmp_path_factory) -> Iterator[Served]:
         with (path / f"languages/{language}.toml").open("a") as file:
             file.write('\n[questions.screen]\ntext = "Which screen?"\n')
     with served(path) as running:
-        running.study = Folder.open(path)
+        running.study = StudyFolder.open(path)
         yield running
 
 
@@ -70,7 +71,8 @@ def raw(
     connection.putrequest(method, path, skip_host="host" in (headers or {}))
     for name, value in {"content-length": str(len(body)), **(headers or {})}.items():
         connection.putheader(name, value)
-    connection.endheaders(body.encode() if body else None)
+    with suppress(ConnectionError):  # who refuses does not read to the end
+        connection.endheaders(body.encode() if body else None)
     response = connection.getresponse()
     response.text = response.read().decode(errors="replace")
     connection.close()
@@ -78,7 +80,7 @@ def raw(
 
 
 def rows(server: Served, query: str, *values) -> list[tuple]:
-    with closing(sqlite3.connect(server.study.answers)) as database:
+    with closing(sqlite3.connect(server.study.answers_path)) as database:
         return database.execute(query, values).fetchall()
 
 
@@ -129,6 +131,8 @@ REQUESTS = [
     ("a made-up cookie", "GET", "/picture", {"cookie": f"study={'0' * 32}.{'0' * 32}"}, "", 303),
     ("a cookie `' OR 1=1 --`", "GET", "/picture", {"cookie": "study=' OR 1=1 --"}, "", 303),
     ("an address of 70 kB", "GET", "/" + "x" * 70_000, {}, "", 400),
+    ("an address of 60 MB", "GET", "/" + "x" * 60_000_000, {}, "", 400),
+    ("a header of 60 MB", "GET", "/", {"x": "x" * 60_000_000}, "", 400),
 ]
 for attempt in REQUESTS:
     ROWS[attempt[0]] = {200: "200, the first page", 303: "303, to the first page"}.get(attempt[-1], str(attempt[-1]))
@@ -166,7 +170,7 @@ def test_another_sessions_picture(client, person, server):
 @attack("pictures of one's own far ahead", "404")
 def test_a_picture_far_ahead(client, person):
     status = [
-        client.get(f"/pictures/{guard.picture_token(client.cookies['study'], n)}").status_code for n in range(1, 10)
+        client.get(f"/pictures/{security.picture_token(client.cookies['study'], n)}").status_code for n in range(1, 10)
     ]
     assert set(status[3:]) == {404}, "only the present one and the next two, some of which may be checks"
 
@@ -197,6 +201,19 @@ def test_an_answer_ahead(person, server):
     ]
 
 
+@attack("an answer to a picture that was never shown", "303, to the picture; nothing is kept")
+def test_an_answer_to_a_picture_never_shown(client, server):
+    visitor = Visitor(client)
+    page = visitor.begin()
+    client.post("/practice", data={**page.fields, "answer": "real"}, follow_redirects=False)
+    form = {**page.fields, "position": "1", "answer": "real"}
+    response = client.post("/answer", data=form, follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (303, "picture")
+    assert rows(server, "SELECT count(answer) FROM trial GROUP BY participant ORDER BY participant DESC LIMIT 1") == [
+        (0,)
+    ]
+
+
 @attack("`answer=real'); DROP TABLE trial; --`", "400")
 @attack("`position=1 OR 1=1`", "400")
 @attack("`position=99999999999999999999`", "400")
@@ -217,7 +234,7 @@ def test_values_that_do_not_fit(client, person, server):
 @attack("an answer without the form's token", "403")
 @attack("an answer with the token of another session", "403")
 def test_tokens_of_forms(client, person, server):
-    for token in ("", guard.form_token("another session")):
+    for token in ("", security.form_token("another session")):
         response = client.post("/answer", data={**person.page.fields, "answer": "real", "token": token})
         assert response.status_code == 403
     response = client.post("/answer", data={"answer": "real", "position": "1"})
@@ -321,6 +338,28 @@ def test_an_endless_body(server):
         assert received.startswith(b"HTTP/1.1 413")
 
 
+@attack("2,100 connections that say nothing, half a head or half a body", "the others are answered, `/health` too")
+@attack("the same after ten seconds", "they are closed")
+def test_silent_connections(built, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(5000, hard), hard))
+    begun = [b"", b"GET / HTTP/1.1\r\nhost: x\r\n", b"POST /start HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\na"]
+    with served(Path(shutil.copytree(built, tmp_path / "study"))) as server, ExitStack() as stack:
+        silent = []
+        for number in range(2100):
+            silent.append(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30)))
+            silent[-1].sendall(begun[number % 3])
+        assert raw(server, "GET", "/health").status == 200
+        person = Visitor(stack.enter_context(httpx2.Client(base_url=server.address, follow_redirects=True)))
+        person.begin()
+        assert "Thank you!" in person.judge(attentive(lambda picture: "real")).text
+        for connection in silent:
+            with suppress(ConnectionError):
+                while connection.recv(65_536):
+                    pass
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @attack("25 wrong passwords", "429 from the 21st")
 def test_passwords_cannot_be_tried_out(built, tmp_path):
     with served(Path(shutil.copytree(built, tmp_path / "study"))) as server:
@@ -348,7 +387,7 @@ def test_a_flood(built, tmp_path):
 def test_after_all_of_it_the_study_goes_on(client, person, server):
     """Nothing of the above has hurt it."""
     assert "Thank you!" in person.judge(attentive(lambda picture: "real")).text
-    with closing(sqlite3.connect(server.study.answers)) as database:
+    with closing(sqlite3.connect(server.study.answers_path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

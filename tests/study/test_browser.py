@@ -14,8 +14,8 @@ if not (chromium.BROWSER and chromium.DRIVER):
 
 from koala.config.study import ReportStudy  # noqa: E402
 from koala.study.analysis import Analysis  # noqa: E402
-from koala.study.answers import from_folder  # noqa: E402
-from koala.study.folder import Folder  # noqa: E402
+from koala.study.answers import read_study  # noqa: E402
+from koala.study.folder import StudyFolder  # noqa: E402
 from tests.study.serving import served  # noqa: E402
 
 
@@ -25,9 +25,9 @@ def browser():
         yield driver
 
 
-def answers(study: Folder, participant: int) -> list[str]:
+def answers(study: StudyFolder, participant: int) -> list[str]:
     query = "SELECT answer FROM trial WHERE participant = ? ORDER BY position"
-    with closing(sqlite3.connect(study.answers)) as database:
+    with closing(sqlite3.connect(study.answers_path)) as database:
         return [answer for (answer,) in database.execute(query, (participant,))]
 
 
@@ -36,15 +36,15 @@ def test_whatever_happens_each_answer_counts_once(study, browser, mishap):
     def choose(picture: str | None, text: str) -> str:
         if picture is None:
             return "real" if "“Real”" in text else "fake"
-        return "fake" if study.manifest.find(picture).version == "koala" else "real"
+        return "fake" if study.manifest.find_picture(picture).version == "koala" else "real"
 
     with served(study.path) as server:
-        person = chromium.Person(browser, server.address, study.answers, choose, mishap)
+        person = chromium.Person(browser, server.address, study.answers_path, choose, mishap)
         person.take_part()
         assert answers(study, 1) == person.given
         assert len(person.given) == 9
         assert answers(study, 2) == []
-    with closing(sqlite3.connect(study.answers)) as database:
+    with closing(sqlite3.connect(study.answers_path)) as database:
         assert database.execute("SELECT count(*) FROM trial WHERE time_ms BETWEEN 1 AND 20000").fetchone() == (9,)
     messages = [entry for entry in browser.get_log("browser") if "ERR_INTERNET_DISCONNECTED" not in entry["message"]]
     assert messages == [], "also no violation of the content security policy"
@@ -58,16 +58,16 @@ def test_thirty_people_and_the_planted_effect(study, browser):
     def choose(picture: str | None, text: str) -> str:
         if picture is None:
             return "real" if "“Real”" in text else "fake"
-        return "real" if rng.random() < chance[study.manifest.find(picture).version] else "fake"
+        return "real" if rng.random() < chance[study.manifest.find_picture(picture).version] else "fake"
 
     with served(study.path) as server:
         for number in range(30):
             mishap = chromium.MISHAPS[number % len(chromium.MISHAPS)]
-            person = chromium.Person(browser, server.address, study.answers, choose, mishap)
+            person = chromium.Person(browser, server.address, study.answers_path, choose, mishap)
             person.take_part()
             given[number + 1] = person.given
     assert {participant: answers(study, participant) for participant in given} == given
-    collected = from_folder(study)
+    collected = read_study(study)
     found = Analysis(collected, collected, [], ReportStudy(draws=999)).comparisons
     rows = {(row["version"], row["other"]): row for row in found.to_dict("records")}
     for (version, other), row in rows.items():
@@ -78,7 +78,7 @@ def test_thirty_people_and_the_planted_effect(study, browser):
 
 def test_without_javascript(study):
     with served(study.path) as server, chromium.chromium(javascript=False) as driver:
-        person = chromium.Person(driver, server.address, study.answers, lambda *_: "real", "none")
+        person = chromium.Person(driver, server.address, study.answers_path, lambda *_: "real", "none")
         person.keyboard = False
         person.take_part()
         assert answers(study, 1) == ["real"] * 9
@@ -87,7 +87,7 @@ def test_without_javascript(study):
 def test_a_picture_comes_before_it_is_asked_for(study, browser):
     """While one picture is judged the next is loaded."""
     with served(study.path) as server:
-        person = chromium.Person(browser, server.address, study.answers, lambda *_: "real", "none")
+        person = chromium.Person(browser, server.address, study.answers_path, lambda *_: "real", "none")
         person.begin()
         following = person.find(".trial").get_attribute("data-next")
         if following:
@@ -99,7 +99,7 @@ def test_a_time_limit_passes(study, browser):
     path = study.path / "study.toml"
     path.write_text(path.read_text().replace("time_limit_s = 0.0", "time_limit_s = 0.4"))
     with served(study.path) as server:
-        person = chromium.Person(browser, server.address, study.answers, lambda *_: "real", "none")
+        person = chromium.Person(browser, server.address, study.answers_path, lambda *_: "real", "none")
         person.begin()
         person.wait_for("Thank you!")
         assert answers(study, 1) == ["none"] * 9
@@ -115,7 +115,7 @@ def test_everything_fits_on_the_screen(study, browser, width, height):
     with served(study.path) as server:
         browser.get(f"{server.address}/")
         assert browser.execute_script(inside)
-        person = chromium.Person(browser, server.address, study.answers, lambda *_: "real", "none")
+        person = chromium.Person(browser, server.address, study.answers_path, lambda *_: "real", "none")
         person.begin()
         assert browser.execute_script(inside)
         for selector in (".trial img", "button[value=real]", "button[value=fake]"):
@@ -130,7 +130,7 @@ def test_everything_fits_on_the_screen(study, browser, width, height):
 
 def test_a_screen_reader_has_names_for_everything(study, browser):
     with served(study.path) as server:
-        person = chromium.Person(browser, server.address, study.answers, lambda *_: "real", "none")
+        person = chromium.Person(browser, server.address, study.answers_path, lambda *_: "real", "none")
         person.begin()
         tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
         named = {(node["role"]["value"], node.get("name", {}).get("value")) for node in tree if not node.get("ignored")}

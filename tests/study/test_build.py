@@ -16,16 +16,16 @@ from koala.config.study import BuildStudy, StudySettings
 from koala.core.errors import UserError
 from koala.imaging import color
 from koala.study import build
-from koala.study.folder import Folder
+from koala.study.folder import StudyFolder
 from tests.photographs import jpeg, make_photo
 
 
-def pixels(study: Folder, name: str) -> np.ndarray:
+def pixels(study: StudyFolder, name: str) -> np.ndarray:
     return np.asarray(Image.open(study.path / "pictures" / f"{name}.jpg"))
 
 
 def test_every_version_of_every_scene_is_there(built):
-    study = Folder.open(built)
+    study = StudyFolder.open(built)
     manifest = study.manifest
     assert manifest.versions == ("original", "koala", "other")
     assert len(manifest.pictures) == 12 * 3
@@ -37,7 +37,7 @@ def test_every_version_of_every_scene_is_there(built):
 
 
 def test_pictures_are_what_they_are_said_to_be(built, hands):
-    study = Folder.open(built)
+    study = StudyFolder.open(built)
     for picture in study.manifest.pictures:
         (source,) = hands[picture.version].rglob(f"{picture.scene}.*")
         true = Image.open(source).convert("RGB").resize((picture.width, picture.height), Image.Resampling.LANCZOS)
@@ -46,8 +46,8 @@ def test_pictures_are_what_they_are_said_to_be(built, hands):
 
 def test_nothing_but_the_pixels_differs(built):
     """Names, lengths, sizes, metadata and compression."""
-    study = Folder.open(built)
-    files = [study.picture(picture.name) for picture in study.manifest.pictures]
+    study = StudyFolder.open(built)
+    files = [study.read_picture(picture.name) for picture in study.manifest.pictures]
     assert len({len(data) for data in files}) == 1
     opened = [Image.open(io.BytesIO(data)) for data in files]
     assert len({str(image.quantization) for image in opened}) == 1
@@ -63,7 +63,7 @@ def test_nothing_but_the_pixels_differs(built):
 def test_names_are_others_each_time(settings, tmp_path):
     for name in ("one", "two"):
         build.build_command(replace(settings, dir=tmp_path / name))
-    one, two = (Folder.open(tmp_path / name).manifest for name in ("one", "two"))
+    one, two = (StudyFolder.open(tmp_path / name).manifest for name in ("one", "two"))
     assert one.scenes == two.scenes, "the seed draws the scenes"
     assert not one.by_name.keys() & two.by_name.keys(), "and nobody the names"
 
@@ -74,7 +74,7 @@ def test_scenes_are_drawn_by_the_seed_and_over_labels(settings, tmp_path):
     for seed in (0, 1, 2):
         folder = tmp_path / str(seed)
         build.build_command(replace(settings, dir=folder, scenes=4, seed=seed, study=study))
-        manifest = Folder.open(folder).manifest
+        manifest = StudyFolder.open(folder).manifest
         assert {picture.label for picture in manifest.pictures} == {f"n0000000{n}" for n in range(4)}
         drawn.append(manifest.scenes)
     assert len(set(drawn)) > 1
@@ -85,7 +85,7 @@ def test_curated_scenes_come_from_a_list(settings, tmp_path):
     listed.write_text("val/scene07.JPEG\nnot there.JPEG\nscene02.JPEG.png\nscene11\n\nscene05.JPEG\nscene01.JPEG\n")
     study = replace(settings.study, shown=4)
     build.build_command(replace(settings, dir=tmp_path / "s", scenes=4, select="curated", list=listed, study=study))
-    manifest = Folder.open(tmp_path / "s").manifest
+    manifest = StudyFolder.open(tmp_path / "s").manifest
     assert manifest.scenes == ("scene02", "scene05", "scene07", "scene11")
     assert manifest.practice.scene == "scene01"
 
@@ -101,7 +101,7 @@ def test_lightness_can_be_shared(hands, tmp_path):
         study = StudySettings(shown=4)
         pictures = (f"dark={tmp_path / 'dark'}",)
         build.build_command(BuildStudy(folder, hands["original"], pictures, scenes=4, lightness=lightness, study=study))
-        opened = Folder.open(folder)
+        opened = StudyFolder.open(folder)
         assert opened.manifest.made["lightness_difference"]["dark"] > 5, "it is measured before it is mended"
         names = {(picture.scene, picture.version): picture.name for picture in opened.manifest.pictures}
         return np.mean(
@@ -121,7 +121,7 @@ def test_lightness_can_be_shared(hands, tmp_path):
 @given(st.integers(0, 300_000).filter(lambda lack: lack == 0 or lack >= 4))
 def test_files_are_filled_up_to_any_length(lack):
     picture = jpeg(make_photo(0))
-    filled = build.fill_up(picture, len(picture) + lack)
+    filled = build.pad_jpeg(picture, len(picture) + lack)
     assert len(filled) == len(picture) + lack
     assert filled[:2] == picture[:2]
     assert filled.endswith(picture[2:])
@@ -130,7 +130,7 @@ def test_files_are_filled_up_to_any_length(lack):
 def test_a_filled_picture_shows_the_same(tmp_path):
     for lack in (0, 4, 65_537, 65_538, 65_541, 200_000):
         picture = jpeg(make_photo(0))
-        for name, data in (("a.jpg", picture), ("b.jpg", build.fill_up(picture, len(picture) + lack))):
+        for name, data in (("a.jpg", picture), ("b.jpg", build.pad_jpeg(picture, len(picture) + lack))):
             (tmp_path / name).write_bytes(data)
         one, two = (np.asarray(Image.open(tmp_path / name)) for name in ("a.jpg", "b.jpg"))
         assert (one == two).all()
@@ -142,7 +142,7 @@ def test_bad_pictures_are_left_out_and_named(hands, settings, tmp_path, capsys):
     Image.new("RGB", (50, 50)).save(broken / "scene04.JPEG.png")
     chosen = replace(settings, dir=tmp_path / "s", pictures=(f"koala={broken}",), scenes=10)
     build.build_command(chosen)
-    manifest = Folder.open(tmp_path / "s").manifest
+    manifest = StudyFolder.open(tmp_path / "s").manifest
     used = {*manifest.scenes, manifest.practice.scene}
     assert not used & {"scene03", "scene04"}
     said = capsys.readouterr().err
@@ -155,14 +155,14 @@ def test_bad_pictures_are_left_out_and_named(hands, settings, tmp_path, capsys):
 
 def test_an_interrupted_build_is_begun_again(settings, tmp_path, monkeypatch):
     chosen = replace(settings, dir=tmp_path / "s")
-    monkeypatch.setattr(build.Manifest, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(build.StudyManifest, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build.build_command(chosen)
     with pytest.raises(UserError, match=r"holds no manifest\.json"):
-        Folder.open(tmp_path / "s")
+        StudyFolder.open(tmp_path / "s")
     monkeypatch.undo()
     build.build_command(chosen)
-    study = Folder.open(tmp_path / "s")
+    study = StudyFolder.open(tmp_path / "s")
     assert {path.stem for path in (tmp_path / "s/pictures").iterdir()} == study.manifest.by_name.keys()
 
 
@@ -201,7 +201,7 @@ def test_the_command_line_makes_the_same(hands, tmp_path, capsys):
     words = ["--originals", str(hands["original"]), "--pictures", f"koala={hands['koala']}"]
     words += ["--pictures", f"other={hands['other']}", "--scenes", "12", "--shown", "8", "--no-practice"]
     assert cli.main(["study", "build", str(tmp_path / "s"), *words]) == 0
-    study = Folder.open(tmp_path / "s")
+    study = StudyFolder.open(tmp_path / "s")
     assert (study.settings.shown, study.settings.practice) == (8, False)
     assert study.manifest.practice is None
     assert "12 scenes by original, koala, other, of 4 labels" in capsys.readouterr().out

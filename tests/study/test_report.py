@@ -17,10 +17,10 @@ from koala.config.study import PowerStudy, ReportStudy
 from koala.core.errors import UserError
 from koala.study import answers, power, report, server, words
 from koala.study.analysis import Analysis
-from koala.study.folder import Folder
-from koala.study.site import Site
-from koala.study.store import Store
-from koala.study.trials import Check
+from koala.study.folder import StudyFolder
+from koala.study.site import StudySite
+from koala.study.store import AnswerStore
+from koala.study.trials import AttentionCheck
 from tests.study.visitor import Visitor
 
 # answers "Real" to each picture of the replication's form, by its answers file; 60 people, of whom one left the last
@@ -81,7 +81,7 @@ def test_the_replications_form(form, tmp_path, capsys):
 
 
 def test_the_replications_pictures(form):
-    analysis = Analysis(answers.from_form(form, ",".join(ORIGINALS)), None, [], settings())
+    analysis = Analysis(answers.read_form_csv(form, ",".join(ORIGINALS)), None, [], settings())
     table = analysis.pictures.set_index("picture")
     assert {name: table.real[name] for name in (*COLORED, *ORIGINALS)} == {**COLORED, **ORIGINALS}
     assert table.realness["Image 290"] == pytest.approx(31 / 59), "who did not answer is not asked"
@@ -121,7 +121,7 @@ def test_a_form_that_is_none_is_one_sentence(tmp_path, text, originals, message)
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError) as error:
-        answers.from_form(path, originals)
+        answers.read_form_csv(path, originals)
     assert message in str(error.value)
 
 
@@ -129,28 +129,28 @@ def test_a_form_that_is_none_is_one_sentence(tmp_path, text, originals, message)
 
 
 @pytest.fixture(scope="module")
-def planted(built, tmp_path_factory) -> Folder:
+def planted(built, tmp_path_factory) -> StudyFolder:
     """40 people, fooled by koala in 25 %, by other as by originals in 75 %.
 
     The first always says "Fake", the second fails the check, the third leaves.
     """
-    study = Folder.open(Path(shutil.copytree(built, tmp_path_factory.mktemp("planted") / "study")))
+    study = StudyFolder.open(Path(shutil.copytree(built, tmp_path_factory.mktemp("planted") / "study")))
     chance = {"original": 0.75, "koala": 0.25, "other": 0.75}
-    site, store, rng = Site(study), Store(study.answers), np.random.default_rng(1)
+    site, store, rng = StudySite(study), AnswerStore(study.answers_path), np.random.default_rng(1)
 
-    def answer(number: int, trial: str | Check) -> str:
-        if isinstance(trial, Check):
+    def answer(number: int, trial: str | AttentionCheck) -> str:
+        if isinstance(trial, AttentionCheck):
             return {"real": "fake", "fake": "real"}[trial.expected] if number == 1 else trial.expected
-        return "real" if number and rng.random() < chance[study.manifest.find(trial).version] else "fake"
+        return "real" if number and rng.random() < chance[study.manifest.find_picture(trial).version] else "fake"
 
     with store.transaction():
         for number in range(40):
-            store.start(str(number), "en", site.trials, 0.0)
+            store.add_participant(str(number), "en", site.draw_trials, 0.0)
             me = store.participant(str(number))
-            store.reply(me.id, {"expert": "profession" if number % 4 else "no", "color_vision": "good"}, 1.0)
+            store.save_replies(me.id, {"expert": "profession" if number % 4 else "no", "color_vision": "good"}, 1.0)
             for position in range(1, 3 if number == 2 else me.total + 1):
-                store.show(me.id, position, position)
-                store.answer(me.id, position, answer(number, store.trial(me.id, position)), 800, position + 1)
+                store.mark_shown(me.id, position, position)
+                store.save_answer(me.id, position, answer(number, store.trial(me.id, position)), 800, position + 1)
     store.close()
     site.queue.close()
     return study
@@ -158,8 +158,8 @@ def planted(built, tmp_path_factory) -> Folder:
 
 @pytest.fixture(scope="module")
 def analysis(planted) -> Analysis:
-    collected = answers.from_folder(planted)
-    counted, left_out = answers.leave_out(collected, settings())
+    collected = answers.read_study(planted)
+    counted, left_out = answers.exclude_participants(collected, settings())
     return Analysis(counted, collected, left_out, settings())
 
 
@@ -197,24 +197,24 @@ def test_who_left_early_counts_as_far_as_they_came(analysis):
 
 
 def test_people_may_be_left_out_by_what_they_said(planted):
-    collected = answers.from_folder(planted)
-    left, said = answers.leave_out(collected, settings(exclude=("expert=no",), failed_checks=1))
+    collected = answers.read_study(planted)
+    left, said = answers.exclude_participants(collected, settings(exclude=("expert=no",), failed_checks=1))
     assert said[0] == "10 participants answered no to expert"
     assert set(left.people["reply expert"]) == {"profession"}
     with pytest.raises(UserError, match="were not asked age; known: color_vision, expert"):
-        answers.leave_out(collected, settings(exclude=("age=30",)))
+        answers.exclude_participants(collected, settings(exclude=("age=30",)))
 
 
 def test_answers_after_the_time_are_left_out(planted, tmp_path):
-    study = Folder.open(Path(shutil.copytree(planted.path, tmp_path / "study")))
+    study = StudyFolder.open(Path(shutil.copytree(planted.path, tmp_path / "study")))
     path = study.path / "study.toml"
     path.write_text(path.read_text().replace("time_limit_s = 0.0", "time_limit_s = 2.0"))
-    with closing(sqlite3.connect(study.answers)) as database, database:
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
         database.execute("UPDATE trial SET time_ms = 5000 WHERE position = 2")
-    collected = answers.from_folder(study)
+    collected = answers.read_study(study)
     late = collected.answers[collected.answers["real"].isna()]
     assert set(late["position"]) == {2}
-    _, said = answers.leave_out(collected, settings())
+    _, said = answers.exclude_participants(collected, settings())
     assert said[-1] == f"{len(late[late['participant'] != 2])} pictures were not answered, or not in time"
 
 
@@ -247,9 +247,9 @@ def test_the_same_report_twice_is_the_same(planted, tmp_path):
 
 
 def test_what_people_write_is_only_text(planted, tmp_path):
-    collected = answers.from_folder(planted)
+    collected = answers.read_study(planted)
     collected.people["reply expert"] = "<script>alert(1)</script>"
-    page = report.page(Analysis(collected, collected, ["<b>left</b> out"], settings()), planted)
+    page = report.render_report(Analysis(collected, collected, ["<b>left</b> out"], settings()), planted)
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
     assert "<b>left</b>" not in page
@@ -294,7 +294,7 @@ def small(**changes) -> PowerStudy:
 
 
 def test_more_people_find_more():
-    table = power.simulate(small())
+    table = power.simulate_power(small())
     few, many = table.to_dict("records")
     assert few["find"] < many["find"] > 0.8
     assert few["equate"] < many["equate"]
@@ -303,17 +303,17 @@ def test_more_people_find_more():
 
 def test_power_is_the_level_where_there_is_no_difference():
     """Half a hundredth of a point is as good as none."""
-    table = power.simulate(small(difference=5e-5, simulations=400))
+    table = power.simulate_power(small(difference=5e-5, simulations=400))
     assert table["find"].between(0.01, 0.09).all()
 
 
 def test_power_of_one_model_against_a_known_realness():
-    (row,) = power.simulate(small(models=1, participants=(80,))).to_dict("records")
+    (row,) = power.simulate_power(small(models=1, participants=(80,))).to_dict("records")
     assert row["find"] > 0.7
 
 
 def test_power_depends_on_the_seed_alone():
-    assert power.simulate(small()).equals(power.simulate(small()))
+    assert power.simulate_power(small()).equals(power.simulate_power(small()))
 
 
 def test_power_is_printed_as_a_table(capsys):

@@ -13,17 +13,18 @@ from starlette.testclient import TestClient
 from koala.config.study import ServeStudy
 from koala.core.errors import UserError
 from koala.study import languages, server
-from koala.study.folder import Folder
-from koala.study.site import Site
+from koala.study.folder import StudyFolder
+from koala.study.security import RateLimiter
+from koala.study.site import StudySite
 from tests.study.visitor import Visitor, attentive
 
 
-def rows(study: Folder, query: str) -> list[tuple]:
-    with closing(sqlite3.connect(study.answers)) as database:
+def rows(study: StudyFolder, query: str) -> list[tuple]:
+    with closing(sqlite3.connect(study.answers_path)) as database:
         return database.execute(query).fetchall()
 
 
-def change(study: Folder, **settings) -> None:
+def change(study: StudyFolder, **settings) -> None:
     """Edit study.toml."""
     text = (study.path / "study.toml").read_text()
     for name, value in settings.items():
@@ -58,7 +59,7 @@ def test_every_picture_is_there_and_shows_what_was_drawn(visitor, study):
     visitor.judge(attentive(look))
     names = [study.manifest.practice.name]
     names += [name for (name,) in rows(study, "SELECT picture FROM trial WHERE picture NOT NULL ORDER BY position")]
-    assert shown == [study.picture(name) for name in names]
+    assert shown == [study.read_picture(name) for name in names]
 
 
 def test_reloading_going_back_and_a_second_window_change_nothing(visitor, study):
@@ -104,10 +105,38 @@ def test_times_are_kept(visitor, study):
     assert all(0 < seconds < 60 for _, seconds in kept)
 
 
+def test_an_answer_to_a_picture_that_was_never_shown_is_not_kept(visitor, study):
+    """A program may answer without looking; the picture's page is what it is sent to."""
+    visitor.client.post("/practice", data={**visitor.page.fields, "answer": "real"}, follow_redirects=False)
+    form = {**visitor.page.fields, "position": "1", "answer": "real"}
+    response = visitor.client.post("/answer", data=form, follow_redirects=False)
+    assert (response.status_code, response.headers["location"]) == (303, "picture")
+    assert rows(study, "SELECT count(answer) FROM trial") == [(0,)]
+    assert "Picture 1 of 9" in visitor.open("/picture").text
+    visitor.send(answer="fake")
+    assert rows(study, "SELECT position, answer FROM trial WHERE answer NOT NULL") == [(1, "fake")]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: (path.unlink(), path.mkdir())])
+def test_a_picture_that_goes_while_it_is_served_is_not_found(visitor, study, damage, capsys):
+    visitor.send(answer="real")
+    (name,) = rows(study, "SELECT picture FROM trial WHERE position = 1")[0]
+    path = study.path / f"pictures/{name}.jpg"
+    data = path.read_bytes()
+    damage(path)
+    response = visitor.client.get(f"/{visitor.page.picture}")
+    assert (response.status_code, response.text) == (404, "no such picture\n")
+    assert f"{name}.jpg" in capsys.readouterr().err, "whoever serves the study is told"
+    path.rmdir() if path.is_dir() else None
+    path.write_bytes(data)
+    assert visitor.client.get(f"/{visitor.page.picture}").content == data
+    assert "Picture 2 of 9" in visitor.send(answer="real").text
+
+
 def test_a_server_that_starts_again_knows_everybody(visitor, study, site):
     visitor.send(answer="real")
     site.queue.close()
-    site = Site(study)
+    site = StudySite(study)
     client = TestClient(server.create_app(site), cookies={"study": visitor.client.cookies["study"]})
     visitor.client = client
     assert "Picture 1 of 9" in visitor.open("/").text
@@ -121,7 +150,7 @@ def test_a_study_without_questions_practice_and_score(study):
     path = study.path / "study.toml"
     path.write_text(path.read_text().split("[[questions]]")[0] + "questions = []\n")
     change(study, practice="false", show_score="false", checks=0)
-    site = Site(Folder.open(study.path))
+    site = StudySite(StudyFolder.open(study.path))
     person = Visitor(TestClient(server.create_app(site)))
     person.open()
     assert "Picture 1 of 8" in person.send(agree="yes").text
@@ -131,7 +160,7 @@ def test_a_study_without_questions_practice_and_score(study):
 
 def test_a_time_limit_is_told_to_the_script(study):
     change(study, time_limit_s="7.5")
-    site = Site(Folder.open(study.path))
+    site = StudySite(StudyFolder.open(study.path))
     person = Visitor(TestClient(server.create_app(site)))
     person.begin()
     assert 'data-limit="0"' in person.page.text, "not when practising"
@@ -147,7 +176,7 @@ def test_free_text_is_asked_for_and_kept(study):
     for language in ("en", "nl"):
         with (study.path / f"languages/{language}.toml").open("a") as file:
             file.write('\n[questions.screen]\ntext = "Which screen?"\n')
-    site = Site(Folder.open(study.path))
+    site = StudySite(StudyFolder.open(study.path))
     person = Visitor(TestClient(server.create_app(site)))
     person.begin(screen="  <b>mine</b>\n")
     assert ("screen", "<b>mine</b>") in rows(study, "SELECT question, reply FROM reply")
@@ -172,7 +201,7 @@ def test_a_new_language_is_a_text_file(study):
     )
     (study.path / "languages/fy.toml").write_text(words)
     (study.path / "consent.fy.md").write_text("# Echt of *nep*?\n\n<script>alert(1)</script>")
-    site = Site(Folder.open(study.path))
+    site = StudySite(StudyFolder.open(study.path))
     text = TestClient(server.create_app(site)).get("/?language=fy").text
     assert "<h1>Echt of <em>nep</em>?</h1>" in text
     assert "<script>alert" not in text
@@ -181,7 +210,7 @@ def test_a_new_language_is_a_text_file(study):
 
 
 def test_shipped_languages_have_the_same_words(study):
-    loaded = languages.load(study.path, study.settings.questions)
+    loaded = languages.load_languages(study.path, study.settings.questions)
     assert loaded.keys() == {"en", "nl"}
     assert loaded["en"].text.keys() == loaded["nl"].text.keys()
 
@@ -202,7 +231,7 @@ def test_words_that_are_lacking_are_named(study, old, new, message):
     assert old in text
     path.write_text(text.replace(old, new))
     with pytest.raises(UserError) as error:
-        Site(study)
+        StudySite(study)
     assert message in str(error.value)
 
 
@@ -222,7 +251,7 @@ def test_words_that_are_lacking_are_named(study, old, new, message):
 def test_a_folder_that_is_not_whole_is_one_sentence(study, break_it, message):
     break_it(study.path)
     with pytest.raises(UserError) as error:
-        Site(Folder.open(study.path))
+        StudySite(StudyFolder.open(study.path))
     assert message in str(error.value)
 
 
@@ -232,11 +261,11 @@ def test_answers_of_another_study_are_refused(visitor, study, settings, tmp_path
     from koala.study import build
 
     build.build_command(replace(settings, dir=tmp_path / "other"))
-    other = Folder.open(tmp_path / "other")
-    with closing(sqlite3.connect(study.answers)) as one, closing(sqlite3.connect(other.answers)) as two:
+    other = StudyFolder.open(tmp_path / "other")
+    with closing(sqlite3.connect(study.answers_path)) as one, closing(sqlite3.connect(other.answers_path)) as two:
         one.backup(two)
     with pytest.raises(UserError, match="about pictures of another study"):
-        Site(other)
+        StudySite(other)
 
 
 # ---------------------------------------------------------------- what pages give away
@@ -291,14 +320,14 @@ def test_no_page_holds_script_or_style(visitor):
 
 
 def test_the_cookie(browser, study):
-    def cookie(site: Site, **options) -> str:
+    def cookie(site: StudySite, **options) -> str:
         person = Visitor(TestClient(server.create_app(site), **options))
         page = person.open()
         return person.client.post(page.action, data={**page.fields, "agree": "yes"}, follow_redirects=False).headers[
             "set-cookie"
         ]
 
-    plain, secure = Site(study), Site(study, "https://example.org/colours")
+    plain, secure = StudySite(study), StudySite(study, "https://example.org/colours")
     assert re.fullmatch(r"study=[0-9a-f]{32}\.[0-9a-f]{32}; HttpOnly; Max-Age=2592000; SameSite=lax", cookie(plain))
     assert "; Secure" in cookie(secure)
     assert "; Secure" in cookie(plain, base_url="https://testserver")
@@ -311,7 +340,7 @@ def test_the_cookie(browser, study):
 
 @pytest.mark.parametrize("prefix", ["/colours", ""], ids=["left by the proxy", "taken off by the proxy"])
 def test_a_sub_path(study, prefix):
-    site = Site(study, "https://example.org/colours/")
+    site = StudySite(study, "https://example.org/colours/")
     client = TestClient(
         server.create_app(site), base_url="https://example.org", headers={"origin": "https://example.org"}
     )
@@ -329,7 +358,7 @@ def test_a_sub_path(study, prefix):
 def test_health(browser, site, monkeypatch):
     assert browser().get("/health").json() == {"status": "ok"}
     monkeypatch.setattr(
-        type(site.queue._store), "ping", lambda _: (_ for _ in ()).throw(sqlite3.OperationalError("full"))
+        type(site.queue._store), "check_writable", lambda _: (_ for _ in ()).throw(sqlite3.OperationalError("full"))
     )
     assert browser().get("/health").status_code == 503
 
@@ -342,7 +371,7 @@ def test_an_answer_that_cannot_be_written_is_not_acknowledged(visitor, study, si
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(site.queue._store), "answer", full)
+        patch.setattr(type(site.queue._store), "save_answer", full)
         response = visitor.client.post("/answer", data={**first.fields, "answer": "real"})
         assert response.status_code == 503
         assert "could not be saved" in response.text
@@ -378,6 +407,32 @@ def test_the_researchers_page(browser, site, study):
     assert bearer.get("/admin").status_code == 200
 
 
+def test_answers_without_times_have_a_researchers_page_too(visitor, browser, site, study):
+    """Older servers kept answers to pictures that were never shown."""
+    visitor.judge(attentive(lambda picture: "real"))
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
+        database.execute("UPDATE trial SET shown_at = NULL, time_ms = NULL WHERE position = 1")
+    client = browser(headers=basic(site.secret))
+    assert "answers</td><td>8" in client.get("/admin").text
+    first, *others = csv.DictReader(client.get("/answers.csv").text.splitlines())
+    assert (first["position"], first["seconds"], len(others)) == ("1", "", 7)
+    assert len(list(csv.DictReader(client.get("/participants.csv").text.splitlines()))) == 1
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
+        database.execute("UPDATE trial SET shown_at = NULL, answered_at = NULL, time_ms = NULL")
+    assert "median</td><td>–" in client.get("/admin").text
+
+
+def test_who_knows_the_password_is_never_told_to_wait(site):
+    """The limits are for wrong passwords and for strangers, of whom some may have the researcher's address."""
+    app = server.create_app(site)
+    app._strangers = RateLimiter(burst=24, rate_s=0)
+    right, wrong = (TestClient(app, headers=basic(password)) for password in (site.secret, "wrong"))
+    assert {right.get("/admin").status_code for _ in range(30)} == {200}
+    assert [wrong.get("/admin").status_code for _ in range(22)] == [401] * 20 + [429] * 2
+    assert [wrong.get("/style.css").status_code for _ in range(3)] == [200, 200, 429]
+    assert right.get("/admin").status_code == 200
+
+
 def test_an_empty_study_has_a_researchers_page_too(browser, site):
     assert "came</td><td>0" in browser(headers=basic(site.secret)).get("/admin").text
 
@@ -386,7 +441,7 @@ def test_the_password_is_made_once_and_for_the_owner(study, site):
     path = study.path / "admin-token.txt"
     assert path.stat().st_mode & 0o777 == 0o600
     assert len(path.read_text().strip()) == 43
-    again = Site(study)
+    again = StudySite(study)
     assert again.secret == site.secret
     again.queue.close()
 

@@ -18,7 +18,7 @@ import pytest
 
 from koala import cli
 from koala.study import report
-from koala.study.folder import Folder
+from koala.study.folder import StudyFolder
 from tests.study.serving import served
 from tests.study.visitor import Visitor
 
@@ -64,7 +64,7 @@ def test_sigkill_loses_no_acknowledged_answer(study):
                 thread.join()
             killer.cancel()
     given = sorted(sorted(answers.items()) for answers in acknowledged.values())
-    with closing(sqlite3.connect(study.answers)) as database:
+    with closing(sqlite3.connect(study.answers_path)) as database:
         kept: dict[int, dict[int, str]] = {}
         for participant, position, answer in database.execute("SELECT participant, position, answer FROM trial"):
             kept.setdefault(participant, {})[position] = answer
@@ -96,8 +96,8 @@ def test_a_server_that_is_told_to_stop_puts_all_into_one_file(study, number):
             Visitor(client).begin()
         server.process.send_signal(number)
         server.process.wait(timeout=20)
-    assert not study.answers.with_name("answers.sqlite-wal").exists()
-    with closing(sqlite3.connect(study.answers)) as database:
+    assert not study.answers_path.with_name("answers.sqlite-wal").exists()
+    with closing(sqlite3.connect(study.answers_path)) as database:
         assert database.execute("SELECT count(*) FROM participant").fetchone() == (1,)
 
 
@@ -190,7 +190,7 @@ sys.exit(cli.main(["study", {command!r}, *{words!r}]))
     assert process.returncode == (-signal.SIGTERM if command == "serve" else 0), printed
 
 
-def _one_answer(study: Folder) -> None:
+def _one_answer(study: StudyFolder) -> None:
     with served(study.path) as server, httpx2.Client(base_url=server.address, follow_redirects=True) as client:
         person = Visitor(client)
         person.begin()

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from koala.study import statistics
-from koala.study.statistics import Answers, Spread
-from koala.study.trials import Quota, design
+from koala.study.statistics import AnswerTable, RandomEffects
+from koala.study.trials import Quota, full_design
 
 # "Real" answers of 60 to the replication's nine coloured pictures, from its answers file
 REPLICATION = [count / 60 for count in (47, 41, 24, 34, 18, 16, 27, 24, 31)]
@@ -14,23 +14,23 @@ QUOTA = Quota(12, 0.5)
 
 
 @pytest.fixture(scope="module")
-def answers() -> Answers:
+def answers() -> AnswerTable:
     rng = np.random.default_rng(0)
-    versions = design(40, 24, 2, QUOTA, rng)
+    versions = full_design(40, 24, 2, QUOTA, rng)
     versions[:5, :10] = -1  # who left early
-    return statistics.simulate(versions, [0.65, 0.45, 0.5], Spread(), rng)
+    return statistics.simulate_answers(versions, [0.65, 0.45, 0.5], RandomEffects(), rng)
 
 
 def test_a_table_is_made_of_rows():
-    table = Answers.of(["b", "a", "b"], ["s", "t", "t"], [1, 0, 2], [True, True, False])
+    table = AnswerTable.of(["b", "a", "b"], ["s", "t", "t"], [1, 0, 2], [True, True, False])
     assert table.versions.tolist() == [[-1, 0], [1, 2]]
     assert table.real.tolist() == [[False, True], [True, False]]
 
 
 def test_wilson():
     """47 of 60: worked out with Wilson's formula, (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
-    assert statistics.wilson(47, 60) == pytest.approx((0.66380, 0.86877), abs=1e-5)
-    assert statistics.wilson(0, 0) == (0.0, 1.0)
+    assert statistics.wilson_interval(47, 60) == pytest.approx((0.66380, 0.86877), abs=1e-5)
+    assert statistics.wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_the_replications_t_test_is_reproduced():
@@ -74,7 +74,7 @@ def test_crossed_errors_are_those_of_two_way_clustering(answers, weights):
 
     once = variance(len(real) / (len(real) - 1), cov_type="HC0")
     expected = max(clustered(rows) + clustered(columns) - once, min(clustered(rows), clustered(columns)))
-    found = statistics.crossed(answers, weights)
+    found = statistics.crossed_estimate(answers, weights)
     assert found.value == pytest.approx(contrast @ model.fit().params)
     assert found.se**2 == pytest.approx(expected, rel=1e-9)
 
@@ -86,7 +86,7 @@ def test_an_estimate_speaks_students_t():
 
 
 def test_a_bootstrap_agrees_with_students_t_where_there_is_much(answers):
-    estimate = statistics.crossed(answers, (1, -1, 0))
+    estimate = statistics.crossed_estimate(answers, (1, -1, 0))
     finding = statistics.crossed_test(answers, (1, -1, 0), np.random.default_rng(0), draws=4999)
     assert (finding.low, finding.high) == pytest.approx(estimate.interval(), abs=0.02)
     assert finding.p == pytest.approx(estimate.p_value(), abs=0.01)
@@ -102,28 +102,28 @@ def test_equality_is_shown_by_an_interval_within_the_margin(answers):
 
 
 def test_too_few_answers_give_no_finding():
-    table = Answers.of([1, 1], ["s", "t"], [0, 1], [True, False])
+    table = AnswerTable.of([1, 1], ["s", "t"], [0, 1], [True, False])
     finding = statistics.crossed_test(table, (1, -1), np.random.default_rng(0))
     assert finding.value == 1.0
     assert np.isnan([finding.low, finding.high, finding.p, finding.p_equal]).all()
-    assert np.isnan(statistics.crossed(table, (0, 0, 1)).value)
+    assert np.isnan(statistics.crossed_estimate(table, (0, 0, 1)).value)
 
 
 def test_d_prime():
     """Hits 0.8 and false alarms 0.2 give d' 1.683 and no bias (Macmillan & Creelman, table of z)."""
-    d_prime, criterion = statistics.detection(8_000_000, 10_000_000, 2_000_000, 10_000_000)
+    d_prime, criterion = statistics.signal_detection(8_000_000, 10_000_000, 2_000_000, 10_000_000)
     assert (float(d_prime), float(criterion)) == pytest.approx((1.6832, 0), abs=1e-4)
 
 
 def test_who_calls_everything_fake_is_no_good_detector():
-    d_prime, criterion = statistics.detection([12, 0, 12], [12, 12, 12], [12, 0, 0], [12, 12, 12])
+    d_prime, criterion = statistics.signal_detection([12, 0, 12], [12, 12, 12], [12, 0, 0], [12, 12, 12])
     assert d_prime[:2] == pytest.approx([0, 0])
     assert criterion[0] < -1.5 < 1.5 < criterion[1]
     assert 3 < d_prime[2] < 4, "perfect, but not infinitely good"
 
 
 def test_d_prime_of_all(answers):
-    d_prime, criterion = statistics.crossed_detection(answers, 0, 1)
+    d_prime, criterion = statistics.crossed_signal_detection(answers, 0, 1)
     score = [stats.norm.ppf(answers.real[answers.versions == version].mean()) for version in (0, 1)]
     assert d_prime.value == pytest.approx(score[0] - score[1], abs=0.02)
     assert criterion.value == pytest.approx(sum(score) / 2, abs=0.02)
@@ -134,15 +134,18 @@ def test_d_prime_of_all(answers):
 def test_simulated_people_answer_as_planted():
     rng = np.random.default_rng(0)
     versions = rng.integers(0, 3, (400, 400))
-    table = statistics.simulate(versions, [0.7, 0.4, 0.5], Spread(0.8, 0.3, 0.3, 0.2), rng)
+    table = statistics.simulate_answers(versions, [0.7, 0.4, 0.5], RandomEffects(0.8, 0.3, 0.3, 0.2), rng)
     assert [table.real[versions == version].mean() for version in range(3)] == pytest.approx([0.7, 0.4, 0.5], abs=0.03)
 
 
 def test_spread_is_found_again():
     rng = np.random.default_rng(0)
-    versions = design(120, 96, 2, Quota(24, 0.5), rng)
-    planted = Spread(0.8, 0.4, 0.7, 0.3)
-    found = [statistics.spread_of(statistics.simulate(versions, [0.6, 0.4, 0.4], planted, rng), 3) for _ in range(12)]
+    versions = full_design(120, 96, 2, Quota(24, 0.5), rng)
+    planted = RandomEffects(0.8, 0.4, 0.7, 0.3)
+    found = [
+        statistics.estimate_random_effects(statistics.simulate_answers(versions, [0.6, 0.4, 0.4], planted, rng), 3)
+        for _ in range(12)
+    ]
     for name in ("participants", "scenes", "pictures"):
         assert np.mean([getattr(spread, name) for spread in found]) == pytest.approx(getattr(planted, name), abs=0.12)
 
@@ -151,10 +154,10 @@ def test_spread_is_found_again():
 def test_the_main_test_keeps_its_level_and_its_intervals_cover():
     """1,000 studies of two equal models: 5 % (± 1.5) are found different, and 95 % of intervals hold the truth."""
     rng = np.random.default_rng(0)
-    versions = design(60, 48, 2, Quota(24, 0.5), rng)
+    versions = full_design(60, 48, 2, Quota(24, 0.5), rng)
     rejected, covered = [], []
     for _ in range(1000):
-        table = statistics.simulate(versions, [0.65, 0.45, 0.45], Spread(), rng)
+        table = statistics.simulate_answers(versions, [0.65, 0.45, 0.45], RandomEffects(), rng)
         rejected.append(statistics.crossed_test(table, (0, 1, -1), rng, draws=499).p < 0.05)
         finding = statistics.crossed_test(table, (0, 1, 0), rng, draws=499)
         covered.append(finding.low < 0.45 < finding.high)
@@ -165,11 +168,11 @@ def test_the_main_test_keeps_its_level_and_its_intervals_cover():
 @pytest.mark.slow
 def test_the_replications_way_of_testing_does_not_keep_its_level():
     """1,000 pairs of equal models, nine pictures each, judged by 60 and by 40 people: n must be the pictures."""
-    rng, spread = np.random.default_rng(0), Spread()
+    rng, spread = np.random.default_rng(0), RandomEffects()
     wrong, right = [], []
     for _ in range(1000):
         scores = [
-            statistics.simulate(np.zeros((people, 9), int), [0.46], spread, rng).real.mean(axis=0)
+            statistics.simulate_answers(np.zeros((people, 9), int), [0.46], spread, rng).real.mean(axis=0)
             for people in (60, 40)
         ]
         mean, sd = np.mean(scores, axis=1), np.std(scores, axis=1, ddof=1)

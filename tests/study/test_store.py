@@ -2,20 +2,22 @@
 
 import asyncio
 import sqlite3
+import threading
+from contextlib import closing
 
 import pytest
 
 from koala.core.errors import UserError
-from koala.study.store import Queue, Store
-from koala.study.trials import Check
+from koala.study.store import AnswerStore, StoreQueue
+from koala.study.trials import AttentionCheck
 
-TRIALS = ["a", Check("fake"), "b"]
+TRIALS = ["a", AttentionCheck("fake"), "b"]
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    opened = Store(tmp_path / "answers.sqlite")
-    opened.start("me", "en", lambda *_: TRIALS, 0.0)
+def store(tmp_path) -> AnswerStore:
+    opened = AnswerStore(tmp_path / "answers.sqlite")
+    opened.add_participant("me", "en", lambda *_: TRIALS, 0.0)
     yield opened
     opened.close()
 
@@ -23,9 +25,10 @@ def store(tmp_path) -> Store:
 def test_a_participant_goes_from_trial_to_trial(store):
     me = store.participant("me")
     assert (me.position, me.total, me.finished, me.asked, me.practised) == (1, 3, False, False, False)
-    assert [store.trial(me.id, position) for position in range(5)] == [None, "a", Check("fake"), "b", None]
+    assert [store.trial(me.id, position) for position in range(5)] == [None, "a", AttentionCheck("fake"), "b", None]
     for position, answer in enumerate(("real", "fake", "none"), 1):
-        assert store.answer(me.id, position, answer, 900, 1.0)
+        store.mark_shown(me.id, position, 0.5)
+        assert store.save_answer(me.id, position, answer, 900, 1.0)
     assert store.participant("me").finished
     assert store.judgements(me.id) == [("a", "real"), ("b", "none")]
     assert [row["answer"] for row in store.answers()] == ["real", "fake", "none"]
@@ -33,16 +36,19 @@ def test_a_participant_goes_from_trial_to_trial(store):
 
 def test_an_answer_counts_once_and_in_its_turn(store):
     me = store.participant("me").id
-    assert not store.answer(me, 2, "real", None, 1.0), "not yet"
-    assert not store.answer(me, 9, "real", None, 1.0), "never"
-    assert store.answer(me, 1, "real", 700, 1.0)
-    assert not store.answer(me, 1, "fake", 800, 2.0), "again"
+    assert not store.save_answer(me, 1, "real", None, 1.0), "never shown"
+    store.mark_shown(me, 1, 0.5)
+    store.mark_shown(me, 2, 0.5)
+    assert not store.save_answer(me, 2, "real", None, 1.0), "not yet"
+    assert not store.save_answer(me, 9, "real", None, 1.0), "never"
+    assert store.save_answer(me, 1, "real", 700, 1.0)
+    assert not store.save_answer(me, 1, "fake", 800, 2.0), "again"
     (row,) = store.answers()
     assert (row["answer"], row["time_ms"], row["answered_at"]) == ("real", 700, 1.0)
 
 
 def test_agreeing_twice_makes_one_participant(store):
-    store.start("me", "nl", lambda *_: ["c"], 1.0)
+    store.add_participant("me", "nl", lambda *_: ["c"], 1.0)
     assert store.participant("me").language == "en"
     assert len(store.participants()) == 1
     assert store.participant("you") is None
@@ -50,21 +56,22 @@ def test_agreeing_twice_makes_one_participant(store):
 
 def test_replies_count_once(store):
     me = store.participant("me").id
-    store.reply(me, {"expert": "no", "age": "30"}, 1.0)
-    store.reply(me, {"expert": "yes"}, 2.0)
+    store.save_replies(me, {"expert": "no", "age": "30"}, 1.0)
+    store.save_replies(me, {"expert": "yes"}, 2.0)
     (row,) = store.participants()
     assert (row["reply expert"], row["reply age"], row["asked_at"]) == ("no", "30", 1.0)
 
 
 def test_pictures_are_counted_with_those_that_are_awaited(tmp_path):
-    store = Store(tmp_path / "answers.sqlite")
-    store.start("early", "en", lambda *_: ["a", "b"], 0.0)
-    store.answer(store.participant("early").id, 1, "real", None, 10.0)
+    store = AnswerStore(tmp_path / "answers.sqlite")
+    store.add_participant("early", "en", lambda *_: ["a", "b"], 0.0)
+    store.mark_shown(store.participant("early").id, 1, 5.0)
+    store.save_answer(store.participant("early").id, 1, "real", None, 10.0)
     seen = []
-    store.start("now", "en", lambda _, counts: seen.append(dict(counts)) or ["b", "c"], 20.0)
-    store.start("next", "en", lambda _, counts: seen.append(dict(counts)) or ["a"], 30.0)
+    store.add_participant("now", "en", lambda _, counts: seen.append(dict(counts)) or ["b", "c"], 20.0)
+    store.add_participant("next", "en", lambda _, counts: seen.append(dict(counts)) or ["a"], 30.0)
     assert seen == [{"a": 1, "b": 1}, {"a": 1, "b": 2, "c": 1}]
-    late = Store(tmp_path / "answers.sqlite")
+    late = AnswerStore(tmp_path / "answers.sqlite")
     assert dict(late.picture_counts(4000.0)) == {"a": 1}, "who has gone is not waited for"
     late.close()
     store.close()
@@ -73,20 +80,22 @@ def test_pictures_are_counted_with_those_that_are_awaited(tmp_path):
 def test_failed_checks_are_counted(store):
     me = store.participant("me").id
     for position, answer in enumerate(("real", "real", "real"), 1):
-        store.answer(me, position, answer, None, 1.0)
+        store.mark_shown(me, position, 0.5)
+        store.save_answer(me, position, answer, None, 1.0)
     assert store.participants()[0]["failed_checks"] == 1
 
 
 def test_the_cookie_does_not_stand_in_the_database(store, tmp_path):
-    store.start("a very secret cookie", "en", lambda *_: TRIALS, 0.0)
-    assert b"a very secret cookie" not in store.copy()
+    store.add_participant("a very secret cookie", "en", lambda *_: TRIALS, 0.0)
+    assert b"a very secret cookie" not in store.to_bytes()
     assert b"a very secret cookie" not in (tmp_path / "answers.sqlite-wal").read_bytes()
 
 
 def test_a_copy_holds_everything(store, tmp_path):
-    store.answer(store.participant("me").id, 1, "real", None, 1.0)
-    (tmp_path / "copy.sqlite").write_bytes(store.copy())
-    copy = Store(tmp_path / "copy.sqlite")
+    store.mark_shown(store.participant("me").id, 1, 0.5)
+    store.save_answer(store.participant("me").id, 1, "real", None, 1.0)
+    (tmp_path / "copy.sqlite").write_bytes(store.to_bytes())
+    copy = AnswerStore(tmp_path / "copy.sqlite")
     assert copy.answers() == store.answers()
     copy.close()
 
@@ -106,28 +115,28 @@ def test_what_is_no_database_of_ours_is_refused(tmp_path, content):
         database.execute("PRAGMA user_version = 99")
         database.close()
     with pytest.raises(UserError, match=r"cannot be used as a database|made by another koala"):
-        Store(path)
+        AnswerStore(path)
 
 
 # ---------------------------------------------------------------- many at once
 
 
-class Counting(Store):
+class Counting(AnswerStore):
     """Counts transactions, and fails to commit when it is told to."""
 
     commits, full = 0, False
 
-    def transaction(self):
+    def transaction(self, writes=True):
         self.commits += 1
         if self.full:
             raise sqlite3.OperationalError("database or disk is full")
-        return super().transaction()
+        return super().transaction(writes)
 
 
 @pytest.fixture
 def queue(tmp_path):
     store = Counting(tmp_path / "answers.sqlite")
-    opened = Queue(store)
+    opened = StoreQueue(store)
     yield opened
     opened.close()
 
@@ -135,7 +144,7 @@ def queue(tmp_path):
 def test_what_waits_is_written_together(queue):
     async def crowd():
         await asyncio.gather(
-            *(queue.run(lambda s, n=n: s.start(f"p{n}", "en", lambda *_: TRIALS, 0.0)) for n in range(300))
+            *(queue.run(lambda s, n=n: s.add_participant(f"p{n}", "en", lambda *_: TRIALS, 0.0)) for n in range(300))
         )
         return await queue.run(lambda store: len(store.participants()))
 
@@ -145,11 +154,11 @@ def test_what_waits_is_written_together(queue):
 
 def test_one_that_fails_takes_nobody_with_it(queue):
     def half(store):
-        store.start("half", "en", lambda *_: TRIALS, 0.0)
+        store.add_participant("half", "en", lambda *_: TRIALS, 0.0)
         raise LookupError("in the middle")
 
     async def both():
-        works = [lambda s: s.start("one", "en", lambda *_: TRIALS, 0.0), half]
+        works = [lambda s: s.add_participant("one", "en", lambda *_: TRIALS, 0.0), half]
         return await asyncio.gather(*map(queue.run, works), return_exceptions=True)
 
     assert [type(result) for result in asyncio.run(both())] == [type(None), LookupError]
@@ -158,9 +167,45 @@ def test_one_that_fails_takes_nobody_with_it(queue):
     assert found[1] is None
 
 
+def test_who_writes_waits_for_another_program(queue, tmp_path):
+    """First reading and then writing would be refused at once where somebody else is writing."""
+    with closing(sqlite3.connect(tmp_path / "answers.sqlite", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        threading.Timer(0.3, other.execute, ["COMMIT"]).start()
+
+        def come(store):
+            assert store.participant("one") is None
+            store.add_participant("one", "en", lambda *_: TRIALS, 0.0)
+            return store.participant("one")
+
+        assert asyncio.run(queue.run(come)).total == 3
+
+
+def test_reading_waits_for_nobody(queue, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "answers.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store = AnswerStore(tmp_path / "answers.sqlite")
+        with store.transaction(writes=False):
+            assert store.participants() == []
+        store.close()
+
+
+def test_a_database_that_was_taken_away_takes_no_answer(queue, tmp_path):
+    """What is written to a file without a name is lost when the server ends."""
+    path = tmp_path / "answers.sqlite"
+    path.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="not where it was"):
+            asyncio.run(queue.run(lambda store: store.check_writable()))
+        path.write_bytes(b"another one")
+    path.unlink()
+    (tmp_path / "elsewhere").rename(path)
+    asyncio.run(queue.run(lambda store: store.add_participant("one", "en", lambda *_: TRIALS, 0.0)))
+
+
 def test_nothing_is_acknowledged_that_is_not_written(queue):
     queue._store.full = True
     with pytest.raises(sqlite3.OperationalError, match="full"):
-        asyncio.run(queue.run(lambda s: s.start("one", "en", lambda *_: TRIALS, 0.0)))
+        asyncio.run(queue.run(lambda s: s.add_participant("one", "en", lambda *_: TRIALS, 0.0)))
     queue._store.full = False
     assert asyncio.run(queue.run(lambda store: store.participant("one"))) is None

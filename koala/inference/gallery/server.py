@@ -1,15 +1,16 @@
 """The gallery's page and its server, `koala gallery`.
 
-Nothing is kept: a photo comes together with the dials, its coloured picture goes back, and both are forgotten. Photos
-are coloured one at a time, in the order in which they come, and none touches the disk.
+Nothing is kept: a photo comes together with the sliders' values, its coloured picture goes back, and both are
+forgotten. Photos are coloured one at a time, in the order in which they come, and none touches the disk.
 All addresses in the page are relative, so that they hold under any sub-path.
 """
 
 import asyncio
 import base64
+import logging
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,21 +18,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import python_multipart  # noqa: F401  # starlette's parser needs it, and would only say so when a photo comes
 from PIL import Image
+from python_multipart import multipart
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from koala.config.inference import GallerySettings
-from koala.core import http
-from koala.core.errors import UserError
+from koala.core import http, http_server
+from koala.core.errors import UserError, first_line
 from koala.imaging import jpeg_intake, photo_io
 from koala.inference.colorize import colorize, device_for
 from koala.models.network import STRIDE, Colorizer
@@ -43,15 +44,17 @@ _FORMATS = {  # Pillow's that it reads by itself (EPS it would hand to Ghostscri
     **{"TIFF": "image/tiff", "BMP": "image/bmp", "GIF": "image/gif"},
 }
 _JPEG = b"\xff\xd8\xff"  # how one begins
+_MOST_CONNECTIONS = 100
 _LONGEST_LINE = 8  # photos that are coloured or wait: all are held in memory
 _LONGEST_UPLOAD_S = 120.0
 _MOST_FIELDS = 16
+_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1")  # of a form
 _MOST_SIDES = 8  # how often a photo's short side may go into its long one: the network's work grows with it
 
 
 @dataclass(frozen=True)
-class Dial:
-    """Something that can be turned.
+class Slider:
+    """An option on the page: a number within limits.
 
     Attributes:
         name: in forms.
@@ -59,7 +62,7 @@ class Dial:
         low: the lowest value.
         high: the highest value.
         step: between values.
-        value: where it stands at first.
+        value: the one at first.
     """
 
     name: str
@@ -69,11 +72,11 @@ class Dial:
     step: float
     value: float
 
-    def read(self, form: FormData) -> float:
-        """Where a form has it.
+    def value_in(self, form: FormData) -> float:
+        """The value that a form gives it.
 
         Raises:
-            HTTPException: 400, nowhere.
+            HTTPException: 400, it is no number within the limits.
         """
         value = form.get(self.name, self.value)
         with suppress(ValueError):
@@ -83,7 +86,7 @@ class Dial:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ColoredPhoto:
     """A coloured photo.
 
     Attributes:
@@ -105,30 +108,30 @@ class Picture:
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
 
 
-Colorize = Callable[[bytes, Mapping[str, float]], bytes]
-"""A photo's file and where the dials stand, by their names -> the coloured photo's file, a JPEG or a PNG.
+ColorizePhoto = Callable[[bytes, Mapping[str, float]], bytes]
+"""A photo's file and the sliders' values, by their names -> the coloured photo's file, a JPEG or a PNG.
 
 Raises `UserError` or `koala.imaging.jpeg_intake.UnreadableImageError` where the photo cannot be read.
 """
 
 
-def dials_for(model: Colorizer) -> tuple[Dial, ...]:
-    """What can be turned when a model colours, by the names of `ColorizeOptions`."""
-    saturation = Dial("saturation", "Saturation", 0, 2, 0.05, 1)
-    strength = Dial("strength", "Strength", 0, 1, 0.05, 1)
-    temperature = Dial("temperature", "Temperature", 0.05, 1, 0.01, model.temperature)
-    size = Dial("size", "Working size", min(64, model.size), max(512, model.size), STRIDE, model.size)
+def sliders_for(model: Colorizer) -> tuple[Slider, ...]:
+    """The options that a model has, by the names of `ColorizeOptions`."""
+    saturation = Slider("saturation", "Saturation", 0, 2, 0.05, 1)
+    strength = Slider("strength", "Strength", 0, 1, 0.05, 1)
+    temperature = Slider("temperature", "Temperature", 0.05, 1, 0.01, model.temperature)
+    size = Slider("size", "Working size", min(64, model.size), max(512, model.size), STRIDE, model.size)
     return saturation, strength, *([temperature] if model.network.head == "bins" else []), size
 
 
-def colorizing(model: Colorizer) -> Colorize:
+def colorize_with(model: Colorizer) -> ColorizePhoto:
     """Colour with a model, photos in colour too: JPEGs stay JPEGs, all others become PNGs, which browsers show."""
 
-    def paint(data: bytes, turned: Mapping[str, float]) -> bytes:
+    def paint(data: bytes, values: Mapping[str, float]) -> bytes:
         photo = photo_io.decode_photo(data)
         suffix = ".jpg" if data.startswith(_JPEG) else ".png"
-        dials: dict[str, Any] = {**turned, "size": int(turned["size"])}
-        return photo_io.encode_photo(colorize(photo.pixels, model, recolor=True, **dials), photo, suffix)
+        options: dict[str, Any] = {**values, "size": int(values["size"])}
+        return photo_io.encode_photo(colorize(photo.pixels, model, recolor=True, **options), photo, suffix)
 
     return paint
 
@@ -138,16 +141,16 @@ class Gallery:
 
     Args:
         settings: its limits.
-        dials: what can be turned.
+        sliders: the options on the page.
         paint: what colours; called from one thread at a time.
     """
 
-    def __init__(self, settings: GallerySettings, dials: Sequence[Dial], paint: Colorize) -> None:
-        self._settings, self._dials, self._paint = settings, dials, paint
-        self._static = http.Static(_PAGE)
-        self._template = http.templates(_PAGE).get_template("gallery.html")
+    def __init__(self, settings: GallerySettings, sliders: Sequence[Slider], paint: ColorizePhoto) -> None:
+        self._settings, self._sliders, self._paint = settings, sliders, paint
+        self._static = http.PageAssets(_PAGE)
+        self._template = http.template_environment(_PAGE).get_template("gallery.html")
         self._turn = asyncio.Lock()
-        self._line = 0
+        self._line = self._held = 0
 
     def routes(self) -> list[Route]:
         """Address by address."""
@@ -156,6 +159,7 @@ class Gallery:
             Route("/", self.result, methods=["POST"]),
             Route("/colored", self.colored, methods=["POST"]),
             Route("/line", self.line),
+            Route(http_server.HEALTH, self.health),
             *self._static.routes(),
         ]
 
@@ -177,6 +181,10 @@ class Gallery:
         """How many photos are being coloured or wait for it."""
         return PlainTextResponse(str(self._line))
 
+    async def health(self, request: Request) -> Response:
+        """For whoever watches the server: 200 while it answers."""
+        return JSONResponse({"status": "ok"})
+
     async def refused(self, request: Request, error: Exception) -> Response:
         """What went wrong, in a sentence: on the page for browsers that go there, alone for all else."""
         if isinstance(error, HTTPException):
@@ -187,76 +195,99 @@ class Gallery:
             return self._page(status, sentence)
         return PlainTextResponse(f"{sentence}\n", status, headers)
 
-    def _page(self, status: int = 200, message: str = "", picture: Picture | None = None) -> Response:
+    def _page(self, status: int = 200, message: str = "", picture: ColoredPhoto | None = None) -> Response:
         text = self._template.render(
             accept=",".join(dict.fromkeys(_FORMATS.values())),
-            dials=self._dials,
+            sliders=self._sliders,
             megabytes=self._settings.megabytes,
             message=message,
             picture=picture,
             release=self._static.release,
         )
-        return HTMLResponse(text, status, {"content-security-policy": http.policy("'self' blob: data:")})
+        return HTMLResponse(
+            text, status, {"content-security-policy": http.content_security_policy("'self' blob: data:")}
+        )
 
-    async def _picture(self, request: Request) -> Picture:
+    async def _picture(self, request: Request) -> ColoredPhoto:
         """Colour the photo of a form, when its turn comes.
 
         Raises:
             HTTPException: 403 from elsewhere, 503 too many wait, 400, 408, 413 or 415 the form or its photo is no use.
         """
-        if not http.from_here(request):
+        if not http.is_same_origin(request):
             raise HTTPException(403, "this form does not come from the gallery's own page; open the gallery again")
-        with self._in_line():
-            name, data, form = await self._read(request)
-            dials = {dial.name: dial.read(form) for dial in self._dials}
-            async with self._turn:
-                if await request.is_disconnected():  # who turns a dial further does not wait for what was before
-                    raise HTTPException(408, "nobody waits for this photo any more")
-                return await run_in_threadpool(self._make, name, data, dials)
+        if self._line >= _LONGEST_LINE:
+            raise self._full()
+        with self._room() as hold:
+            name, data, form = await self._read(request, hold)
+            values = {slider.name: slider.value_in(form) for slider in self._sliders}
+            with self._in_line():
+                async with self._turn:
+                    if await request.is_disconnected():  # who moves a slider on does not wait for what was before
+                        raise HTTPException(408, "nobody waits for this photo any more")
+                    return await run_in_threadpool(self._make, name, data, values)
+
+    @contextmanager
+    def _room(self) -> Iterator[Callable[[bytes], bytes]]:
+        """Room in memory for a photo, which takes as much of it as it has bytes: who sends none takes nobody's."""
+        mine = 0
+
+        def hold(piece: bytes) -> bytes:
+            nonlocal mine
+            if self._held + len(piece) > _LONGEST_LINE * self._settings.megabytes * 10**6:
+                raise self._full()
+            mine += len(piece)
+            self._held += len(piece)
+            return piece
+
+        try:
+            yield hold
+        finally:
+            self._held -= mine
 
     @contextmanager
     def _in_line(self) -> Iterator[None]:
         if self._line >= _LONGEST_LINE:
-            raise HTTPException(503, f"{self._line} photos are waiting; try again in a moment", {"retry-after": "10"})
+            raise self._full()
         self._line += 1
         try:
             yield
         finally:
             self._line -= 1
 
-    async def _read(self, request: Request) -> tuple[str, bytes, FormData]:
+    def _full(self) -> HTTPException:
+        waiting = f"{self._line} photos are waiting" if self._line else "too many photos are on their way"
+        return HTTPException(503, f"{waiting}; try again in a moment", {"retry-after": "10"})
+
+    async def _read(self, request: Request, hold: Callable[[bytes], bytes]) -> tuple[str, bytes, FormData]:
         """The photo's name and bytes, and the form with all other fields."""
         if request.headers.get("content-type", "").partition(";")[0].strip() != "multipart/form-data":
             raise HTTPException(415, "a photo comes in a form, as multipart/form-data")
         megabytes = self._settings.megabytes
         refusal = f"this photo is larger than {megabytes} MB; take a smaller one, or start with a larger --megabytes"
-        body = http.bounded(request, megabytes * 10**6, refusal)
-        parser = MultiPartParser(request.headers, body, max_files=1, max_fields=_MOST_FIELDS)
-        parser.spool_max_size = sys.maxsize  # of what is kept in memory, not in a file
+        body = (hold(piece) async for piece in http.limited_body(request, megabytes * 10**6, refusal))
         try:
             async with asyncio.timeout(_LONGEST_UPLOAD_S):
-                form = await parser.parse()
-        except (TimeoutError, ClientDisconnect):
+                form = await _parsed(request.headers, body)
+        except TimeoutError:
             raise HTTPException(408, f"the photo did not come within {_LONGEST_UPLOAD_S:g} s; try again") from None
-        except MultiPartException as error:
-            raise HTTPException(400, f"the form cannot be read: {error.message}") from None
         photo = form.get("photo")
-        name, data = (photo.filename, await photo.read()) if isinstance(photo, UploadFile) else ("", b"")
+        name, data = (photo.filename or "", await photo.read()) if isinstance(photo, UploadFile) else ("", b"")
         await form.close()
         if not data:
             raise HTTPException(400, "there is no photo in the form; choose one")
-        return Path(name or "photo").name, data, form
+        return Path(name).name or "photo", data, form
 
-    def _make(self, name: str, data: bytes, dials: Mapping[str, float]) -> Picture:
+    def _make(self, name: str, data: bytes, values: Mapping[str, float]) -> ColoredPhoto:
         """Colour a photo that is within the limits."""
         try:
             with jpeg_intake.decoder_errors():
                 self._check(name, jpeg_intake.open_image(data))
-            colored = self._paint(data, dials)
+            colored = self._paint(data, values)
         except (UserError, jpeg_intake.UnreadableImageError) as error:
             raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
         suffix = "jpg" if colored.startswith(_JPEG) else "png"
-        return Picture(f"{Path(name).stem}-koala.{suffix}", colored)
+        return ColoredPhoto(f"{Path(name).stem}-koala.{suffix}", colored)
 
     def _check(self, name: str, photo: Image.Image) -> None:
         """Refuse what would take too long or too much memory, or another program to read, before it is decoded."""
@@ -275,9 +306,29 @@ class Gallery:
             )
 
 
-def create_app(settings: GallerySettings, dials: Sequence[Dial], paint: Colorize) -> ASGIApp:
+async def _parsed(headers: Headers, body: AsyncGenerator[bytes, None]) -> FormData:
+    """A form, all of it in memory.
+
+    Raises:
+        HTTPException: 400, it cannot be read.
+    """
+    _, options = multipart.parse_options_header(headers["content-type"])
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in _CHARSETS:  # a codec of Python may do anything with a form's names
+        raise HTTPException(400, f"the form is written in {charset[:40]!r}; send it in UTF-8, as browsers do")
+    parser = MultiPartParser(headers, body, max_files=1, max_fields=_MOST_FIELDS)
+    parser.spool_max_size = sys.maxsize  # of what is kept in memory, not in a file
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"the form cannot be read: {error.message}") from None
+    except (LookupError, ValueError) as error:
+        raise HTTPException(400, f"the form cannot be read: {first_line(error)}") from None
+
+
+def create_app(settings: GallerySettings, sliders: Sequence[Slider], paint: ColorizePhoto) -> ASGIApp:
     """The web application; see `Gallery`."""
-    gallery = Gallery(settings, dials, paint)
+    gallery = Gallery(settings, sliders, paint)
     handlers = {HTTPException: gallery.refused, Exception: gallery.refused}
     app = Starlette(routes=gallery.routes(), exception_handlers=handlers)
     app.router.redirect_slashes = False
@@ -290,7 +341,7 @@ def create_app(settings: GallerySettings, dials: Sequence[Dial], paint: Colorize
         if scope["type"] != "http":
             await app(scope, receive, send)
         else:
-            await (app if _is_called(scope, names) else stranger)(scope, receive, http.guarded(send))
+            await (app if _is_called(scope, names) else stranger)(scope, receive, http.with_security_headers(send))
 
     return guard
 
@@ -316,17 +367,18 @@ def gallery_command(settings: GallerySettings) -> int:
     Raises:
         UserError: there is no model, or the address cannot be listened at.
     """
-    with http.listening(settings.host, settings.port) as listener:
+    with http_server.open_listener(settings.host, settings.port) as listener:
         model = load_model(settings.model, settings.extractor.weights).to(device_for(settings.device))
-        app = create_app(settings, dials_for(model), colorizing(model))
+        app = create_app(settings, sliders_for(model), colorize_with(model))
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # not a line for each form that is none
         _greet(listener)
-        http.serve(app, listener, proxy_headers=False, limit_concurrency=100)
+        http_server.make_server(app, _MOST_CONNECTIONS, proxy_headers=False).run(sockets=[listener])
     return 0
 
 
 def _greet(listener: socket.socket) -> None:
     """Say where the gallery is, and who can come."""
-    print(f"{http.address(listener)}/  drop a photo there; Ctrl-C closes the gallery", flush=True)
+    print(f"{http_server.listener_url(listener)}/  drop a photo there; Ctrl-C closes the gallery", flush=True)
     if not ip_address(listener.getsockname()[0]).is_loopback:
         print(
             "everybody who can reach this address can colour photos here; --host 127.0.0.1 keeps the gallery to you",

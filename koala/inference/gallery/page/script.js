@@ -1,9 +1,9 @@
 // What browsers with JavaScript have beyond the page itself, which works without: photos can be dropped and pasted, a
-// slider uncovers the colours, and a dial that is turned colours again.
+// slider uncovers the colours, and a slider that is moved colours again.
 "use strict";
 
 (() => {
-  const PATIENCE_MS = 300; // after a dial was turned
+  const PATIENCE_MS = 300; // after a slider was moved
 
   const root = document.documentElement;
   const form = document.querySelector("form");
@@ -11,7 +11,7 @@
     ["status", "comparison", "before", "after", "split", "download"].map((id) => document.getElementById(id));
   let photo = null;
   let request = new AbortController(); // what is under way
-  let turned = 0;
+  let moved = 0;
 
   const say = (text) => { status.textContent = text.trim(); };
 
@@ -32,7 +32,7 @@
   }
 
   async function color() {
-    clearTimeout(turned);
+    clearTimeout(moved);
     request.abort();
     if (photo.size > form.dataset.megabytes * 1e6) {
       say(`This photo is larger than ${form.dataset.megabytes} MB; take a smaller one.`);
@@ -83,8 +83,8 @@
 
   form.querySelector("fieldset").addEventListener("input", (event) => {
     event.target.parentElement.querySelector("output").value = event.target.value;
-    clearTimeout(turned);
-    if (photo) turned = setTimeout(color, PATIENCE_MS);
+    clearTimeout(moved);
+    if (photo) moved = setTimeout(color, PATIENCE_MS);
   });
 
   form.elements.photo.addEventListener("change", (event) => choose(event.target.files));

@@ -1,6 +1,8 @@
 """What keeps a study's pages safe: signed names that cannot be guessed, forms of its own, limits."""
 
 import asyncio
+import base64
+import binascii
 import hashlib
 import hmac
 import secrets
@@ -23,7 +25,7 @@ _MOST_FIELDS = 64
 _BUCKETS = 20_000
 
 
-class Keys:
+class SessionSigner:
     """Signed and derived names: 128 bits of HMAC-SHA256, so that none can be made or guessed without the secret.
 
     Args:
@@ -42,6 +44,10 @@ class Keys:
         nonce = self._opened("ticket", ticket)
         return None if nonce is None else self._signed("session", _derived(self._secret, f"session {nonce}"))
 
+    def is_password(self, given: str) -> bool:
+        """Whether somebody knows the secret itself."""
+        return constant_time_compare(given, self._secret)
+
     def is_session(self, cookie: str) -> bool:
         """Whether this study gave out a cookie."""
         return self._opened("session", cookie) is not None
@@ -51,7 +57,7 @@ class Keys:
 
     def _opened(self, purpose: str, name: str) -> str | None:
         nonce, _, _ = name.partition(".")
-        return nonce if same(name, self._signed(purpose, nonce)) else None
+        return nonce if constant_time_compare(name, self._signed(purpose, nonce)) else None
 
 
 def form_token(session: str) -> str:
@@ -64,7 +70,7 @@ def picture_token(session: str, position: int) -> str:
     return _derived(session, f"picture {position}")
 
 
-def same(given: str, expected: str) -> bool:
+def constant_time_compare(given: str, expected: str) -> bool:
     """Compare in a time that depends on neither."""
     return hmac.compare_digest(hashlib.sha256(given.encode()).digest(), hashlib.sha256(expected.encode()).digest())
 
@@ -86,13 +92,13 @@ async def read_form(request: Request, url: str = "") -> Mapping[str, str]:
     Raises:
         HTTPException: 403 from elsewhere, 408 too slow, 413 too long, 415 or 400 not a form.
     """
-    if not http.from_here(request, url):
+    if not http.is_same_origin(request, url):
         raise HTTPException(403, "error_session")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "error_form")
     try:
         async with asyncio.timeout(_LONGEST_WAIT_S):
-            body = b"".join([piece async for piece in http.bounded(request, _LONGEST_BODY, "error_form")])
+            body = b"".join([piece async for piece in http.limited_body(request, _LONGEST_BODY, "error_form")])
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
     except TimeoutError:
         raise HTTPException(408, "error_busy") from None
@@ -100,7 +106,18 @@ async def read_form(request: Request, url: str = "") -> Mapping[str, str]:
         raise HTTPException(400, "error_form") from None
 
 
-class Buckets:
+def given_password(request: Request) -> str:
+    """What a request brings as a password, by HTTP's Basic (with any name) or Bearer; "" where it brings none."""
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return value
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
+class RateLimiter:
     """How much each may do: so many at once, so many a second after that.
 
     Args:
@@ -112,7 +129,7 @@ class Buckets:
         self._burst, self._rate_s = burst, rate_s
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, who: str, now: float | None = None) -> bool:
+    def allow(self, who: str, now: float | None = None) -> bool:
         """Take one; False when there is none left."""
         now = time.monotonic() if now is None else now
         left, then = self._left.pop(who, (self._burst, now))
@@ -123,19 +140,19 @@ class Buckets:
         return left >= 1
 
 
-class Guard:
+class GuardMiddleware:
     """Stands before all pages: the sub-path, the rate, the headers of every response.
 
     Args:
         app: the pages.
-        keys: which cookies are ours.
+        signer: which cookies are ours.
         url: the address that participants open; "" is any.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, url: str = "") -> None:
-        self._app, self._keys, self._prefix = app, keys, urlsplit(url).path.rstrip("/")
-        self._sessions = Buckets(burst=100, rate_s=20)
-        self._strangers = Buckets(burst=1000, rate_s=50)  # a lecture hall has one address
+    def __init__(self, app: ASGIApp, signer: SessionSigner, url: str = "") -> None:
+        self._app, self._signer, self._prefix = app, signer, urlsplit(url).path.rstrip("/")
+        self._sessions = RateLimiter(burst=100, rate_s=20)
+        self._strangers = RateLimiter(burst=1000, rate_s=50)  # a lecture hall has one address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -144,7 +161,7 @@ class Guard:
             return
 
         app = self._refusal(scope) or self._app
-        await app(self._without_prefix(scope), receive, http.guarded(send))
+        await app(self._without_prefix(scope), receive, http.with_security_headers(send))
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         path = scope["path"]
@@ -152,10 +169,13 @@ class Guard:
             return PlainTextResponse("", 308, {"location": f"{self._prefix}/"})
         if path.removeprefix(self._prefix) == "/health":
             return None
-        cookie = Request(scope).cookies.get(COOKIE, "")
-        known = self._keys.is_session(cookie)
+        request = Request(scope)
+        if (password := given_password(request)) and self._signer.is_password(password):
+            return None
+        cookie = request.cookies.get(COOKIE, "")
+        known = self._signer.is_session(cookie)
         address = scope["client"][0] if scope.get("client") else ""
-        if not (self._sessions.take(cookie) if known else self._strangers.take(address)):
+        if not (self._sessions.allow(cookie) if known else self._strangers.allow(address)):
             return PlainTextResponse("too many requests; wait a moment\n", 429, {"retry-after": "5"})
         return None
 
