@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import python_multipart  # noqa: F401  # starlette's parser needs it, and would only say so when a photo comes
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, Headers, UploadFile
@@ -32,7 +31,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from koala.config.inference import GallerySettings
 from koala.core import http
 from koala.core.errors import UserError
-from koala.imaging import jpeg_intake, photo_io
+from koala.imaging import photo_io
+from koala.imaging.decoders import PictureFile, open_picture
+from koala.imaging.errors import UnreadableImageError, decoder_errors, kind_of
 from koala.inference.colorize import colorize, device_for
 from koala.models.network import STRIDE, Colorizer
 from koala.models.pretrained import load_model
@@ -108,7 +109,7 @@ class Picture:
 Colorize = Callable[[bytes, Mapping[str, float]], bytes]
 """A photo's file and where the dials stand, by their names -> the coloured photo's file, a JPEG or a PNG.
 
-Raises `UserError` or `koala.imaging.jpeg_intake.UnreadableImageError` where the photo cannot be read.
+Raises `UserError` or `koala.imaging.errors.UnreadableImageError` where the photo cannot be read.
 """
 
 
@@ -250,18 +251,18 @@ class Gallery:
     def _make(self, name: str, data: bytes, dials: Mapping[str, float]) -> Picture:
         """Colour a photo that is within the limits."""
         try:
-            with jpeg_intake.decoder_errors():
-                self._check(name, jpeg_intake.open_image(data))
+            with decoder_errors(kind_of(data)):
+                self._check(name, open_picture(data))
             colored = self._paint(data, dials)
-        except (UserError, jpeg_intake.UnreadableImageError) as error:
+        except (UserError, UnreadableImageError) as error:
             raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
         suffix = "jpg" if colored.startswith(_JPEG) else "png"
         return Picture(f"{Path(name).stem}-koala.{suffix}", colored)
 
-    def _check(self, name: str, photo: Image.Image) -> None:
+    def _check(self, name: str, photo: PictureFile) -> None:
         """Refuse what would take too long or too much memory, or another program to read, before it is decoded."""
-        if photo.format not in _FORMATS:
-            raise HTTPException(415, f"{name} is of format {photo.format}; choose one of {', '.join(_FORMATS)}")
+        if photo.kind not in _FORMATS:
+            raise HTTPException(415, f"{name} is of format {photo.kind}; choose one of {', '.join(_FORMATS)}")
         width, height, most = *photo.size, self._settings.megapixels
         if width * height > most * 10**6:
             raise HTTPException(
