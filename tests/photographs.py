@@ -69,6 +69,27 @@ def scene(seed: int) -> np.ndarray:
     return ((grey - grey.min()) / np.ptp(grey) * 90 + 5 + grain).clip(0, 100)
 
 
+def drawn_sea(seed: int, height: int = 200, width: int = 300) -> np.ndarray:
+    """A blue sea with waves and foam under a blue sky, `(H, W, 3)` uint8: light colours of one hue over dark ones."""
+    random = np.random.default_rng(seed)
+    sky, horizon = random.integers((60, 120, 190), (120, 170, 230)), random.integers((150, 190, 220), (210, 225, 245))
+    trough, crest = random.integers((0, 40, 90), (40, 90, 140)), random.integers((50, 120, 160), (110, 170, 210))
+    rows = int(height * random.uniform(0.25, 0.6))
+    down, across = np.mgrid[: height - rows, :width]
+    near = down / len(down)
+    waves = [
+        random.uniform(0.3, 1)
+        * np.sin(across / random.uniform(3, 20) + down / random.uniform(2, 8) * (1 + near) + random.uniform(0, 6))
+        for _ in range(8)
+    ]
+    wave = (sum(waves) - np.min(sum(waves))) / np.ptp(sum(waves))
+    sea = trough + (crest - trough) * (0.6 * wave + 0.4 * (1 - near))[..., None]
+    sea[wave > random.uniform(0.85, 0.97)] = (235, 242, 245)
+    air = np.broadcast_to(sky + (horizon - sky) * np.linspace(0, 1, rows)[:, None, None], (rows, width, 3))
+    picture = np.concatenate([air, sea]) + random.normal(0, 2, (height, width, 3))
+    return picture.clip(0, 255).round().astype(np.uint8)
+
+
 # colours of black and of white, sRGB; between them a straight ramp
 TONES = {
     "sepia": ((45, 25, 10), (250, 235, 205)),

@@ -32,7 +32,7 @@ from koala.core.progress import Progress
 from koala.core.readers import parse_csv, read_text
 from koala.data.shards import SPLITS, ShardRecord, Shards, read_record, record_path
 from koala.imaging import ab_bins, color, toning
-from koala.imaging.jpeg_intake import UnreadableImageError, decoder_errors
+from koala.imaging.errors import UnreadableImageError, decoder_errors
 
 FORMAT = "koala-audit/2"  # another number whenever a definition below changes
 BINS_FORMAT = "koala-bins/1"
@@ -219,7 +219,7 @@ def _measured(shard: Shards) -> Iterator[tuple[list[Any], ImageColors]]:
         found = shard.describe(sample)
         jpeg = shard.read(sample).tobytes()
         try:
-            with decoder_errors():
+            with decoder_errors("JPEG"):
                 colors = measure_colors(jpeg)
         except UnreadableImageError as error:
             raise UserError(

@@ -25,7 +25,8 @@ from koala.data.crop_windows import CropWindows, crop_windows, draws
 from koala.data.dali_pipeline import build_graph
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
-from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
+from koala.imaging.errors import UnreadableImageError
+from koala.imaging.jpeg_intake import validate_or_transcode
 
 if TYPE_CHECKING:
     import torch

@@ -45,7 +45,8 @@ from koala.data.shards import (
 )
 from koala.data.sources import commonest_reasons, list_source
 from koala.data.verification import check_shards
-from koala.imaging.jpeg_intake import IntakeResult, UnreadableImageError, validate_or_transcode
+from koala.imaging.errors import UnreadableImageError
+from koala.imaging.jpeg_intake import IntakeResult, validate_or_transcode
 
 
 @dataclass(frozen=True)

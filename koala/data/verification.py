@@ -24,7 +24,8 @@ from koala.data.shards import (
     read_record,
     record_path,
 )
-from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
+from koala.imaging.errors import UnreadableImageError
+from koala.imaging.jpeg_intake import validate_or_transcode
 
 
 def verify_shards(folder: Path, quick: bool = False, workers: int = 1, show: bool = True) -> list[str]:

@@ -23,7 +23,8 @@ from koala.data.loader import Batch
 from koala.data.shards import Shards
 from koala.evaluation.protocol import SUFFIXES, image_stem
 from koala.imaging import color, contact_sheet
-from koala.imaging.jpeg_intake import UnreadableImageError, decode_image
+from koala.imaging.errors import UnreadableImageError
+from koala.imaging.jpeg_intake import decode_image
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import Colorizer
 

@@ -1,15 +1,20 @@
-"""What a photograph's file says beside its pixels: EXIF, XMP, resolution."""
+"""What a photograph's file says beside its pixels: EXIF, XMP, IPTC, resolution.
+
+What cannot be read of it, whatever the reason, is left out: the pixels are fine.
+"""
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 from xml.dom import minidom
-from xml.parsers.expat import ExpatError
+from xml.parsers import expat
 
 from PIL import ExifTags, Image
 
 from koala.core.version import __version__
 
 ORIENTATION = int(ExifTags.Base.Orientation)  # 1 is upright
+XMP_TAG, IPTC_TAG = int(ExifTags.Base.XMLPacket), 33723  # in TIFFs
 
 _Tag = ExifTags.Base
 _WORDS = (  # what EXIF's first directory says of the photo, not of how its file is made
@@ -35,16 +40,25 @@ _OUTDATED = (  # properties that were true of the photo before it was turned, co
     ("http://ns.adobe.com/xap/1.0/", "Thumbnails"),
 )
 
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, struct.error)  # Pillow's, on EXIF
+_MOST_NESTED = 100  # elements of XMP in each other; honest ones have some ten
+
+_RESOURCE, _IPTC = b"8BIM", 0x0404  # Photoshop's image resources, and the one that is IPTC's
+_RESOURCES_TAG = 34377  # in TIFFs
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
     """A picture's EXIF; none where it is damaged, which is taken away: the pixels are fine."""
     try:
         return image.getexif()
-    except _DAMAGED:
+    except Exception:
         image.info.pop("exif", None)
         return Image.Exif()
+
+
+def orientation_of(exif: Image.Exif) -> int:
+    """EXIF's orientation, 1 to 8; 1, upright, where it does not say one of these."""
+    found = exif.get(ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def updated_exif(exif: Image.Exif, width: int, height: int) -> bytes:
@@ -65,7 +79,7 @@ def updated_exif(exif: Image.Exif, width: int, height: int) -> bytes:
             now = {_Tag.ColorSpace: 1, _Tag.ExifImageWidth: width, _Tag.ExifImageHeight: height}
             shot |= {tag: value for tag, value in now.items() if tag in shot}
         return kept.tobytes() if kept else b""
-    except _DAMAGED:
+    except Exception:
         return b""
 
 
@@ -100,7 +114,7 @@ def resolution(exif: Image.Exif, info: dict[Any, Any]) -> tuple[float, float] | 
         x, y = info.get("dpi") or (exif[_Tag.XResolution], exif[_Tag.YResolution])
         per_inch = 1 if "dpi" in info else {_INCH: 1, _CENTIMETRE: 2.54}[exif.get(_Tag.ResolutionUnit, _INCH)]
         dpi = round(float(x) * per_inch, 2), round(float(y) * per_inch, 2)
-    except _DAMAGED:
+    except Exception:
         return None
     return dpi if all(1 < value < 100_000 for value in dpi) else None
 
@@ -114,37 +128,122 @@ def xmp_with_note(xmp: bytes) -> bytes:
     References:
         ISO 16684-1:2019 (XMP); XMP Specification Part 2, xmpMM:History and ResourceEvent.
     """
-    note = minidom.parseString(_NOTE)
-    packet = _parsed(xmp) or note
-    _drop_outdated(packet)
-    if packet is not note:
-        rdf = packet.getElementsByTagNameNS(_RDF, "RDF")[0]
-        events = [
-            event
-            for history in packet.getElementsByTagNameNS(_MEDIA, "History")
-            for event in history.getElementsByTagNameNS(_RDF, "Seq")
-        ]
-        new = note.getElementsByTagNameNS(_RDF, "li" if events else "Description")[0]
-        (events or [rdf])[0].appendChild(packet.importNode(new, deep=True))
+    try:
+        packet = _noted(xmp)
+    except Exception:
+        packet = minidom.parseString(_NOTE)
     text = packet.documentElement.toxml()  # type: ignore[union-attr]
     return f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n{text}\n<?xpacket end="w"?>'.encode()
 
 
-def _parsed(xmp: bytes) -> minidom.Document | None:
-    """A packet's tree, if it is one."""
-    if b"<!DOCTYPE" in xmp:  # no XMP has one, but attacks on XML readers do
-        return None
-    try:
-        packet = minidom.parseString(xmp.strip(b"\0 \r\n\t"))
-    except (ExpatError, ValueError):
-        return None
-    return packet if packet.getElementsByTagNameNS(_RDF, "RDF") else None
+def _noted(xmp: bytes) -> minidom.Document:
+    """A packet's tree with the note.
+
+    Raises:
+        Exception: it is no packet.
+    """
+    xmp = xmp.strip(b"\0 \r\n\t")
+    _check_nesting(xmp)
+    packet, note = minidom.parseString(xmp), minidom.parseString(_NOTE)
+    rdf = packet.getElementsByTagNameNS(_RDF, "RDF")[0]
+    _drop_outdated(rdf)
+    events = [
+        event
+        for history in rdf.getElementsByTagNameNS(_MEDIA, "History")
+        for event in history.getElementsByTagNameNS(_RDF, "Seq")
+    ]
+    new = note.getElementsByTagNameNS(_RDF, "li" if events else "Description")[0]
+    (events or [rdf])[0].appendChild(packet.importNode(new, deep=True))
+    return packet
 
 
-def _drop_outdated(packet: minidom.Document) -> None:
-    for namespace, name in _OUTDATED:
-        for description in packet.getElementsByTagNameNS(_RDF, "Description"):
+def _check_nesting(xml: bytes) -> None:
+    """Refuse what attacks readers of XML: elements nested without end, and a document type, which no XMP has.
+
+    Raises:
+        ValueError: it has them.
+        expat.ExpatError: it is no XML.
+    """
+    depth = 0
+
+    def open_element(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > _MOST_NESTED:
+            raise ValueError("nested too deeply")
+
+    def close_element(_: object) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def refuse(*_: object) -> None:
+        raise ValueError("it has a document type")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = open_element, close_element
+    parser.StartDoctypeDeclHandler = refuse
+    parser.Parse(xml, True)
+
+
+def _drop_outdated(rdf: minidom.Element) -> None:
+    """Take properties away that hold no longer: attributes and children of descriptions."""
+    for description in rdf.getElementsByTagNameNS(_RDF, "Description"):
+        for namespace, name in _OUTDATED:
             if description.hasAttributeNS(namespace, name):
                 description.removeAttributeNS(namespace, name)
-        for element in packet.getElementsByTagNameNS(namespace, name):
-            element.parentNode.removeChild(element)  # type: ignore[union-attr]
+            for element in description.getElementsByTagNameNS(namespace, name):
+                if element.parentNode is description:
+                    description.removeChild(element)
+
+
+# ---------------------------------------------------------------- IPTC
+
+
+def iptc_of_jpeg(info: dict[Any, Any]) -> bytes:
+    """IPTC's records (IIM), from what Pillow found in a JPEG; empty where there are none."""
+    found = (info.get("photoshop") or {}).get(_IPTC, b"")
+    return found if isinstance(found, bytes) else b""
+
+
+def iptc_of_tiff(exif: Image.Exif) -> bytes:
+    """IPTC's records (IIM), from their own tag of a TIFF or from Photoshop's; empty where there are none."""
+    try:
+        found = exif.get(IPTC_TAG) or dict(_resources(exif.get(_RESOURCES_TAG) or b"")).get(_IPTC, b"")
+        if isinstance(found, tuple):  # some programs write bytes as numbers of 32 bits
+            found = struct.pack(f"{exif.endian or '<'}{len(found)}I", *found)
+        return found if isinstance(found, bytes) else b""
+    except Exception:
+        return b""
+
+
+def jpeg_segments(iptc: bytes, comments: tuple[bytes, ...], room: int) -> bytes:
+    """The segments of a JPEG that hold IPTC and comments; without those that are longer than `room` bytes."""
+    resource = _RESOURCE + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
+    segments = [(0xED, b"Photoshop 3.0\0" + resource)] if iptc else []
+    segments += [(0xFE, comment) for comment in comments]
+    return b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+        for marker, payload in segments
+        if len(payload) <= room
+    )
+
+
+def png_texts(iptc: bytes, comments: tuple[bytes, ...]) -> Iterator[tuple[bytes, bytes]]:
+    """The kind and payload of a PNG's chunks that hold IPTC, as ImageMagick and ExifTool do it, and comments."""
+    if iptc:
+        lines = [iptc.hex()[at : at + 72] for at in range(0, 2 * len(iptc), 72)]
+        text = "\n".join(["", "iptc", f"{len(iptc):8}", *lines, ""])
+        yield b"tEXt", b"Raw profile type iptc\0" + text.encode()
+    for comment in comments:
+        yield b"iTXt", b"Comment\0\0\0\0\0" + comment.decode("utf-8", "replace").encode()
+
+
+def _resources(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """Photoshop's image resources: a number, a name, and what they hold."""
+    at = 0
+    while block[at : at + 4] == _RESOURCE:
+        (number,) = struct.unpack_from(">H", block, at + 4)
+        at += 6 + (block[at + 6] + 2) // 2 * 2  # the name and its length, made even
+        (length,) = struct.unpack_from(">I", block, at)
+        yield number, block[at + 4 : at + 4 + length]
+        at += 4 + length + length % 2

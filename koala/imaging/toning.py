@@ -32,6 +32,10 @@ TONED_HUE = 0.95  # |sum of ab| / sum of chroma at least; 1 is a ray from the ne
 TONED_CONTRAST = 5.0  # standard deviation of L* at least
 TONED_DEVIATION = 0.3, 0.2  # distance of ab from its mean at the same L* (RMS), over mean chroma and contrast, at most
 _LIGHTNESS_BIN = 2.0  # of L*, in which that mean is taken
+# Seas, skies and snow have one hue, too, and a sky is light where the sea is dark. But theirs is no simple curve. Where
+# a tone is blue or green, ab has to be a line over L*, or a parabola with little chroma at black and white.
+BLUE_DEVIATION = 0.12  # distance of ab from that curve (RMS), noise apart, over contrast, at most
+_END_CHROMA = 1.25  # of a parabola, at black and at white, over mean chroma, at most
 _SIDE = 128  # pixels, to which noise and the smears of JPEG are averaged out first
 _BORDER_L, _PICTURE_SHARE = 2.0, 0.1  # so near to black or white is border, if so much is left
 
@@ -126,15 +130,19 @@ def is_toned(lab: NDArray) -> bool:
     Its ab lies about on one ray from the neutral axis, and how far out depends on L* alone: see `TONED_CHROMA` and the
     constants after it. A black or white border does not count.
     """
-    pixels = _averaged(lab, _SIDE).reshape(-1, 3)
-    inner = np.abs(pixels[:, 0] - 50) < 50 - _BORDER_L
-    lightness, *ab = pixels[inner if inner.mean() > _PICTURE_SHARE else ...].T
+    picture = _averaged(lab, _SIDE)
+    inner = np.abs(picture[..., 0] - 50) < 50 - _BORDER_L
+    counted = inner if inner.mean() > _PICTURE_SHARE else np.ones_like(inner)
+    lightness, *ab = picture[counted].T
     chroma, contrast = np.hypot(*ab), lightness.std()
     if not TONED_CHROMA[0] <= chroma.mean() <= TONED_CHROMA[1] or contrast < TONED_CONTRAST:
         return False
     one_hue = np.hypot(*np.sum(ab, axis=1)) >= TONED_HUE * chroma.sum()
     of_chroma, of_contrast = TONED_DEVIATION
-    return bool(one_hue and _deviation(lightness, ab) <= min(of_chroma * chroma.mean(), of_contrast * contrast))
+    if not one_hue or _deviation(lightness, ab) > min(of_chroma * chroma.mean(), of_contrast * contrast):
+        return False
+    is_blue_or_green = np.sum(ab) < 0
+    return bool(not is_blue_or_green or _follows_simple_curve(picture, counted, BLUE_DEVIATION * contrast))
 
 
 def _averaged(picture: NDArray, side: int) -> NDArray:
@@ -153,6 +161,33 @@ def _deviation(lightness: NDArray, ab: list[NDArray]) -> float:
     counts = np.maximum(np.bincount(bins), 1)
     distance = np.hypot(*(axis - (np.bincount(bins, axis) / counts)[bins] for axis in ab))
     return float(np.sqrt(np.square(distance).mean()))
+
+
+def _follows_simple_curve(lab: NDArray, counted: NDArray, most: float) -> bool:
+    """Whether ab is a line over L*, or a parabola that is not far from neutral at its ends.
+
+    Args:
+        lab: `(H, W, 3)`.
+        counted: `(H, W)`, the pixels that matter.
+        most: RMS distance of ab from the curve, noise apart.
+    """
+    ab, chroma = lab[..., 1:], np.hypot(lab[..., 1], lab[..., 2])[counted].mean()
+    for degrees in (np.arange(2), np.arange(3)):
+        powers = (lab[..., :1] / 50 - 1) ** degrees
+        curve = np.linalg.lstsq(powers[counted], ab[counted], rcond=None)[0]
+        ends = np.hypot(*(np.array([[-1.0], [1.0]]) ** degrees @ curve).T)
+        is_tone = len(degrees) == 2 or ends.max() <= _END_CHROMA * chroma
+        if is_tone and _rms_without_noise(ab - powers @ curve, counted) <= most:
+            return True
+    return False
+
+
+def _rms_without_noise(distance: NDArray, counted: NDArray) -> float:
+    """RMS of `(H, W, 2)` distances, less what changes from pixel to pixel."""
+    across, down = counted[:, 1:] & counted[:, :-1], counted[1:] & counted[:-1]
+    steps = np.concatenate([np.diff(distance, axis=1)[across], np.diff(distance, axis=0)[down]])
+    noise = np.square(steps).sum(axis=-1).mean() / 2 if len(steps) else 0.0  # neighbours differ by two of it
+    return float(np.sqrt(max(np.square(distance[counted]).sum(axis=-1).mean() - noise, 0.0)))
 
 
 def _along_tone(thumbnail: NDArray) -> GrayConversion:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from koala.core.errors import UserError
 from koala.imaging import photo_io
-from koala.imaging.jpeg_intake import UnreadableImageError
+from koala.imaging.errors import UnreadableImageError
 
 PhotoInput = str | PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any] | Tensor
 """A photo: see `TAKES`."""

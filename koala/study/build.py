@@ -29,6 +29,7 @@ from koala.core.version import __version__
 from koala.data import labels, sources
 from koala.data.places import SourceItem
 from koala.imaging import color, jpeg_intake
+from koala.imaging.errors import UnreadableImageError
 from koala.study import languages, trials
 from koala.study.folder import StudyManifest, StudyPicture
 from koala.study.languages import PAGE_FOLDER
@@ -294,7 +295,7 @@ def _names(path: Path) -> list[str]:
 def _read(version: VersionSource, scene: str) -> Image.Image:
     try:
         return jpeg_intake.decode_image(version.items[scene].read()).convert("RGB")
-    except (jpeg_intake.UnreadableImageError, OSError) as error:
+    except (UnreadableImageError, OSError) as error:
         raise _UnfitError(f"its picture by {version.name} cannot be read ({error})") from None
 
 

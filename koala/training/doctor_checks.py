@@ -176,7 +176,8 @@ def _read_some(folder: Path, split: str, shards: "Shards") -> None:
     """
     import numpy as np
 
-    from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
+    from koala.imaging.errors import UnreadableImageError
+    from koala.imaging.jpeg_intake import validate_or_transcode
 
     for sample in map(int, np.random.default_rng().integers(len(shards), size=_SAMPLES)):
         try:

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from koala.config.data import ResizeRule
-from koala.imaging.jpeg_intake import UnreadableImageError, validate_or_transcode
+from koala.imaging.errors import UnreadableImageError
+from koala.imaging.jpeg_intake import validate_or_transcode
 from tests.photographs import encoded, jpeg, make_photo, swapped_profile
 
 AS_IS = ResizeRule()

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from PIL import Image
 from python_multipart import multipart
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -33,7 +32,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from koala.config.inference import GallerySettings
 from koala.core import http, http_server
 from koala.core.errors import UserError, first_line
-from koala.imaging import jpeg_intake, photo_io
+from koala.imaging import photo_io
+from koala.imaging.decoders import PictureFile, open_picture
+from koala.imaging.errors import UnreadableImageError, decoder_errors, kind_of
 from koala.inference.colorize import colorize, device_for
 from koala.models.network import STRIDE, Colorizer
 from koala.models.pretrained import load_model
@@ -111,7 +112,7 @@ class ColoredPhoto:
 ColorizePhoto = Callable[[bytes, Mapping[str, float]], bytes]
 """A photo's file and the sliders' values, by their names -> the coloured photo's file, a JPEG or a PNG.
 
-Raises `UserError` or `koala.imaging.jpeg_intake.UnreadableImageError` where the photo cannot be read.
+Raises `UserError` or `koala.imaging.errors.UnreadableImageError` where the photo cannot be read.
 """
 
 
@@ -281,18 +282,18 @@ class Gallery:
     def _make(self, name: str, data: bytes, values: Mapping[str, float]) -> ColoredPhoto:
         """Colour a photo that is within the limits."""
         try:
-            with jpeg_intake.decoder_errors():
-                self._check(name, jpeg_intake.open_image(data))
+            with decoder_errors(kind_of(data)):
+                self._check(name, open_picture(data))
             colored = self._paint(data, values)
-        except (UserError, jpeg_intake.UnreadableImageError) as error:
+        except (UserError, UnreadableImageError) as error:
             raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
         suffix = "jpg" if colored.startswith(_JPEG) else "png"
         return ColoredPhoto(f"{Path(name).stem}-koala.{suffix}", colored)
 
-    def _check(self, name: str, photo: Image.Image) -> None:
+    def _check(self, name: str, photo: PictureFile) -> None:
         """Refuse what would take too long or too much memory, or another program to read, before it is decoded."""
-        if photo.format not in _FORMATS:
-            raise HTTPException(415, f"{name} is of format {photo.format}; choose one of {', '.join(_FORMATS)}")
+        if photo.kind not in _FORMATS:
+            raise HTTPException(415, f"{name} is of format {photo.kind}; choose one of {', '.join(_FORMATS)}")
         width, height, most = *photo.size, self._settings.megapixels
         if width * height > most * 10**6:
             raise HTTPException(
