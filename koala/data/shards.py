@@ -83,6 +83,10 @@ class ShardRecord:
         """Whether this is the record of a planned shard: its hash, and how many images were to go in."""
         return (self.plan, self.samples + len(self.quarantined)) == planned
 
+    def is_listed_as(self, entry: "ShardEntry") -> bool:
+        """Whether a manifest's entry says the same."""
+        return (self.sha256, self.bytes, self.samples) == (entry.sha256, entry.bytes, entry.samples)
+
 
 @dataclass(frozen=True)
 class ShardEntry:
@@ -196,12 +200,13 @@ class Shards:
             keep: `(N,)` bool, which of the split's N samples there are, numbered anew; None keeps all.
 
         Raises:
-            UserError: there is no manifest, another format, or no sample in the split.
+            UserError: there is no manifest, another format, no sample in the split, or a record that is not the
+                manifest's.
         """
         manifest = read_manifest(folder)
         if not manifest.samples(split):
             raise UserError(f'{folder} holds no "{split}" samples; write it with a recipe whose split makes some')
-        return cls(folder, (read_record(record_path(folder, entry.shard)) for entry in manifest.splits[split]), keep)
+        return cls(folder, (_record_of(folder, entry) for entry in manifest.splits[split]), keep)
 
     def __len__(self) -> int:
         return len(self._size)
@@ -398,6 +403,15 @@ def read_record(path: Path) -> ShardRecord:
     record = parse_json(ShardRecord, data, path, remedy)
     if record.shard != path.with_suffix(".tar").name:
         raise UserError(f"{path} is damaged (it is the record of {record.shard}); {remedy}")
+    return record
+
+
+def _record_of(folder: Path, entry: ShardEntry) -> ShardRecord:
+    record = read_record(record_path(folder, entry.shard))
+    if not record.is_listed_as(entry):
+        raise UserError(
+            f"{folder / entry.shard}: its record differs from manifest.json; check with koala shards verify"
+        )
     return record
 
 

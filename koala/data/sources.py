@@ -46,7 +46,7 @@ _NO_IMAGES = {  # by the suffixes of what is no image, so that a million files n
             *(".caption", ".log", ".md5", ".sha1", ".sha256", ".idx", ".npy", ".mat", ".db", ".py"),
             *(".pdf", ".mov", ".mp4", ".avi", ".mp3"),
         ),
-        "not an image",
+        "not an image by its name",
     ),
     **dict.fromkeys((".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"), _PACKED),
     **dict.fromkeys(_ARCHIVES, "an archive within an archive; unpack the outer one"),
@@ -84,12 +84,12 @@ def list_source(path: Path, leave_out: Path | None = None) -> Listing:
     Raises:
         UserError: there is nothing that could be an image, or an archive or a list is damaged.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; {_REMEDY}")
     try:
         listing = _distinct(_listing(path, leave_out))
     except OSError as error:
-        raise UserError(f"{error.filename or path} cannot be read ({error.strerror or error}); {_REMEDY}") from None
+        absent = isinstance(error, FileNotFoundError)
+        what = "does not exist" if absent else f"cannot be read ({error.strerror or error})"
+        raise UserError(f"{error.filename or path} {what}; {_REMEDY}") from None
     if listing.images:
         return listing
     if not listing.set_aside:

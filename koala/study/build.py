@@ -61,22 +61,24 @@ class VersionSource:
 
     @classmethod
     def open(cls, name: str, path: Path) -> "VersionSource":
-        """List the pictures of a source, and say what cannot be read.
+        """List the pictures of a source, and say what is left out.
 
         Raises:
             UserError: there is no such source, or two of its pictures show the same scene.
         """
         source = sources.list_source(path)
-        for unreadable, reason in source.set_aside:
-            print(f"left out: {unreadable} of {path}: {reason}", file=sys.stderr)
+        left_out = list(source.set_aside)
         items: dict[str, SourceItem] = {}
         for item in source.images:
             scene, is_picture = _scene(item.name)
             if not is_picture:
-                continue
-            if scene in items:
+                left_out.append((item.name, "no picture by its name"))
+            elif scene in items:
                 raise UserError(f"{items[scene].name} and {item.name} of {path} would be one scene; rename one of them")
-            items[scene] = item
+            else:
+                items[scene] = item
+        for other, reason in left_out:
+            print(f"left out: {other} of {path}: {reason}", file=sys.stderr)
         return cls(name, source, items)
 
 

@@ -231,4 +231,7 @@ def test_what_was_set_aside_is_listed(photo_folder, tmp_path):
     manifest = shard_writer.write_shards(WriteShards(source, tmp_path / "out", RECIPE))
     lines = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
     assert manifest.read == manifest.written + manifest.quarantined == 50
-    assert {line["source"]: line["reason"] for line in lines} == {"zero.jpg": "empty file", "list.txt": "not an image"}
+    assert {line["source"]: line["reason"] for line in lines} == {
+        "zero.jpg": "empty file",
+        "list.txt": "not an image by its name",
+    }

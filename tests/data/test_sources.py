@@ -84,7 +84,11 @@ def test_archives_in_a_folder_are_read_below_their_names_beside_its_images(tmp_p
     listing = list_source(tmp_path)
     assert [item.name for item in listing.images] == ["deep/er/b/y.JPEG", "kit/x.JPEG", "train/n01440764/0.JPEG"]
     packed = "packed, and not read in place; unpack it first"
-    assert listing.set_aside == [("c.tar.gz", packed), ("d.tgz", packed), ("kit/readme.txt", "not an image")]
+    assert listing.set_aside == [
+        ("c.tar.gz", packed),
+        ("d.tgz", packed),
+        ("kit/readme.txt", "not an image by its name"),
+    ]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -223,7 +227,10 @@ def test_shards_in_the_source_are_no_part_of_it(folder):
     [
         ({}, "holds no file; name a folder of images"),
         ({"a.tar": tar_bytes({})}, "holds no file; name a folder of images"),
-        ({"a.tar.gz": b"\x1f\x8b", "b.tgz": b"", "c.txt": b""}, r"3 set aside: packed, .* \(2\), not an image \(1\)"),
+        (
+            {"a.tar.gz": b"\x1f\x8b", "b.tgz": b"", "c.txt": b""},
+            r"3 set aside: packed, .* \(2\), not an image by its name \(1\)",
+        ),
         ({"a.tar": b"\x1f\x8b" + bytes(100)}, r"1 set aside: gzip, packed, and not read in place; unpack it first"),
         ({"a.tar": tar_bytes({"b.zip": b""})}, r"1 set aside: an archive within an archive; unpack the outer one"),
         ({"a.tar": b"no tar"}, "a.tar: it is cut off: it ends at byte 6"),

@@ -155,6 +155,8 @@ def test_a_manifest_without_a_version_is_named(copied):
 def test_a_sum_that_the_manifest_alone_has_otherwise_is_repaired(copied, shard_folder, photo_folder):
     edit(copied / MANIFEST, lambda m: m["splits"]["train"][1].update(sha256="0" * 64))
     assert verification.verify_shards(copied) == ["train-000001.tar: its record differs from manifest.json"]
+    with pytest.raises(UserError, match=r"train-000001.tar: its record differs from manifest.json; check with koala"):
+        shards.Shards.open(copied, "train")
     assert cli.main(["shards", "repair", str(copied), "--source", str(photo_folder)]) == 0
     assert contents(copied) == contents(shard_folder)
 

@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+import tarfile
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from koala.core.errors import UserError
 from koala.imaging import color
 from koala.study import build
 from koala.study.folder import StudyFolder
+from tests.packing import member, tar_bytes
 from tests.photographs import jpeg, make_photo
 
 
@@ -151,6 +153,24 @@ def test_bad_pictures_are_left_out_and_named(hands, settings, tmp_path, capsys):
     with pytest.raises(UserError, match=r"11 scenes can be shown of the 13 .* and 12 are needed"):
         build.build_command(replace(chosen, dir=tmp_path / "t", scenes=11))
     assert not (tmp_path / "t").exists()
+
+
+def test_whatever_a_source_holds_beside_pictures_is_named(hands, settings, tmp_path, capsys):
+    files = {path.name: path.read_bytes() for path in hands["koala"].iterdir()} | {"scores.json": b"{}", "a.heic": b"x"}
+    packed = tar_bytes(files, member("scene99.png", tarfile.FIFOTYPE))
+    (tmp_path / "koala.tar").write_bytes(packed)
+    chosen = replace(settings, dir=tmp_path / "s", pictures=(f"koala={tmp_path / 'koala.tar'}",), scenes=10)
+    build.build_command(chosen)
+    said = capsys.readouterr().err
+    for name, reason in (
+        ("scene99.png", "a named pipe"),
+        ("scores.json", "not an image by its name"),
+        ("a.heic", "no picture by its name"),
+    ):
+        assert f"left out: {name} of {tmp_path / 'koala.tar'}: {reason}" in said
+    (tmp_path / "koala.tar").write_bytes(packed[:5000])
+    with pytest.raises(UserError, match=r"koala.tar: it is cut off, for .* ends at byte \d+ and the tar at 5000"):
+        build.build_command(replace(chosen, dir=tmp_path / "t"))
 
 
 def test_an_interrupted_build_is_begun_again(settings, tmp_path, monkeypatch):
