@@ -71,16 +71,15 @@ def _version(collected: answers.StudyAnswers, site: StudySite, number: int) -> d
     given = collected.answers[collected.answers["version"] == name].dropna(subset="real")
     pictures = [picture.name for picture in site.manifest.pictures if picture.version == name]
     counts = given["picture"].value_counts().reindex(pictures, fill_value=0)
-    weights = [float(other == number) for other in range(len(collected.versions))]
-    estimate = statistics.crossed_estimate(collected.table(), weights)
+    interval = statistics.crossed_interval(collected.table(), number)
     return {
         "name": name,
         "answers": len(given),
         "least": int(counts.min()),
         "median": f"{counts.median():g}",
         "most": int(counts.max()),
-        "realness": percent(estimate.value),
-        "interval": " to ".join(percent(end) for end in estimate.interval()) if estimate.df > 0 else "–",
+        "realness": percent(given["real"].mean()),
+        "interval": "–" if pd.isna(interval[0]) else " to ".join(map(percent, interval)),
     }
 
 

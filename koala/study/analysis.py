@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from koala.config.study import ReportStudy
-from koala.study import statistics
+from koala.study import simulation, statistics
 from koala.study.answers import StudyAnswers
 
 _ONE_SIDED, _ENOUGH = 0.9, 8  # who gives one answer more often than this, in so many answers, hardly looks
@@ -44,8 +44,8 @@ class Analysis:
         for (version, scene, picture, label), group in grouped:
             given = group["real"].dropna()
             real, count = int(given.sum()), len(given)
-            low, high = statistics.wilson_interval(real, count)
             share = real / count if count else np.nan
+            low, high = statistics.wilson_interval(share, count)
             of_asked = real / len(group)  # as the replication counted, for whom no answer was not "Real"
             seconds = group["seconds"].median()
             rows.append((version, scene, picture, label, count, real, share, low, high, of_asked, seconds))
@@ -63,18 +63,18 @@ class Analysis:
         for number, version in enumerate(self.collected.versions):
             mine = self.pictures[self.pictures["version"] == version]
             real, count = int(mine["real"].sum()), int(mine["answers"].sum())
-            finding = self._test(self.collected, {number: 1.0}, null=0.5)
+            low, high = statistics.crossed_interval(table, number)
             row: dict[str, Any] = {
                 "version": version,
                 "pictures": len(mine),
                 "answers": count,
                 "real": real,
-                "realness": finding.value,
-                "low": finding.low,
-                "high": finding.high,
+                "realness": real / count if count else np.nan,
+                "low": low,
+                "high": high,
                 "sd_of_pictures": mine["realness"].std(),
             }
-            row["wilson_low"], row["wilson_high"] = statistics.wilson_interval(real, count)
+            row["wilson_low"], row["wilson_high"] = statistics.wilson_interval(row["realness"], count)
             if number:
                 d_prime, criterion = statistics.crossed_signal_detection(table, 0, number)
                 row["d_prime"], row["criterion"] = d_prime.value, criterion.value
@@ -162,9 +162,9 @@ class Analysis:
         return pd.DataFrame(rows)
 
     @cached_property
-    def spread(self) -> statistics.RandomEffects:
+    def spread(self) -> simulation.RandomEffects:
         """How much people and scenes differ, for `koala study power`."""
-        return statistics.estimate_random_effects(self.collected.table(), len(self.collected.versions))
+        return simulation.estimate_random_effects(self.collected.table(), len(self.collected.versions))
 
     def _compare(self, collected: StudyAnswers) -> pd.DataFrame:
         pairs = [(number, 0) for number in range(1, len(collected.versions))]
@@ -185,12 +185,11 @@ class Analysis:
             )
         return _with_holm(pd.DataFrame(rows))
 
-    def _test(self, collected: StudyAnswers, weights: dict[int, float], null: float = 0.0) -> statistics.ContrastTest:
+    def _test(self, collected: StudyAnswers, weights: dict[int, float]) -> statistics.ContrastTest:
         return statistics.crossed_test(
             collected.table(),
             [weights.get(number, 0.0) for number in range(len(collected.versions))],
             np.random.default_rng(self.settings.seed),
-            null=null,
             margin=self.settings.margin,
             draws=self.settings.draws,
         )

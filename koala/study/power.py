@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from koala.config.study import PowerStudy
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.study import statistics, trials
+from koala.study import simulation, statistics, trials
 
 _ALPHA = 0.05
 
@@ -79,11 +79,11 @@ def simulate_study(
     versions: NDArray[np.int64], settings: PowerStudy, difference: float, rng: np.random.Generator
 ) -> statistics.Estimate:
     """What one simulated study says of the first model: less the second, where there is one."""
-    spread = statistics.RandomEffects(
+    spread = simulation.RandomEffects(
         settings.participants_sd, settings.scenes_sd, settings.pictures_sd, settings.tastes_sd
     )
     models = [settings.realness + difference] + [settings.realness] * (settings.models - 1)
-    answers = statistics.simulate_answers(versions, [settings.realness, *models], spread, rng)
+    answers = simulation.simulate_answers(versions, [settings.realness, *models], spread, rng)
     weights = [0.0, 1.0, -1.0][: settings.models + 1] + [0.0] * (settings.models - 2)
     return statistics.crossed_estimate(answers, weights)
 

@@ -8,16 +8,16 @@ both into account; shapes are P participants, S scenes, V versions of each scene
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 ORIGINAL_PAPER = (0.790, 0.691, 0.641, 0.543, 0.424, 0.359, 0.351, 0.179, 0.150)
 """Realness of the nine pictures of Baldassarre et al. (2017), as they published them."""
 ORIGINAL_PAPER_SUMMARY = (0.458, 0.2236, 40)
 """Their mean, standard deviation and participants, as the replication's t-test took them."""
+_NORMAL = float(stats.norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,22 @@ class ContrastTest:
     p_equal: float
 
 
-def wilson_interval(real: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share of independent answers, such as those of different people to one picture."""
-    from statsmodels.stats.proportion import proportion_confint
+def wilson_interval(share: float, count: float, z: float = _NORMAL) -> tuple[float, float]:
+    """Wilson's score interval of a share of independent answers, such as those of different people to one picture.
 
+    Args:
+        share: of them.
+        count: of answers; 0 says nothing.
+        z: quantile of the level, 1.96 for 95 %.
+
+    References:
+        Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    """
     if not count:
         return 0.0, 1.0
-    low, high = proportion_confint(real, count, 1 - level, method="wilson")
-    return float(low), float(high)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 # ---------------------------------------------------------------- people and scenes, crossed
@@ -137,6 +145,30 @@ def crossed_estimate(answers: AnswerTable, weights: Sequence[float]) -> Estimate
     variance = max(of_participants + of_scenes - of_answers, min(of_participants, of_scenes))
     pieces = of_participants**2 / (participants - 1) + of_scenes**2 / (scenes - 1)
     return Estimate(float(value), float(np.sqrt(variance)), float(variance**2 / pieces) if pieces else np.nan)
+
+
+def crossed_interval(answers: AnswerTable, version: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a version's realness, for other people and other scenes: Wilson's, and so within 0 and 1.
+
+    The answers count as many as independent ones that have the same error, at most as many as they are; where all are
+    alike, which shows no error, as many as there are people or scenes, whichever are fewer. These less one are also the
+    degrees of freedom.
+
+    Returns:
+        Both ends; NaN where fewer than two people or two scenes have answers.
+
+    References:
+        Dean and Pagano, "Evaluating confidence interval methods for binomial proportions in clustered surveys",
+        J. Survey Statistics and Methodology 3 (2015): Wilson's with an effective sample size.
+    """
+    part = answers.of_versions([version])
+    groups, count = min(part.versions.shape), (part.versions >= 0).sum()
+    if groups < 2:
+        return np.nan, np.nan
+    estimate = crossed_estimate(part, [0.0] * version + [1.0])
+    share, se = estimate.value, estimate.se
+    effective = min(count, share * (1 - share) / se**2) if se > 0 else groups
+    return wilson_interval(share, effective, float(stats.t.ppf((1 + level) / 2, groups - 1)))
 
 
 def crossed_bootstrap(
@@ -227,7 +259,8 @@ def crossed_test(
     found = (estimate.value - null) / estimate.se
     p = min(1.0, 2 * min(below(found), above(found)))
     p_equal = max(above(found + margin / estimate.se), below(found - margin / estimate.se))
-    low, high = estimate.value - estimate.se * np.quantile(strays, [(1 + level) / 2, (1 - level) / 2])
+    ends = estimate.value - estimate.se * np.quantile(strays, [(1 + level) / 2, (1 - level) / 2])
+    low, high = np.clip(ends, np.minimum(weights, 0).sum(), np.maximum(weights, 0).sum())  # no truth lies beyond
     return ContrastTest(estimate.value, float(low), float(high), p, p_equal)
 
 
@@ -299,105 +332,3 @@ def pictures_equality(scores: Sequence[float], margin: float, others: Sequence[f
     from statsmodels.stats.weightstats import ttost_ind
 
     return float(ttost_ind(np.asarray(scores), np.asarray(others), -margin, margin, usevar="unequal")[0])
-
-
-# ---------------------------------------------------------------- studies that might be
-
-
-@dataclass(frozen=True)
-class RandomEffects:
-    """How much people and scenes differ: standard deviations in logits.
-
-    Attributes:
-        participants: of how readily people answer "Real".
-        scenes: of how real a scene looks in any version.
-        pictures: of how real one version of a scene looks.
-        tastes: of how people differ in what they hold of one version.
-    """
-
-    participants: float = 0.6
-    scenes: float = 0.5
-    pictures: float = 0.6
-    tastes: float = 0.3
-
-    @property
-    def total(self) -> float:
-        """Of all together."""
-        return float(np.sqrt(self.participants**2 + self.scenes**2 + self.pictures**2 + self.tastes**2))
-
-
-def simulate_answers(
-    versions: NDArray[np.int64], realness: Sequence[float], spread: RandomEffects, rng: np.random.Generator
-) -> AnswerTable:
-    """A study that might be: answers of other people to pictures of other scenes.
-
-    Args:
-        versions: `(P, S)`, who judges which version of which scene; -1 for none.
-        realness: of each version, over all people and scenes.
-        spread: how much these differ.
-        rng: of everything.
-    """
-    participants, scenes = versions.shape
-    middle = np.array([_logit_of_mean(mean, spread.total) for mean in realness])
-    logits = (
-        middle
-        + rng.normal(0, spread.participants, (participants, 1, 1))
-        + rng.normal(0, spread.scenes, (1, scenes, 1))
-        + rng.normal(0, spread.pictures, (1, scenes, len(middle)))
-        + rng.normal(0, spread.tastes, (participants, 1, len(middle)))
-    )
-    seen = np.take_along_axis(logits, np.maximum(versions, 0)[..., None], axis=2)[..., 0]
-    return AnswerTable(versions, rng.random(versions.shape) < special.expit(seen))
-
-
-def estimate_random_effects(answers: AnswerTable, versions: int) -> RandomEffects:
-    """Estimate how much people and scenes differ, for planning another study.
-
-    Answers of one person to different scenes agree more than chance as far as people differ, and so on: each of the
-    four variances is a mean product of two answers' deviations. They are on the scale of shares, and are brought to
-    logits by the mean slope of the logistic curve (in a few rounds, for it depends on the result).
-
-    Args:
-        answers: everything that was answered.
-        versions: how many there are.
-    """
-    seen = np.stack([answers.versions == version for version in range(versions)]).astype(float)  # (V, P, S)
-    count = np.maximum(seen.sum(axis=(1, 2), keepdims=True), 1)
-    means = (seen * answers.real).sum(axis=(1, 2), keepdims=True) / count
-    deviations = seen * (answers.real - means)
-
-    def shared(axis: int, different: bool) -> float:
-        """Mean product over pairs that share a participant (axis 2 is summed) or a scene (axis 1)."""
-        sums, counts = deviations.sum(axis=axis), seen.sum(axis=axis)
-        if different:  # pairs of different versions: all pairs less those of one version
-            products = (sums.sum(axis=0) ** 2 - (sums**2).sum(axis=0)).sum()
-            pairs = (counts.sum(axis=0) ** 2 - (counts**2).sum(axis=0)).sum()
-        else:
-            products, pairs = (sums**2).sum() - (deviations**2).sum(), (counts**2).sum() - seen.sum()
-        return float(products / pairs) if pairs else 0.0
-
-    participants, scenes = max(0.0, shared(2, True)), max(0.0, shared(1, True))
-    tastes, pictures = max(0.0, shared(2, False) - participants), max(0.0, shared(1, False) - scenes)
-    spread = RandomEffects()
-    for _ in range(10):
-        slopes = [_mean_slope(float(np.clip(mean, 0.01, 0.99)), round(spread.total, 3)) for mean in means.ravel()]
-        spread = RandomEffects(*(np.sqrt([participants, scenes, pictures, tastes]) / np.mean(slopes)).tolist())
-    return spread
-
-
-def _mean_slope(mean: float, sd: float) -> float:
-    """Of the logistic curve, over normal logits whose probabilities have this mean."""
-    places, shares = np.polynomial.hermite_e.hermegauss(60)
-    chance = special.expit(_logit_of_mean(mean, sd) + sd * places)
-    return float(chance * (1 - chance) @ shares / shares.sum())
-
-
-@cache
-def _logit_of_mean(mean: float, sd: float) -> float:
-    """Where the middle of normal logits lies when their probabilities have this mean (Gauss-Hermite, 60 points)."""
-    places, shares = np.polynomial.hermite_e.hermegauss(60)
-
-    def excess(middle: float) -> float:
-        return float(special.expit(middle + sd * places) @ shares / shares.sum()) - mean
-
-    return float(optimize.brentq(excess, -30, 30))

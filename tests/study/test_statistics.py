@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
-from koala.study import statistics
-from koala.study.statistics import AnswerTable, RandomEffects
+from koala.study import simulation, statistics
+from koala.study.simulation import RandomEffects
+from koala.study.statistics import AnswerTable
 from koala.study.trials import Quota, full_design
 
 # "Real" answers of 60 to the replication's nine coloured pictures, from its answers file
@@ -18,7 +20,7 @@ def answers() -> AnswerTable:
     rng = np.random.default_rng(0)
     versions = full_design(40, 24, 2, QUOTA, rng)
     versions[:5, :10] = -1  # who left early
-    return statistics.simulate_answers(versions, [0.65, 0.45, 0.5], RandomEffects(), rng)
+    return simulation.simulate_answers(versions, [0.65, 0.45, 0.5], RandomEffects(), rng)
 
 
 def test_a_table_is_made_of_rows():
@@ -29,8 +31,11 @@ def test_a_table_is_made_of_rows():
 
 def test_wilson():
     """47 of 60: worked out with Wilson's formula, (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)."""
-    assert statistics.wilson_interval(47, 60) == pytest.approx((0.66380, 0.86877), abs=1e-5)
-    assert statistics.wilson_interval(0, 0) == (0.0, 1.0)
+    assert statistics.wilson_interval(47 / 60, 60) == pytest.approx((0.66380, 0.86877), abs=1e-5)
+    assert statistics.wilson_interval(np.nan, 0) == (0.0, 1.0)
+    for real in (0, 1, 12, 24):
+        expected = proportion_confint(real, 24, method="wilson")
+        assert statistics.wilson_interval(real / 24, 24) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_replications_t_test_is_reproduced():
@@ -77,6 +82,49 @@ def test_crossed_errors_are_those_of_two_way_clustering(answers, weights):
     found = statistics.crossed_estimate(answers, weights)
     assert found.value == pytest.approx(contrast @ model.fit().params)
     assert found.se**2 == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_interval_of_a_realness_counts_what_answers_are_worth(answers):
+    """Wilson's, with p (1 - p) / se² answers and 23 degrees of freedom, for there are 24 scenes and 40 people."""
+    estimate = statistics.crossed_estimate(answers, (0, 1))
+    worth = estimate.value * (1 - estimate.value) / estimate.se**2
+    low, high = statistics.crossed_interval(answers, 1)
+    assert worth < (answers.versions == 1).sum(), "answers of one person, and to one scene, are alike"
+    assert (low, high) == pytest.approx(statistics.wilson_interval(estimate.value, worth, 2.068658))
+    assert (low, high) == pytest.approx(estimate.interval(), abs=0.02)
+
+
+def test_independent_answers_are_worth_what_they_are():
+    """A hundred people, each about one scene of their own: all of them count, and no more than that."""
+    table = AnswerTable.of(range(100), range(100), [1] * 100, [True] * 30 + [False] * 70)
+    assert statistics.crossed_interval(table, 1) == pytest.approx(
+        statistics.wilson_interval(0.3, 99, 1.984217), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_answers_that_are_all_alike_have_an_interval_too(real):
+    """12 answers of 4 people to 3 scenes are worth three: Wilson's with t = 4.302653 is 3 / (3 + t²) to 1."""
+    table = AnswerTable.of(np.repeat(range(4), 3), [*"abc"] * 4, [1] * 12, [real] * 12)
+    low, high = statistics.crossed_interval(table, 1)
+    assert (low, high) == pytest.approx((0.139452, 1) if real else (0, 1 - 0.139452), abs=1e-6)
+
+
+def test_one_person_or_one_scene_say_nothing_of_others():
+    for people, scenes in (([1, 1], "ab"), ([1, 2], "aa"), ([], "")):
+        table = AnswerTable.of(people, list(scenes), [1] * len(people), [True] * len(people))
+        assert np.isnan(statistics.crossed_interval(table, 1)).all()
+
+
+def test_no_interval_is_beyond_what_can_be():
+    """Of few people and scenes, with shares near the ends."""
+    rng = np.random.default_rng(0)
+    for people, scenes, realness in [(3, 4, 0.5), (5, 12, 0.9), (12, 6, 0.05)] * 20:
+        versions = full_design(people, scenes, 2, Quota(4, 0.5), rng)
+        table = simulation.simulate_answers(versions, [0.8, realness, realness], RandomEffects(), rng)
+        finding = statistics.crossed_test(table, (-1, 1, 0), rng, draws=199)
+        for bound, (low, high) in ((0, statistics.crossed_interval(table, 1)), (-1, (finding.low, finding.high))):
+            assert np.isnan(low) or bound <= low <= high <= 1
 
 
 def test_an_estimate_speaks_students_t():
@@ -134,7 +182,7 @@ def test_d_prime_of_all(answers):
 def test_simulated_people_answer_as_planted():
     rng = np.random.default_rng(0)
     versions = rng.integers(0, 3, (400, 400))
-    table = statistics.simulate_answers(versions, [0.7, 0.4, 0.5], RandomEffects(0.8, 0.3, 0.3, 0.2), rng)
+    table = simulation.simulate_answers(versions, [0.7, 0.4, 0.5], RandomEffects(0.8, 0.3, 0.3, 0.2), rng)
     assert [table.real[versions == version].mean() for version in range(3)] == pytest.approx([0.7, 0.4, 0.5], abs=0.03)
 
 
@@ -143,7 +191,7 @@ def test_spread_is_found_again():
     versions = full_design(120, 96, 2, Quota(24, 0.5), rng)
     planted = RandomEffects(0.8, 0.4, 0.7, 0.3)
     found = [
-        statistics.estimate_random_effects(statistics.simulate_answers(versions, [0.6, 0.4, 0.4], planted, rng), 3)
+        simulation.estimate_random_effects(simulation.simulate_answers(versions, [0.6, 0.4, 0.4], planted, rng), 3)
         for _ in range(12)
     ]
     for name in ("participants", "scenes", "pictures"):
@@ -157,12 +205,26 @@ def test_the_main_test_keeps_its_level_and_its_intervals_cover():
     versions = full_design(60, 48, 2, Quota(24, 0.5), rng)
     rejected, covered = [], []
     for _ in range(1000):
-        table = statistics.simulate_answers(versions, [0.65, 0.45, 0.45], RandomEffects(), rng)
+        table = simulation.simulate_answers(versions, [0.65, 0.45, 0.45], RandomEffects(), rng)
         rejected.append(statistics.crossed_test(table, (0, 1, -1), rng, draws=499).p < 0.05)
-        finding = statistics.crossed_test(table, (0, 1, 0), rng, draws=499)
-        covered.append(finding.low < 0.45 < finding.high)
+        low, high = statistics.crossed_interval(table, 1)
+        covered.append(low < 0.45 < high)
     assert 0.035 <= np.mean(rejected) <= 0.065
     assert 0.935 <= np.mean(covered) <= 0.965
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("people", "scenes", "shown", "realness"), [(12, 12, 8, 0.93), (5, 12, 8, 0.6), (30, 24, 12, 0.1)]
+)
+def test_intervals_of_small_studies_and_near_the_ends_cover_too(people, scenes, shown, realness):
+    rng, covered = np.random.default_rng(0), []
+    versions = full_design(people, scenes, 2, Quota(shown, 0.5), rng)
+    for _ in range(1000):
+        table = simulation.simulate_answers(versions, [0.8, realness, realness], RandomEffects(), rng)
+        low, high = statistics.crossed_interval(table, 1)
+        covered.append(low <= realness <= high)
+    assert np.mean(covered) >= 0.94
 
 
 @pytest.mark.slow
@@ -172,7 +234,7 @@ def test_the_replications_way_of_testing_does_not_keep_its_level():
     wrong, right = [], []
     for _ in range(1000):
         scores = [
-            statistics.simulate_answers(np.zeros((people, 9), int), [0.46], spread, rng).real.mean(axis=0)
+            simulation.simulate_answers(np.zeros((people, 9), int), [0.46], spread, rng).real.mean(axis=0)
             for people in (60, 40)
         ]
         mean, sd = np.mean(scores, axis=1), np.std(scores, axis=1, ddof=1)
