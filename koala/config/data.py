@@ -21,6 +21,7 @@ from koala.config.fields import (
     SplitName,
     Strict,
 )
+from koala.config.imaging import MAX_PIXELS
 from koala.config.models import ExtractorSettings
 
 
@@ -67,6 +68,8 @@ class ShardRecipe(Strict):
     """Images in a shard."""
     max_bytes: Annotated[Count, Advanced] = 2**28
     """Largest size of a file that holds an image. Larger ones are set aside unread, so that they cannot fill memory."""
+    max_pixels: Annotated[Count, Advanced] = MAX_PIXELS
+    """Largest image, in pixels. Larger ones are set aside before they are decoded."""
     split: SplitRule = field(default_factory=SplitRule)
     resize: ResizeRule = field(default_factory=ResizeRule)
 

@@ -1,15 +1,18 @@
 """Settings of what reads pictures."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from koala.config.fields import Count, Strict
+from koala.config.fields import Advanced, Count, Strict
+
+MAX_PIXELS = 100_000_000  # unless a setting says otherwise
 
 
 @dataclass(frozen=True)
 class PictureLimits(Strict):
-    """How large a picture may be: what is larger is left out before it takes memory."""
+    """How large a picture may be. Larger ones are named and left out, so that they cannot fill memory."""
 
-    megapixels: Count = 100
-    """Largest picture, in megapixels."""
-    megabytes: Count = 1024
-    """Largest file, in megabytes."""
+    max_pixels: Annotated[Count, Advanced] = MAX_PIXELS
+    """Largest picture, in pixels. Larger ones are named and left out before they are decoded."""
+    max_bytes: Annotated[Count, Advanced] = 2**30
+    """Largest file. Larger ones are named and left out unread."""

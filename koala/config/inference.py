@@ -8,6 +8,7 @@ from pydantic import Field
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from koala.config.fields import Advanced, Count, Device, Dir, File, Share, Strict, Temperature
+from koala.config.imaging import PictureLimits
 from koala.config.models import ExtractorWeights
 
 Model = Annotated[Path, arg(metavar="MODEL")]
@@ -54,6 +55,7 @@ class ColorizeSettings(Strict):
     """Colour photos again that are coloured already."""
     jobs: Annotated[int, Field(ge=0), Advanced] = 0
     """Photos that are worked on at the same time; 0 takes as many as there are CPU cores."""
+    limits: OmitArgPrefixes[PictureLimits] = field(default_factory=PictureLimits)
     extractor: ExtractorWeights = field(default_factory=ExtractorWeights)
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""

@@ -28,9 +28,10 @@ class PlannedShard:
 
     def digest(self, recipe: ShardRecipe) -> str:
         """sha256 of all that decides the shard's content, but the images' own bytes."""
-        deciding = to_dict(recipe)
-        if recipe.max_bytes == ShardRecipe().max_bytes:
-            del deciding["max_bytes"]  # shards are older than this setting
+        deciding, usual = to_dict(recipe), to_dict(ShardRecipe())
+        for limit in ("max_bytes", "max_pixels"):
+            if deciding[limit] == usual[limit]:
+                del deciding[limit]  # shards are older than these settings
         plan = [FORMAT, deciding, self.split, self.numbers, [item.name for item in self.items]]
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 

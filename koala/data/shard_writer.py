@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from koala.config.data import FinishShards, RepairShards, ShardRecipe, WriteShards
 from koala.config.fields import part_numbers
+from koala.config.imaging import PictureLimits
 from koala.config.load import validate
 from koala.core.atomic_io import fsync, sha256, write_atomic
 from koala.core.errors import UserError
@@ -340,13 +341,15 @@ def _fill(
     writer: Any, job: WriteJob, shard: PlannedShard, quarantined: list[tuple[str, str]], progress: Progress | None
 ) -> Iterator[_Sample]:
     """Write a shard's images to its tar; those that cannot be used go to `quarantined`, with the reason."""
+    recipe = job.recipe
+    limits = PictureLimits(recipe.max_pixels, recipe.max_bytes)
     for number, item in zip(shard.numbers, shard.items, strict=True):
         if progress is not None:
             progress.advance(1)
         try:
-            image = validate_or_transcode(item.read(job.recipe.max_bytes), job.recipe.resize)
-        except (UnreadableImageError, OSError) as reason:
-            quarantined.append((item.name, getattr(reason, "strerror", None) or str(reason)))
+            image = validate_or_transcode(item.read(recipe.max_bytes), recipe.resize, limits)
+        except (UnreadableImageError, OSError, MemoryError) as reason:
+            quarantined.append((item.name, getattr(reason, "strerror", None) or str(reason) or "no memory for it"))
             continue
         description = _json(_describe(job, item, image))
         key = f"{number:08d}"

@@ -8,7 +8,10 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+
 from koala.config.data import ResizeRule, VerifyShards
+from koala.config.imaging import MAX_PIXELS, PictureLimits
 from koala.core import atomic_io
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
@@ -137,9 +140,10 @@ def _faults_of_shard(folder: Path, entry: ShardEntry, quick: bool) -> Iterator[s
 def _faulty_samples(folder: Path, record: ShardRecord) -> Iterator[str]:
     """The samples that are not what the record says, each with its key where that can still be read."""
     shards = Shards(folder, [record])
+    pixels = np.multiply(record.height, record.width, dtype=np.int64).max(initial=MAX_PIXELS)
     for sample in range(record.samples):
         try:
-            image = validate_or_transcode(shards.read(sample).tobytes(), ResizeRule())
+            image = validate_or_transcode(shards.read(sample).tobytes(), ResizeRule(), PictureLimits(int(pixels)))
         except UnreadableImageError as reason:
             yield f"{record.shard}: {_name(shards, sample)} does not decode: {reason}"
         else:

@@ -188,11 +188,11 @@ def _open_tiff(data: bytes, limits: PictureLimits, believe_checksums: bool) -> P
 
 def _read_page(pages: TiffPages, number: int, data: bytes, limits: PictureLimits) -> Decoded:
     try:
-        exif = pages.exif(number)
+        exif, words = pages.exif(number), pages.words(number)
     except Exception:  # the pixels may be fine
-        exif = Image.Exif()
-    info = {"xmp": exif.get(_Tag.XMLPacket), "iptc": metadata.iptc_of_tiff(exif)}
-    profile = exif.get(_Tag.InterColorProfile) or b""
+        exif, words = Image.Exif(), {}
+    info = {"xmp": words.get(metadata.XMP_TAG), "iptc": metadata.iptc_of_tiff(words)}
+    profile = words.get(_Tag.InterColorProfile) or b""
     if not pages.is_deep(number) and (image := _tiff_image(data, number)):
         check_size(*image.size, limits)
         exif.pop(metadata.ORIENTATION, None)  # Pillow turns TIFFs itself

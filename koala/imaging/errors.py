@@ -86,9 +86,9 @@ def check_size(width: int, height: int, limits: PictureLimits) -> None:
     """
     if width < 1 or height < 1:
         raise UnreadableImageError(f"a picture of {width}x{height} pixels")
-    if width * height > limits.megapixels * 10**6:
+    if width * height > limits.max_pixels:
         raise UnreadableImageError(
-            f"{width}x{height} pixels are more than {limits.megapixels} million; allow more with --megapixels"
+            f"{width}x{height} pixels are more than the {limits.max_pixels} that are allowed (max_pixels)"
         )
 
 
@@ -100,10 +100,8 @@ def check_bytes(size: int, limits: PictureLimits) -> None:
     """
     if not size:
         raise UnreadableImageError("empty file")
-    if size > limits.megabytes << 20:
-        raise UnreadableImageError(
-            f"{size >> 20} megabytes are more than {limits.megabytes}; allow more with --megabytes"
-        )
+    if size > limits.max_bytes:
+        raise UnreadableImageError(f"{size} bytes are more than the {limits.max_bytes} that are allowed (max_bytes)")
 
 
 def optional_package(name: str, user: str) -> ModuleType:

@@ -4,7 +4,7 @@ What cannot be read of it, whatever the reason, is left out: the pixels are fine
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.dom import minidom
 from xml.parsers import expat
@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from koala.core.version import __version__
 
 ORIENTATION = int(ExifTags.Base.Orientation)  # 1 is upright
-XMP_TAG, IPTC_TAG = int(ExifTags.Base.XMLPacket), 33723  # in TIFFs
+XMP_TAG, IPTC_TAG, RESOURCES_TAG = int(ExifTags.Base.XMLPacket), 33723, 34377  # in TIFFs; the last are Photoshop's
 
 _Tag = ExifTags.Base
 _WORDS = (  # what EXIF's first directory says of the photo, not of how its file is made
@@ -43,7 +43,6 @@ _OUTDATED = (  # properties that were true of the photo before it was turned, co
 _MOST_NESTED = 100  # elements of XMP in each other; honest ones have some ten
 
 _RESOURCE, _IPTC = b"8BIM", 0x0404  # Photoshop's image resources, and the one that is IPTC's
-_RESOURCES_TAG = 34377  # in TIFFs
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
@@ -205,14 +204,11 @@ def iptc_of_jpeg(info: dict[Any, Any]) -> bytes:
     return found if isinstance(found, bytes) else b""
 
 
-def iptc_of_tiff(exif: Image.Exif) -> bytes:
-    """IPTC's records (IIM), from their own tag of a TIFF or from Photoshop's; empty where there are none."""
+def iptc_of_tiff(tags: Mapping[int, bytes]) -> bytes:
+    """IPTC's records (IIM), from the bytes of their own tag of a TIFF or of Photoshop's; empty where there are none."""
     try:
-        found = exif.get(IPTC_TAG) or dict(_resources(exif.get(_RESOURCES_TAG) or b"")).get(_IPTC, b"")
-        if isinstance(found, tuple):  # some programs write bytes as numbers of 32 bits
-            found = struct.pack(f"{exif.endian or '<'}{len(found)}I", *found)
-        return found if isinstance(found, bytes) else b""
-    except Exception:
+        return tags.get(IPTC_TAG) or dict(_resources(tags.get(RESOURCES_TAG, b""))).get(_IPTC, b"")
+    except struct.error:
         return b""
 
 

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
 
 from koala.config.imaging import PictureLimits
+from koala.imaging import metadata
 from koala.imaging.color_profile import srgb_profile
 from koala.imaging.errors import UnreadableImageError, check_size, optional_package
 from koala.imaging.png_chunks import check_zlib
@@ -34,6 +35,7 @@ _COLORS = {  # channels without the extra ones
     },
 }
 _DEFLATED = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
+_WORDS = (metadata.XMP_TAG, metadata.IPTC_TAG, metadata.RESOURCES_TAG, int(_Tag.InterColorProfile))
 _MOST_PAGES = 10_000
 _PREVIEW, _MASK = 1, 4  # bits of NewSubfileType
 
@@ -86,6 +88,11 @@ class TiffPages:
         exif.bigtiff, exif.endian = self._file.is_bigtiff, self._file.byteorder
         exif.load_from_fp(io.BytesIO(self._data), page.offset)
         return exif
+
+    def words(self, number: int) -> dict[int, bytes]:
+        """What a page's tags of XMP, IPTC and profiles hold, by their codes, of whatever type they are said to be."""
+        found = (self._page(number).tags.get(code) for code in _WORDS)
+        return {tag.code: self._data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] for tag in found if tag}
 
     def check(self, number: int) -> None:
         """Believe the checksums of a page's deflated pixels, and refuse what would inflate to much more than them.

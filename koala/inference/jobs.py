@@ -36,6 +36,12 @@ class Job:
         """All that may be made of it."""
         return {self.target, self.copy, self.layers or self.target}
 
+    def layers_of(self, page: int) -> Path:
+        """The further file for a page; the first one's has no number."""
+        assert self.layers is not None
+        suffix = self.layers.name.removeprefix(self.target.stem)
+        return self.layers if page == 1 else self.layers.with_name(f"{self.target.stem}.page{page}{suffix}")
+
     def is_done(self) -> bool:
         """Whether an earlier run made all of it."""
         return (self.target.exists() and (self.layers is None or self.layers.exists())) or (

@@ -7,7 +7,7 @@ import os
 import queue
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from functools import partial
@@ -27,6 +27,7 @@ from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.imaging import openraster, photo_io
+from koala.imaging.errors import UnreadableImageError
 from koala.inference import colorize
 from koala.inference.jobs import Job, Outcome
 from koala.models.pretrained import load_model
@@ -59,15 +60,22 @@ def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[
         try:
             for future in as_completed(futures):
                 try:
-                    counts[future.result()] += 1
+                    outcome, note = future.result()
+                    counts[outcome] += 1
                 except UserError as error:
-                    progress.say(str(error))
+                    note = str(error)
                     counts["failed"] += 1
+                if note:
+                    progress.say(note)
                 progress.advance(1)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return counts
+
+
+class _InColorError(Exception):
+    """A photo has no page that wants colours."""
 
 
 class _Worker:
@@ -78,28 +86,48 @@ class _Worker:
         self._size = settings.options.size or size
         self._large = Lock()
 
-    def do(self, job: Job) -> Outcome:
+    def do(self, job: Job) -> tuple[Outcome, str]:
         """Colour a photo.
+
+        Returns:
+            What became of it, and what a person should know of it.
 
         Raises:
             UserError: it cannot be read.
         """
         with self._large if photo_io.is_large(job.source) else nullcontext():
-            return self._do(job)
+            photos = photo_io.open_photos(job.source, self._settings.limits)
+            outcome = self._color(job, photos)
+        is_cut = outcome == "coloured" and photos.is_animation
+        return outcome, f"{job.source}: of an animation, the first frame alone is coloured" if is_cut else ""
 
-    def _do(self, job: Job) -> Outcome:
-        photo = photo_io.read_photo(job.source)
-        view = colorize.look(photo.pixels, self._size)
-        if view.kind == "color" and not self._settings.recolor:
+    def _color(self, job: Job, photos: photo_io.PhotoFile) -> Outcome:
+        try:
+            photo_io.write_pages(self._pages(job, photos), job.target)
+        except _InColorError:
             job.copy.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(job.copy, job.source.read_bytes(), durable=False)
             return "in colour"
-        ab, over = self._predict(view.lightness), None if job.layers else photo.pixels
-        colored = colorize.paint(photo.pixels, view, ab, self._settings.options, out=over)
-        if job.layers:
-            self._write_layers(job.layers, photo, view, colored)
-        photo_io.write_photo(colored, photo, job.target)
+        except (UnreadableImageError, MemoryError) as error:
+            raise UserError(f"{job.source}: {error or 'there is no memory for it'}") from None
         return "coloured"
+
+    def _pages(self, job: Job, photos: photo_io.PhotoFile) -> Iterator[tuple[NDArray[Any], photo_io.Photo]]:
+        """A photo's pages, coloured; those that are in colour already as they are, unless they all are."""
+        in_color = 0
+        for number, photo in enumerate(photos, start=1):
+            view = colorize.look(photo.pixels, self._size)
+            if view.kind == "color" and not self._settings.recolor:
+                in_color += 1
+                if in_color == len(photos):
+                    raise _InColorError
+                yield photo.pixels, photo
+                continue
+            ab, over = self._predict(view.lightness), None if job.layers else photo.pixels
+            colored = colorize.paint(photo.pixels, view, ab, self._settings.options, out=over)
+            if job.layers:
+                self._write_layers(job.layers_of(number), photo, view, colored)
+            yield colored, photo
 
     def _write_layers(self, path: Path, photo: photo_io.Photo, view: colorize.View, colored: NDArray[Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -297,8 +297,8 @@ def _names(path: Path) -> list[str]:
 def _read(version: VersionSource, scene: str) -> Image.Image:
     try:
         return jpeg_intake.decode_image(version.items[scene].read()).convert("RGB")
-    except (UnreadableImageError, OSError) as error:
-        raise _UnfitError(f"its picture by {version.name} cannot be read ({error})") from None
+    except (UnreadableImageError, OSError, MemoryError) as error:
+        raise _UnfitError(f"its picture by {version.name} cannot be read ({error or 'no memory for it'})") from None
 
 
 def _common_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], side: int) -> tuple[int, int]:
