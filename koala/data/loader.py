@@ -395,7 +395,7 @@ def _failure(shards: Shards, under_way: Iterable[_Request], error: RuntimeError)
     text, line = str(error).lower(), first_line(error)
     if "out of memory" in text or "cuda_error_out_of_memory" in text:
         return UserError(
-            f"DALI found no room in the GPU's memory ({line}); lower --batch, or choose --data.decoder cpu"
+            f"DALI found no room in the GPU's memory ({line}); lower --batch-size, or choose --data.decoder cpu"
         )
     if "nvjpeg" in text or "nvimgcodec" in text:
         return _undecodable(shards, under_way) or UserError(
