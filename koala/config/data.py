@@ -155,7 +155,7 @@ class DataSettings(Strict):
     geometry: Geometry = "pad"
     """How a photo becomes a square: pad with black; crop the middle; random_crop, with random mirroring; squash; legacy
     pads the wrong axes, as the report did."""
-    size: Annotated[int, Field(gt=0, multiple_of=8)] = 224
+    size: Annotated[int, Field(gt=0, le=8192, multiple_of=8)] = 224
     """Height and width of the square, in pixels."""
     lightness: Annotated[LightnessSource, Advanced] = "grey"
     """What the network sees: L* of the grey-scaled photo, or of the colour photo, as in the original paper."""
@@ -181,7 +181,7 @@ class ViewSettings(Strict):
 
     geometry: Geometry = "pad"
     """How a photo becomes a square: pad with black; crop the middle; squash; legacy pads the wrong axes."""
-    size: Annotated[int, Field(gt=0, multiple_of=8)] = 224
+    size: Annotated[int, Field(gt=0, le=8192, multiple_of=8)] = 224
     """Height and width of the square, in pixels."""
     lightness: Annotated[LightnessSource, Advanced] = "grey"
     """What the extractor sees: L* of the grey-scaled photo, or of the colour photo."""

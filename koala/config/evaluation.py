@@ -53,7 +53,7 @@ class EvaluationProtocol(Strict):
     """In what koala is known to differ from where it comes from."""
     geometry: Geometry = "pad"
     """How a photo becomes a square."""
-    size: Annotated[int, Field(gt=0, multiple_of=8)] = 224
+    size: Annotated[int, Field(gt=0, le=8192, multiple_of=8)] = 224
     """Height and width of the square."""
     lightness: LightnessSource = "grey"
     """What the network sees: L* of the grey-scaled picture, or of the colour picture."""
@@ -101,7 +101,7 @@ class EvaluateSettings(Strict):
     """Use only samples that meet this condition on the audit's columns, as in "chroma >= 5 and not sepia"."""
     geometry: Annotated[Geometry | None, Advanced] = None
     """How a photo becomes a square, in place of the protocol's."""
-    size: Annotated[int | None, Field(gt=0, multiple_of=8), Advanced] = None
+    size: Annotated[int | None, Field(gt=0, le=8192, multiple_of=8), Advanced] = None
     """Height and width of the square, in place of the protocol's."""
     lightness: Annotated[LightnessSource | None, Advanced] = None
     """L* that the network sees, in place of the protocol's."""

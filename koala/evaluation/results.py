@@ -10,10 +10,34 @@ from typing import Any
 
 import numpy as np
 
-from koala.core.errors import UserError
+from koala.core.errors import UserError, first_line
+from koala.core.readers import parse_json
 from koala.evaluation.scoring import Table
 
-_NEEDED = {"scores", "intervals", "protocol", "judges", "shards_sha256", "input_lightness"}
+
+@dataclass(frozen=True)
+class _Protocol:
+    name: str
+    judging_sha256: str
+
+
+@dataclass(frozen=True)
+class _Judge:
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What others read of scores.json; there is more in it."""
+
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    protocol: _Protocol
+    judges: dict[str, _Judge]
+    shards: str
+    shards_sha256: str
+    split: str
+    input_lightness: str
 
 
 @dataclass(frozen=True)
@@ -59,29 +83,36 @@ def read_result(folder: Path, name: str = "") -> EvaluationResult:
         report = read_scores(place)
         if not report:
             continue
-        try:
-            if _NEEDED - report.keys():
-                raise ValueError
-            report.setdefault("filter", report.get("where", ""))  # as it was called before
-            return EvaluationResult(name, place, report, *_table(place / "per_image.csv"))
-        except (OSError, ValueError, IndexError):
-            raise UserError(f"{place} holds a damaged evaluation; delete its scores.json and evaluate again") from None
+        remedy = f"delete {place / 'scores.json'} and evaluate again"
+        parse_json(_Scores, json.dumps(report), place / "scores.json", remedy)
+        report.setdefault("filter", report.get("where", ""))  # as it was called before
+        return EvaluationResult(name, place, report, *_table(place / "per_image.csv", remedy))
     raise UserError(f"{folder} holds no whole evaluation; run koala evaluate {folder} --shards DIR first")
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
-    """What scores.json holds; nothing where it is not there or damaged."""
+    """What scores.json holds; nothing where it is not there or no JSON object."""
     try:
-        return json.loads((folder / "scores.json").read_bytes())
-    except (OSError, ValueError):
+        found = json.loads((folder / "scores.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
-def _table(path: Path) -> tuple[list[str], Table]:
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        head, *rows = csv.reader(file)
-    images, *columns = zip(*rows, strict=True)
-    return list(images), {name: np.array(column, np.float64) for name, column in zip(head[1:], columns, strict=True)}
+def _table(path: Path, remedy: str) -> tuple[list[str], Table]:
+    """Names of the images, and the measures of each.
+
+    Raises:
+        UserError: it is not there, or no such table.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            head, *rows = csv.reader(file)
+        images, *columns = zip(*rows, strict=True)
+        measures = zip(head[1:], columns, strict=True)
+        return list(images), {name: np.array(column, np.float64) for name, column in measures}
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); {remedy}") from None
 
 
 def per_image_csv(images: Sequence[str], table: Table) -> str:

@@ -65,14 +65,16 @@ class Checkpoint:
         Raises:
             UserError: its weights cannot be read, or are those of another network.
         """
-        network, path = (
-            Network(self.embedding_size, required_head(self.settings.objective)),
-            self.path / "model.safetensors",
-        )
+        path = self.path / "model.safetensors"
+        with torch.device("meta"):  # takes no memory, whatever sizes the description names
+            network = Network(self.embedding_size, required_head(self.settings.objective))
+        weights = {name: weight.float() for name, weight in extractor.read_tensors(path).items()}
         try:
-            network.load_state_dict(extractor.read_tensors(path))
+            network.load_state_dict(weights, assign=True)
         except RuntimeError:
             raise UserError(f"{path} holds the weights of another network; name another checkpoint") from None
+        if not all(torch.isfinite(weight).all() for weight in weights.values()):
+            raise UserError(f"{path} holds weights that are not finite; name another checkpoint")
         return network.eval()
 
     def training(self) -> dict[str, Any]:
@@ -327,6 +329,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         description = TypeAdapter(_Description).validate_json((path / "checkpoint.json").read_bytes())
+        if "model.safetensors" not in description.sha256:
+            raise UserError(f"{path} holds no weights (model.safetensors); name another checkpoint")
         damaged = [name for name, expected in description.sha256.items() if sha256(path / name) != expected]
     except OSError as error:
         raise UserError(f"{path} is not a whole checkpoint: {error.strerror}: {error.filename}") from None

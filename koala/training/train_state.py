@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from koala.config.training import TrainSettings
+from koala.core.errors import UserError
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import Network
 
@@ -49,15 +50,33 @@ class TrainState:
         }
 
     def restore(self, found: Checkpoint, scaler: Any) -> None:
-        """Go back to a checkpoint; a moving average that it does not hold begins with its weights."""
+        """Go back to a checkpoint; a moving average that it does not hold begins with its weights.
+
+        Raises:
+            UserError: it holds the state of another training.
+        """
         saved, model = found.training(), found.network().state_dict()
-        self.network.load_state_dict(saved.get("network") or model)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        try:
+            self.network.load_state_dict(saved.get("network") or model)
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if scaler is not None and saved.get("scaler"):
+                scaler.load_state_dict(saved["scaler"])
+            fits = all(self._fits(weight) for weight in self.network.parameters())
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
+            fits = False
+        if not fits:
+            raise UserError(
+                f"{found.path / 'training.pt'} holds the state of another training; name another --run, or delete "
+                f"{found.path} to resume from the checkpoint before it"
+            )
         self.images_seen = found.images_seen
         if self.ema is not None:
             self.ema.load_state_dict(model)
-        if scaler is not None and saved.get("scaler"):
-            scaler.load_state_dict(saved["scaler"])
+
+    def _fits(self, weight: Tensor) -> bool:
+        """Whether the optimizer's moments are those of a weight."""
+        moments = self.optimizer.state[weight]
+        return all(moments[name].shape == weight.shape for name in ("exp_avg", "exp_avg_sq"))
 
     @torch.no_grad()
     def update_ema(self, share: float, skip: Tensor) -> None:

@@ -93,7 +93,7 @@ def test_what_was_not_judged_alike_is_refused_in_words(two, run, shard_folder, t
         (["a={grey}", "a={color}"], "two columns are called a; give one another name with NAME=FOLDER"),
         (["a={grey}", "--pictures", "a={color}"], "two columns are called a"),
         (["--pictures", "a={color}"], "there is no run to take the rules from; name --shards and --protocol"),
-        (["{damaged}", "{grey}"], "holds a damaged evaluation; delete its scores.json and evaluate again"),
+        (["{damaged}", "{grey}"], "scores.json and evaluate again"),
     ],
 )
 def test_bad_input_is_one_sentence(two, tmp_path, capsys, words, message):

@@ -1,6 +1,10 @@
 """Checkpoints are whole or absent, and writing them does not stop the training."""
 
 import errno
+import hashlib
+import io
+import json
+import shutil
 import subprocess
 import threading
 from dataclasses import replace
@@ -8,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import torch as safetensors
 from safetensors.torch import save_file
 
 from koala.cli import main
@@ -17,6 +22,7 @@ from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models import checkpoint, extractor, pretrained
 from koala.models.network import Network
+from koala.models.pretrained import load_model
 from koala.training import trainer
 
 
@@ -171,3 +177,80 @@ def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
     with pytest.raises(UserError, match=r"not those that .* was trained with; name their file with --extractor"):
         pretrained.load_model(tmp_path / "run", tmp_path / "other.safetensors")
     assert pretrained.load_model(tmp_path / "run", tmp_path / "moved.safetensors").size == 16
+
+
+# ---------------------------------------------------------------- whole, by their hashes, and wrong
+
+
+def rewrite(folder: Path, name: str, data: bytes | None, **description) -> Path:
+    """Change a checkpoint so that its hashes fit all the same."""
+    path = folder / "checkpoint.json"
+    told = json.loads(path.read_text()) | description
+    if data is None:
+        (folder / name).unlink(missing_ok=True)
+        told["sha256"].pop(name, None)
+    else:
+        (folder / name).write_bytes(data)
+        told["sha256"][name] = hashlib.sha256(data).hexdigest()
+    path.write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture
+def own(run, tmp_path) -> Path:
+    """A run of its own, and its newest checkpoint."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    return checkpoint.latest_checkpoint(copied / "checkpoints").path
+
+
+def saved(values: dict) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["empty", "no optimizer", "other groups", "other shapes"])
+def test_a_training_state_of_another_training_is_said(own, kind):
+    found = checkpoint.read_checkpoint(own)
+    states = found.training()
+    match kind:
+        case "empty":
+            states = {}
+        case "no optimizer":
+            states["optimizer"] = {}
+        case "other groups":
+            states["optimizer"]["param_groups"][0]["params"].pop()
+        case "other shapes":
+            states["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    rewrite(own, "training.pt", saved(states))
+    settings = replace(found.settings, run=own.parents[1], epochs=found.settings.epochs + 1)
+    with pytest.raises(UserError, match=r"training.pt holds the state of another training; name another --run"):
+        trainer.train(settings)
+
+
+def test_weights_that_are_missing_wrong_or_not_finite_are_said(own):
+    weights = extractor.read_tensors(own / "model.safetensors")
+    name = next(iter(weights))
+    bad = weights | {name: torch.full_like(weights[name], float("nan"))}
+    with pytest.raises(UserError, match=r"model.safetensors holds weights that are not finite"):
+        load_model(rewrite(own, "model.safetensors", safetensors.save(bad)))
+    other = weights | {name: torch.zeros(3)}
+    with pytest.raises(UserError, match=r"model.safetensors holds the weights of another network"):
+        load_model(rewrite(own, "model.safetensors", safetensors.save(other)))
+    with pytest.raises(UserError, match=r"holds no weights \(model.safetensors\)"):
+        load_model(rewrite(own, "model.safetensors", None))
+
+
+@pytest.mark.parametrize("size", [10**9, 77])
+def test_a_description_of_another_size_takes_no_memory(own, size):
+    weights = (own / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"holds the weights of another network"):
+        checkpoint.read_checkpoint(rewrite(own, "model.safetensors", weights, embedding_size=size)).network()
+
+
+def test_a_size_that_nothing_can_be_coloured_at_is_said(own):
+    told = json.loads((own / "checkpoint.json").read_text())["settings"]
+    told["data"]["size"] = 10**6
+    weights = (own / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=r"checkpoint.json: data.size = 1000000: input should be less than or equal"):
+        load_model(rewrite(own, "model.safetensors", weights, settings=told))

@@ -145,7 +145,7 @@ def test_a_stop_between_entries_changes_no_entry(settings, tmp_path):
     trainer.train(replace(coarse, run=tmp_path / "whole"))
     trainer.train(replace(coarse, epochs=0.6))  # six of eight steps: two into the second entry
     trainer.train(coarse)
-    for name in ("train/loss", "train/gradient_norm"):
+    for name in ("loss/train", "train/gradient_norm"):
         assert scalars(settings.run, name) == scalars(tmp_path / "whole", name)
         assert list(scalars(settings.run, name)) == [16, 32]
 
@@ -461,7 +461,10 @@ def test_a_run_stays_with_its_prior_and_its_objective(with_prior):
     with pytest.raises(UserError, match=r"begun with objective.rebalancing = 0.5, not 0.2"):
         trainer.train(replace(settings, objective=ObjectiveSettings("weighted-mse", rebalancing=0.2)))
     path = color_prior.prior_path(settings.data.shards)
-    path.write_text(path.read_text().replace(",0.0", ",0.1"))
+    stamp, head, *rows = path.read_text().splitlines()
+    bins, shares = zip(*(row.rsplit(",", 1) for row in rows), strict=True)
+    turned = [f"{place},{share}" for place, share in zip(bins, reversed(shares), strict=True)]
+    path.write_text("\n".join([stamp, head, *turned, ""]))
     with pytest.raises(UserError, match="begun with another prior of colours"):
         trainer.train(settings)
 
