@@ -145,7 +145,7 @@ def test_a_stop_between_entries_changes_no_entry(settings, tmp_path):
     trainer.train(replace(coarse, run=tmp_path / "whole"))
     trainer.train(replace(coarse, epochs=0.6))  # six of eight steps: two into the second entry
     trainer.train(coarse)
-    for name in ("train/loss", "train/gradient_norm"):
+    for name in ("loss/train", "train/gradient_norm"):
         assert scalars(settings.run, name) == scalars(tmp_path / "whole", name)
         assert list(scalars(settings.run, name)) == [16, 32]
 
