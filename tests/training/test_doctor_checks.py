@@ -113,7 +113,7 @@ def test_the_drivers_own_word(monkeypatch, version, expected):
         pointer._obj.value = version
         return 0
 
-    monkeypatch.setattr(doctor_checks.ctypes, "CDLL", lambda _: SimpleNamespace(cuDriverGetVersion=tell))
+    monkeypatch.setattr(machine_checks.ctypes, "CDLL", lambda _: SimpleNamespace(cuDriverGetVersion=tell))
     assert machine_checks.driver_cuda() == expected
 
 
@@ -418,8 +418,8 @@ def test_a_first_process_that_cannot_write_is_not_waited_for(settings):
 
 
 def test_all_see_the_same_folder(settings):
-    findings = company(lambda here: doctor_checks.same_folder(settings, here))
-    assert findings == [findings.Finding("ok", "seen by 4 processes on 2 nodes")] * 4
+    found = company(lambda here: doctor_checks.same_folder(settings, here))
+    assert found == [findings.Finding("ok", "seen by 4 processes on 2 nodes")] * 4
 
 
 def test_a_folder_that_is_another_one_elsewhere(settings, tmp_path, monkeypatch):
@@ -449,7 +449,7 @@ def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
     state = TrainState.new(Network(), settings)
     state.network(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1000)).sum().backward()
     state.optimizer.step()
-    state.update_ema()
+    state.update_ema(1.0, skip=torch.zeros(()))
     snapshot = checkpoint.Snapshot(1, settings, state.model.state_dict(), 1000, "", state.state_dict(None), {})
     path = checkpoint.save_checkpoint(tmp_path, snapshot, keep=1)
     written = sum(file.stat().st_size for file in path.iterdir())
