@@ -130,7 +130,7 @@ def check_size(size: int, max_bytes: int) -> None:
         OSError: it is more.
     """
     if size > max_bytes:
-        raise OSError(f"{size} bytes are more than the {max_bytes} that are allowed")
+        raise OSError(f"{size} bytes are more than the {max_bytes} that are allowed (max_bytes)")
 
 
 def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:

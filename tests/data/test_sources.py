@@ -256,8 +256,8 @@ def test_what_is_no_source_is_refused(tmp_path):
     pack(tmp_path / "photo.jpg", jpeg(make_photo(1)))
     for name, message in (
         ("nowhere", "does not exist; name a folder of images"),
-        ("pipe", "is a named pipe; name a folder of images"),
-        ("photo.jpg", "is no text.*or name a folder of images"),
+        ("pipe", "is a named pipe, no source of images; name a folder"),
+        ("photo.jpg", "is no text.*; if it is to be no list of images, name a folder of images"),
     ):
         with pytest.raises(UserError, match=f"{name} {message}"):
             list_source(tmp_path / name)
