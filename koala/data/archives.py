@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from koala.core.errors import UserError
-from koala.data.places import FileRange, FolderPlace, SourceItem, ZipMember, damaged_zip, open_zip
+from koala.core.errors import UserError, first_line
+from koala.data.places import FileRange, FolderPlace, SourceItem, ZipMember
 
 _BLOCK = 512  # bytes; all that is in a tar begins at a multiple of it
 _RECORDS = (10240, 2**18, 2**20)  # bytes; programs fill tars up to a multiple of the first, tapes' of the others
@@ -47,19 +47,35 @@ def scan_zip(path: Path, prefix: str = "") -> Iterator[SourceItem]:
     Raises:
         UserError: its directory is damaged, or another zip lies before it.
     """
-    members = open_zip(path).infolist()
-    stated = _stated_members(path)
-    if stated != len(members):
-        raise damaged_zip(path, f"it lists {len(members)} members, its end says {stated}")
+    members = _zip_directory(path)
     before = min((member.header_offset for member in members), default=0)
     if before and archive_kind(path) == "zip":
         raise UserError(
             f"{path} holds {before} bytes of another zip before its own first member, whose directory is not read; "
             "split the file there, or unpack both"
         )
-    for number, member in enumerate(members):
+    for member in members:
         if not member.filename.endswith("/") or member.file_size:
-            yield SourceItem(prefix + member.filename, ZipMember(path, number), _zip_fault(member))
+            sizes = member.compress_size, member.file_size
+            place = ZipMember(path, member.header_offset, *sizes, member.compress_type, member.CRC)
+            yield SourceItem(prefix + member.filename, place, _zip_fault(member))
+
+
+def _zip_directory(path: Path) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        stated = _stated_members(path)
+        if stated != len(members):
+            raise zipfile.BadZipFile(f"it lists {len(members)} members, its end says {stated}")
+    except OSError:
+        raise
+    except Exception as error:  # damage can be anywhere in the directory
+        raise UserError(
+            f"the directory at the end of {path} is damaged ({first_line(error)}); fetch the file again, take it out "
+            f"of the source, or save what can be read with zip -FF {path} --out WHOLE.zip"
+        ) from None
+    return members
 
 
 def _stated_members(path: Path) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from koala.core.errors import UserError, first_line
+from koala.core.extras import pip_line
 from koala.data.places import MAX_BYTES, FolderPlace, SourceItem, check_size
 
 _IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")  # what columns of bytes are called
@@ -82,7 +83,7 @@ def scan_parquet(path: Path, prefix: str = "") -> Iterator[SourceItem]:
         others = [name for name in (_path_of(column), _LABEL) if name in kinds]
         fault = f"a Parquet file without a column of images; its columns: {', '.join(list(kinds)[:8])}"
     except ModuleNotFoundError:
-        fault = "a Parquet file, which needs pyarrow; pip install pyarrow"
+        fault = f"a Parquet file, which needs pyarrow; {pip_line('parquet')}"
     if column:
         yield from _rows(path, prefix, column, others)
     else:

@@ -1,13 +1,17 @@
 """Where an image's bytes lie, and reading them: whole, and never more than is allowed."""
 
+import bz2
+import lzma
+import os
 import stat
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from koala.core.errors import UserError, first_line
+from koala.core.errors import first_line
 
 MAX_BYTES = 2**28  # of a file that holds one image, unless a recipe says otherwise
 
@@ -83,44 +87,53 @@ class FileRange:
 
 @dataclass(frozen=True, slots=True)
 class ZipMember:
-    """A member of a zip, by its number in the archive's directory."""
+    """A member of a zip, with what the archive's directory says of it, which so need not be read again.
+
+    Attributes:
+        path: the zip.
+        offset: of the member's own header.
+        packed: its length in the zip, in bytes.
+        size: its length unpacked.
+        method: of compression.
+        checksum: CRC-32 of what is unpacked.
+    """
 
     path: Path
-    number: int
+    offset: int
+    packed: int
+    size: int
+    method: int
+    checksum: int
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The member's bytes, unpacked; no more than its declared size is ever unpacked."""
-        archive = open_zip(self.path)
-        member = archive.infolist()[self.number]
-        check_size(member.file_size, max_bytes)
+        check_size(max(self.size, self.packed), max_bytes)
         try:
-            return archive.read(member)
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                magic, names, extras = struct.unpack("<4s22xHH", file.read(30))
+                file.seek(names + extras, os.SEEK_CUR)
+                data = _unpack(self.method, file.read(self.packed), self.size)
+            if magic != b"PK\3\4" or len(data) != self.size or zlib.crc32(data) != self.checksum:
+                raise zipfile.BadZipFile("it is damaged")
         except Exception as error:  # of any of the decompressors, and whatever damage makes of a header
             raise OSError(f"it cannot be unpacked: {first_line(error) or type(error).__name__}") from None
+        return data
 
 
-@lru_cache(maxsize=16)
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """A zip, whose directory is read once.
-
-    Raises:
-        OSError: the file cannot be opened.
-        UserError: its directory is damaged.
-    """
-    try:
-        return zipfile.ZipFile(path)
-    except OSError:
-        raise
-    except Exception as error:  # damage can be anywhere in the directory
-        raise damaged_zip(path, first_line(error)) from None
-
-
-def damaged_zip(path: Path, what: str) -> UserError:
-    """A zip's directory cannot be read."""
-    return UserError(
-        f"the directory at the end of {path} is damaged ({what}); fetch the file again, take it out of the source, or "
-        f"save what can be read with zip -FF {path} --out WHOLE.zip"
-    )
+def _unpack(method: int, packed: bytes, size: int) -> bytes:
+    """A zip's member, unpacked: `size` bytes, or one more where it holds more; zipfile knows no such limit."""
+    match method:
+        case zipfile.ZIP_STORED:
+            return packed
+        case zipfile.ZIP_DEFLATED:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1)
+        case zipfile.ZIP_BZIP2:
+            return bz2.BZ2Decompressor().decompress(packed, size + 1)
+        case zipfile.ZIP_LZMA:  # after four bytes of zip's own it is an .lzma file that does not know its length
+            alone = packed[4:9] + b"\xff" * 8 + packed[9:]
+            return lzma.LZMADecompressor(lzma.FORMAT_ALONE, MAX_BYTES).decompress(alone, size + 1)
+    raise zipfile.BadZipFile(f"it is packed by method {method}, which is not known here")
 
 
 def check_size(size: int, max_bytes: int) -> None:
@@ -130,7 +143,7 @@ def check_size(size: int, max_bytes: int) -> None:
         OSError: it is more.
     """
     if size > max_bytes:
-        raise OSError(f"{size} bytes are more than the {max_bytes} that are allowed")
+        raise OSError(f"{size} bytes are more than the {max_bytes} that are allowed (max_bytes)")
 
 
 def read_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:

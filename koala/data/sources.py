@@ -112,13 +112,13 @@ def _listing(path: Path, leave_out: Path | None) -> Listing:
     if stat.S_ISDIR(mode):
         return _sort_out(path, _scan_folder(path, leave_out))
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path} is {kind_of(mode)}; {_REMEDY}")
+        raise UserError(f"{path} is {kind_of(mode)}, no source of images; {_REMEDY}")
     if archive_kind(path) or path.suffix.lower() in _ARCHIVES:
         return _sort_out(path, _scan_archive(path))
     try:
         images, passed_over = read_list(path)
     except UserError as error:
-        raise UserError(f"{error}, or {_REMEDY}") from None
+        raise UserError(f"{error}; if it is to be no list of images, {_REMEDY}") from None
     return Listing(path, images, passed_over=dict(passed_over))
 
 

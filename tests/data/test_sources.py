@@ -5,6 +5,7 @@ import os
 import socket
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -256,8 +257,8 @@ def test_what_is_no_source_is_refused(tmp_path):
     pack(tmp_path / "photo.jpg", jpeg(make_photo(1)))
     for name, message in (
         ("nowhere", "does not exist; name a folder of images"),
-        ("pipe", "is a named pipe; name a folder of images"),
-        ("photo.jpg", "is no text.*or name a folder of images"),
+        ("pipe", "is a named pipe, no source of images; name a folder"),
+        ("photo.jpg", "is no text.*; if it is to be no list of images, name a folder of images"),
     ):
         with pytest.raises(UserError, match=f"{name} {message}"):
             list_source(tmp_path / name)
@@ -273,6 +274,15 @@ def test_where_most_cannot_be_used_the_commonest_reasons_are_said(tmp_path, caps
     assert "7 read = 0 written + 7 set aside" in capsys.readouterr().out
     lay_out(source, {f"good{number}.jpg": jpeg(make_photo(number)) for number in range(7)})
     assert shard_writer.write_command(WriteShards(source, tmp_path / "half")) == 0, "no more than half"
+
+
+def test_no_file_is_kept_open(tmp_path):
+    """A data set may have more tars than a process may have files."""
+    lay_out(tmp_path, {f"{number}.tar": tar_bytes({"1.jpg": b"1"}) for number in range(20)})
+    lay_out(tmp_path, {f"z{number}.zip": zip_bytes({"1.jpg": b"1"}) for number in range(20)})
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert [item.read() for item in list_source(tmp_path).images] == [b"1"] * 40
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_reasons_that_differ_in_numbers_are_one():
