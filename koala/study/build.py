@@ -32,6 +32,7 @@ from koala.imaging import color, jpeg_intake
 from koala.imaging.errors import UnreadableImageError
 from koala.study import languages, trials
 from koala.study.folder import StudyManifest, StudyPicture
+from koala.study.formats import counted
 from koala.study.languages import PAGE_FOLDER
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")
@@ -110,8 +111,8 @@ def build_command(settings: BuildStudy) -> int:
         raise UserError(f"{settings.dir} holds a study already; choose another folder, so that no answer is lost")
     if settings.study.shown > settings.scenes:
         raise UserError(
-            f"--shown {settings.study.shown} pictures cannot be shown of --scenes {settings.scenes}, for nobody sees a "
-            "scene twice; choose more scenes"
+            f"--shown {settings.study.shown} cannot be shown of --scenes {settings.scenes}, for nobody sees a scene "
+            "twice; choose more scenes"
         )
     versions = open_versions(settings)
     encoded = encode_study(settings, versions)
@@ -163,9 +164,10 @@ def encode_study(settings: BuildStudy, versions: Sequence[VersionSource]) -> lis
                 progress.say(f"left out: {refused[-1]}")
     if len(made) < needed:
         hands, why = ", ".join(version.name for version in versions), f" ({refused[0]})" if refused else ""
+        with_practice = " with the one to practise with" if settings.study.practice else ""
         raise UserError(
-            f"{len(made)} scenes can be shown of the {len(candidates)} that {hands} have in common{why}, and {needed} "
-            "are needed with the one to practise with; choose fewer --scenes, or add pictures"
+            f"{counted(len(made), 'scene')} can be shown of the {len(candidates)} that {hands} have in common{why}, "
+            f"and {needed} are needed{with_practice}; choose fewer --scenes, or add pictures"
         )
     shown, practice = made[: settings.scenes], made[settings.scenes :]
     return [*(each for scene in shown for each in scene), *(scene[0] for scene in practice)]
@@ -336,8 +338,8 @@ def _say(settings: BuildStudy, manifest: StudyManifest, sizes: Sequence[int]) ->
     """What was made, and what is to be done next."""
     labels = {picture.label for picture in manifest.pictures} - {""}
     print(
-        f"{settings.dir}: {len(manifest.scenes)} scenes by {', '.join(manifest.versions)}"
-        + (f", of {len(labels)} labels" if labels else "")
+        f"{settings.dir}: {counted(len(manifest.scenes), 'scene')} by {', '.join(manifest.versions)}"
+        + (f", of {counted(len(labels), 'label')}" if labels else "")
         + f"; each participant judges {settings.study.shown}"
     )
     low, high = min(sizes) / 1e3, max(sizes) / 1e3

@@ -193,7 +193,7 @@ def test_an_interrupted_build_is_begun_again(settings, tmp_path, monkeypatch):
         ({"pictures": ("koala",)}, "--pictures koala is not NAME=DIR"),
         ({"pictures": ("original=x",)}, "the name original is taken"),
         ({"pictures": ("koala=/nowhere",)}, "/nowhere does not exist"),
-        ({"scenes": 6}, "--shown 8 pictures cannot be shown of --scenes 6"),
+        ({"scenes": 6}, "--shown 8 cannot be shown of --scenes 6"),
         ({"scenes": 13}, "13 scenes can be shown of the 13 .* and 14 are needed"),
         ({"select": "curated"}, "--select curated needs --list FILE"),
     ],
