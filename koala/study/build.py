@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -131,12 +132,19 @@ def open_versions(settings: BuildStudy) -> list[VersionSource]:
     if not settings.pictures:
         raise UserError("a study needs coloured pictures; name them with --pictures NAME=DIR")
     versions = [VersionSource.open(_ORIGINAL, settings.originals)]
+    taken = {settings.originals.resolve(): "originals"}
     for words in settings.pictures:
         name, _, path = words.partition("=")
         if not path or not _NAME.fullmatch(name):
             raise UserError(f"--pictures {words} is not NAME=DIR, as in koala=runs/45k/evaluation/pictures")
         if name in {version.name for version in versions}:
             raise UserError(f"--pictures {words}: the name {name} is taken; choose another")
+        if (place := Path(path).resolve()) in taken:
+            raise UserError(
+                f"--pictures {words}: these are the {taken[place]} themselves; name a folder of pictures that a model "
+                "coloured"
+            )
+        taken[place] = f"pictures of {name}"
         versions.append(VersionSource.open(name, Path(path)))
     return versions
 
@@ -179,7 +187,7 @@ def encode_scene(
     """Every version of a scene, brought to one size.
 
     Raises:
-        _UnfitError: one cannot be read, or they do not show the same window of the scene.
+        _UnfitError: one cannot be read, they do not show the same window of the scene, or two are the same picture.
     """
     pictures = [_read(version, scene) for version in versions]
     size = _common_size([picture.size for picture in pictures], [v.name for v in versions], settings.side)
@@ -192,6 +200,8 @@ def encode_scene(
         picture_of = StudyPicture(secrets.token_hex(16), scene, version.name, label, *size)
         difference = float(np.abs(lab[..., :1] - lightness).mean())
         encoded.append(EncodedPicture(picture_of, encode_jpeg(shown, settings.quality), difference))
+    _check_differences([version.name for version in versions], labs)
+    _check_differences([version.name for version in versions], [each.jpeg for each in encoded])
     return encoded
 
 
@@ -320,6 +330,20 @@ def _common_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], side: i
             )
     scale = min(1.0, side / max(smallest))
     return max(1, round(smallest[0] * scale)), max(1, round(smallest[1] * scale))
+
+
+def _check_differences(names: Sequence[str], pictures: Sequence[NDArray | bytes]) -> None:
+    """Refuse a scene of which two versions are one and the same: nobody could tell them apart.
+
+    Raises:
+        _UnfitError: there are such.
+    """
+    for (one, picture), (other, same) in combinations(zip(names, pictures, strict=True), 2):
+        if np.array_equal(picture, same):
+            raise _UnfitError(
+                f"its pictures by {one} and {other} are the same (koala colorize copies photos in colour, unless it is "
+                "told to --recolor)"
+            )
 
 
 def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
