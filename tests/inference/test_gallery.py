@@ -159,13 +159,17 @@ def test_a_photo_beyond_the_limits_is_one_sentence(photo, limits, sentence):
     assert len(response.text.splitlines()) == 1
 
 
-def test_what_another_program_would_have_to_read_is_refused():
-    """Pillow hands EPS to Ghostscript, on the disk."""
+@pytest.mark.parametrize(
+    ("kind", "status", "sentence"),
+    [("EPS", 400, "cannot be read: EPS: not supported"), ("PPM", 415, "is of format PPM; choose one of JPEG, ")],
+)
+def test_formats_that_are_not_for_browsers_are_refused(kind, status, sentence):
+    """EPS above all, which Pillow would hand to Ghostscript."""
     buffer = io.BytesIO()
-    make_photo(14).save(buffer, "EPS")
+    make_photo(14).save(buffer, kind)
     response = send(visit(never), buffer.getvalue())
-    assert response.status_code == 415
-    assert response.text.startswith("aunt Marie.jpg is of format EPS; choose one of JPEG, ")
+    assert response.status_code == status
+    assert response.text.startswith(f"aunt Marie.jpg {sentence}")
 
 
 def test_photos_at_the_limit_are_taken():
