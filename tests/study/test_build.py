@@ -257,9 +257,12 @@ def test_a_study_is_never_written_over(settings, built, capsys):
 
 def test_the_command_line_makes_the_same(hands, tmp_path, capsys):
     words = ["--originals", str(hands["original"]), "--pictures", f"koala={hands['koala']}"]
-    words += ["--pictures", f"other={hands['other']}", "--scenes", "12", "--shown", "8", "--no-practice"]
+    words += ["--pictures", f"other={hands['other']}", "--scenes", "12", "--shown", "8"]
+    words += ["--practice", "false", "--no-show-score"]
     assert cli.main(["study", "build", str(tmp_path / "s"), *words]) == 0
     study = StudyFolder.open(tmp_path / "s")
-    assert (study.settings.shown, study.settings.practice) == (8, False)
+    assert (study.settings.shown, study.settings.practice, study.settings.show_score) == (8, False, False)
     assert study.manifest.practice is None
-    assert "12 scenes by original, koala, other, of 4 labels" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "12 scenes by original, koala, other, of 4 labels" in printed.out
+    assert "--no-show-score is now --show-score false" in printed.err
