@@ -94,7 +94,8 @@ class PatientProtocol(H11Protocol, asyncio.BufferedProtocol):
         response = h11.Response(status_code=400, headers=headers, reason="Bad Request")
         answer = (response, h11.Data(data=text), h11.EndOfMessage())
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in answer))
-        self.transport.write_eof()
+        with suppress(OSError):  # it has gone already
+            self.transport.write_eof()
 
     # ---------------------------------------------------------------- patience
 

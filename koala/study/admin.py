@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from koala.study import answers, statistics
+from koala.study.formats import interval, percent
 from koala.study.security import RateLimiter, given_password
 from koala.study.site import StudySite
 from koala.study.store import AnswerStore
@@ -71,7 +72,6 @@ def _version(collected: answers.StudyAnswers, site: StudySite, number: int) -> d
     given = collected.answers[collected.answers["version"] == name].dropna(subset="real")
     pictures = [picture.name for picture in site.manifest.pictures if picture.version == name]
     counts = given["picture"].value_counts().reindex(pictures, fill_value=0)
-    interval = statistics.crossed_interval(collected.table(), number)
     return {
         "name": name,
         "answers": len(given),
@@ -79,13 +79,8 @@ def _version(collected: answers.StudyAnswers, site: StudySite, number: int) -> d
         "median": f"{counts.median():g}",
         "most": int(counts.max()),
         "realness": percent(given["real"].mean()),
-        "interval": "–" if pd.isna(interval[0]) else " to ".join(map(percent, interval)),
+        "interval": interval(*statistics.crossed_interval(collected.table(), number)),
     }
-
-
-def percent(share: float) -> str:
-    """A share in words; a dash for none."""
-    return "–" if pd.isna(share) else f"{100 * share:.1f} %"
 
 
 def answers_csv(site: StudySite) -> Response:

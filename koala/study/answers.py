@@ -12,6 +12,7 @@ import pandas as pd
 from koala.config.study import ReportStudy
 from koala.core.errors import UserError
 from koala.study.folder import StudyFolder
+from koala.study.formats import counted
 from koala.study.statistics import AnswerTable
 from koala.study.store import AnswerStore
 
@@ -142,20 +143,19 @@ def exclude_participants(collected: StudyAnswers, settings: ReportStudy) -> tupl
     out = people["failed_checks"] > settings.failed_checks
     if out.any():
         most = settings.failed_checks
-        said.append(
-            f"{_people(out.sum())} failed {f'more than {most} attention checks' if most else 'an attention check'}"
-        )
+        failed = f"more than {counted(most, 'attention check')}" if most else "an attention check"
+        said.append(f"{counted(out.sum(), 'participant')} failed {failed}")
     for words in settings.exclude:
         question, _, reply = words.partition("=")
         if question not in collected.questions:
             known = ", ".join(collected.questions) or "none"
             raise UserError(f"--exclude {words}: participants were not asked {question}; known: {known}")
         these = (people[f"reply {question}"] == reply) & ~out
-        said.append(f"{_people(these.sum())} answered {reply} to {question}")
+        said.append(f"{counted(these.sum(), 'participant')} answered {reply} to {question}")
         out |= these
     left = collected.of(people["participant"][~out])
     if late := int(left.answers["real"].isna().sum()):
-        said.append(f"{late} pictures were not answered, or not in time")
+        said.append(f"{counted(late, 'picture')} {'was' if late == 1 else 'were'} not answered, or not in time")
     return left, said
 
 
@@ -165,7 +165,3 @@ def _seconds(row: Mapping[str, Any]) -> float:
         return row["time_ms"] / 1e3
     times = row["shown_at"], row["answered_at"]  # older servers took answers to pictures that were never shown
     return np.nan if None in times else times[1] - times[0]
-
-
-def _people(count: int) -> str:
-    return f"{count} participant" + ("s" if count != 1 else "")

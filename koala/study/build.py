@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -32,6 +33,7 @@ from koala.imaging import color, jpeg_intake
 from koala.imaging.errors import UnreadableImageError
 from koala.study import languages, trials
 from koala.study.folder import StudyManifest, StudyPicture
+from koala.study.formats import counted
 from koala.study.languages import PAGE_FOLDER
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")
@@ -110,8 +112,8 @@ def build_command(settings: BuildStudy) -> int:
         raise UserError(f"{settings.dir} holds a study already; choose another folder, so that no answer is lost")
     if settings.study.shown > settings.scenes:
         raise UserError(
-            f"--shown {settings.study.shown} pictures cannot be shown of --scenes {settings.scenes}, for nobody sees a "
-            "scene twice; choose more scenes"
+            f"--shown {settings.study.shown} cannot be shown of --scenes {settings.scenes}, for nobody sees a scene "
+            "twice; choose more scenes"
         )
     versions = open_versions(settings)
     encoded = encode_study(settings, versions)
@@ -130,12 +132,19 @@ def open_versions(settings: BuildStudy) -> list[VersionSource]:
     if not settings.pictures:
         raise UserError("a study needs coloured pictures; name them with --pictures NAME=DIR")
     versions = [VersionSource.open(_ORIGINAL, settings.originals)]
+    taken = {settings.originals.resolve(): "originals"}
     for words in settings.pictures:
         name, _, path = words.partition("=")
         if not path or not _NAME.fullmatch(name):
             raise UserError(f"--pictures {words} is not NAME=DIR, as in koala=runs/45k/evaluation/pictures")
         if name in {version.name for version in versions}:
             raise UserError(f"--pictures {words}: the name {name} is taken; choose another")
+        if (place := Path(path).resolve()) in taken:
+            raise UserError(
+                f"--pictures {words}: these are the {taken[place]} themselves; name a folder of pictures that a model "
+                "coloured"
+            )
+        taken[place] = f"pictures of {name}"
         versions.append(VersionSource.open(name, Path(path)))
     return versions
 
@@ -163,9 +172,10 @@ def encode_study(settings: BuildStudy, versions: Sequence[VersionSource]) -> lis
                 progress.say(f"left out: {refused[-1]}")
     if len(made) < needed:
         hands, why = ", ".join(version.name for version in versions), f" ({refused[0]})" if refused else ""
+        with_practice = " with the one to practise with" if settings.study.practice else ""
         raise UserError(
-            f"{len(made)} scenes can be shown of the {len(candidates)} that {hands} have in common{why}, and {needed} "
-            "are needed with the one to practise with; choose fewer --scenes, or add pictures"
+            f"{counted(len(made), 'scene')} can be shown of the {len(candidates)} that {hands} have in common{why}, "
+            f"and {needed} are needed{with_practice}; choose fewer --scenes, or add pictures"
         )
     shown, practice = made[: settings.scenes], made[settings.scenes :]
     return [*(each for scene in shown for each in scene), *(scene[0] for scene in practice)]
@@ -177,7 +187,7 @@ def encode_scene(
     """Every version of a scene, brought to one size.
 
     Raises:
-        _UnfitError: one cannot be read, or they do not show the same window of the scene.
+        _UnfitError: one cannot be read, they do not show the same window of the scene, or two are the same picture.
     """
     pictures = [_read(version, scene) for version in versions]
     size = _common_size([picture.size for picture in pictures], [v.name for v in versions], settings.side)
@@ -190,6 +200,8 @@ def encode_scene(
         picture_of = StudyPicture(secrets.token_hex(16), scene, version.name, label, *size)
         difference = float(np.abs(lab[..., :1] - lightness).mean())
         encoded.append(EncodedPicture(picture_of, encode_jpeg(shown, settings.quality), difference))
+    _check_differences([version.name for version in versions], labs)
+    _check_differences([version.name for version in versions], [each.jpeg for each in encoded])
     return encoded
 
 
@@ -320,6 +332,20 @@ def _common_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], side: i
     return max(1, round(smallest[0] * scale)), max(1, round(smallest[1] * scale))
 
 
+def _check_differences(names: Sequence[str], pictures: Sequence[NDArray | bytes]) -> None:
+    """Refuse a scene of which two versions are one and the same: nobody could tell them apart.
+
+    Raises:
+        _UnfitError: there are such.
+    """
+    for (one, picture), (other, same) in combinations(zip(names, pictures, strict=True), 2):
+        if np.array_equal(picture, same):
+            raise _UnfitError(
+                f"its pictures by {one} and {other} are the same (koala colorize copies photos in colour, unless it is "
+                "told to --recolor)"
+            )
+
+
 def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
@@ -336,8 +362,8 @@ def _say(settings: BuildStudy, manifest: StudyManifest, sizes: Sequence[int]) ->
     """What was made, and what is to be done next."""
     labels = {picture.label for picture in manifest.pictures} - {""}
     print(
-        f"{settings.dir}: {len(manifest.scenes)} scenes by {', '.join(manifest.versions)}"
-        + (f", of {len(labels)} labels" if labels else "")
+        f"{settings.dir}: {counted(len(manifest.scenes), 'scene')} by {', '.join(manifest.versions)}"
+        + (f", of {counted(len(labels), 'label')}" if labels else "")
         + f"; each participant judges {settings.study.shown}"
     )
     low, high = min(sizes) / 1e3, max(sizes) / 1e3

@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from koala.study.folder import StudyFolder
+from koala.study.formats import decimal, is_none, percent
 
 _THUMBNAIL = 200  # pixels, long side
 
@@ -61,7 +62,7 @@ def pictures_figure(pictures: pd.DataFrame) -> Canvas:
     Args:
         pictures: with scene, realness, low and high.
     """
-    ordered = pictures.sort_values("realness", ascending=False)
+    ordered = pictures.dropna(subset="realness").sort_values("realness", ascending=False)
     canvas = Canvas(900, 260, 48, 12, 12, 28, ())
     step = 1 / max(len(ordered), 1)
     marks = [
@@ -71,7 +72,7 @@ def pictures_figure(pictures: pd.DataFrame) -> Canvas:
             canvas.y(row.low),
             canvas.y(row.high),
             row.scene,
-            f"{row.scene}: {row.real} of {row.answers}, {100 * row.realness:.1f} %",
+            f"{row.scene}: {row.real} of {row.answers}, {percent(row.realness)}",
         )
         for rank, row in enumerate(ordered.itertuples())
     ]
@@ -90,12 +91,13 @@ def versions_figure(versions: pd.DataFrame) -> Canvas:
         IntervalMark(
             canvas.x(row.realness),
             24 + 34 * place,
-            canvas.x(row.realness if pd.isna(row.low) else max(row.low, 0)),
-            canvas.x(row.realness if pd.isna(row.high) else min(row.high, 1)),
+            canvas.x(row.realness if is_none(row.low) else row.low),
+            canvas.x(row.realness if is_none(row.high) else row.high),
             row.version,
-            f"{100 * row.realness:.1f} %",
+            percent(row.realness),
         )
         for place, row in enumerate(versions.itertuples())
+        if not is_none(row.realness)
     ]
     return Canvas(900, height, 150, 110, 8, 28, marks)
 
@@ -112,7 +114,7 @@ def people_figure(table: pd.DataFrame) -> Canvas:
     for row in both.itertuples():
         x, y = canvas.x(row.false_alarms / row.originals), canvas.y(row.hits / row.fakes)
         marks.append(
-            IntervalMark(x, y, y, y, str(row.participant), f"participant {row.participant}: d' {row.d_prime:.2f}")
+            IntervalMark(x, y, y, y, str(row.participant), f"participant {row.participant}: d' {decimal(row.d_prime)}")
         )
     return Canvas(420, 420, 56, 12, 12, 48, marks)
 

@@ -25,6 +25,7 @@ from koala.config.load import load_toml
 from koala.config.study import StudySettings
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
+from koala.study.formats import counted
 from koala.study.trials import ORIGINAL
 
 
@@ -161,8 +162,8 @@ class StudyFolder:
         study = load_toml(StudySettings, path)
         if study.shown > scenes:
             raise UserError(
-                f"{path}: shown = {study.shown}, but there are {scenes} scenes and nobody sees one twice; "
-                f"choose at most {scenes}"
+                f"{path}: shown = {study.shown}, but the study has {counted(scenes, 'scene')}, and nobody sees one "
+                f"twice; choose at most {scenes}"
             )
         return study
 

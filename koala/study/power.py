@@ -10,6 +10,7 @@ from koala.config.study import PowerStudy
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.study import simulation, statistics, trials
+from koala.study.formats import counted
 
 _ALPHA = 0.05
 
@@ -29,7 +30,8 @@ def power_command(settings: PowerStudy) -> int:
         )
     table = simulate_power(settings)
     print(
-        f"share of {settings.simulations} simulated studies, each participant judging {settings.shown} pictures, that"
+        f"share of {settings.simulations} simulated studies, each participant judging "
+        f"{counted(settings.shown, 'picture')}, that"
     )
     print(
         f"  find    a difference of {100 * settings.difference:g} points from {100 * settings.realness:g} % (p < 0.05)"
@@ -52,7 +54,7 @@ def simulate_power(settings: PowerStudy) -> pd.DataFrame:
         UserError: somebody would see a scene twice.
     """
     if min(settings.scenes) < settings.shown:
-        raise UserError(f"--shown {settings.shown} pictures need as many --scenes; nobody sees a scene twice")
+        raise UserError(f"--shown {settings.shown} needs as many --scenes; nobody sees a scene twice")
     sizes = list(product(settings.participants, settings.scenes))
     with Progress(len(sizes) * settings.simulations, "simulating", "studies") as progress:
         rows = [_row(settings, participants, scenes, progress) for participants, scenes in sizes]

@@ -10,8 +10,9 @@ from koala.core import http
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.core.progress import Progress
-from koala.study import answers, figures, statistics, words
+from koala.study import answers, figures, formats, statistics
 from koala.study.analysis import Analysis
+from koala.study.findings import describe_findings
 from koala.study.folder import StudyFolder
 from koala.study.languages import PAGE_FOLDER
 
@@ -34,7 +35,7 @@ def report_command(settings: ReportStudy) -> int:
         raise UserError("there is no answer that counts; wait for participants, or leave fewer of them out")
     analysis = Analysis(counted, collected, left_out, settings)
     write_report(analysis, study, settings.out)
-    print("\n\n".join(words.findings(analysis)))
+    print("\n\n".join(describe_findings(analysis)))
     print(f"\n{settings.out}: report.html, and its tables as CSV")
     return 0
 
@@ -55,10 +56,12 @@ def write_report(analysis: Analysis, study: StudyFolder | None, out: Path) -> No
 def render_report(analysis: Analysis, study: StudyFolder | None) -> str:
     """The report as one HTML file that needs no other."""
     templates = http.template_environment(PAGE_FOLDER)
-    templates.filters |= {"share": words.share, "points": words.points, "p": words.p_value, "number": words.number}
+    forms = {"percent": formats.percent, "points": formats.points, "p": formats.p_value, "decimal": formats.decimal}
+    templates.filters |= forms
+    templates.globals |= {**forms, "interval": formats.interval}
     pictures = {version: group for version, group in analysis.pictures.groupby("version", sort=False)}
     return templates.get_template("report.html").render(
-        findings=words.findings(analysis),
+        findings=describe_findings(analysis),
         versions=analysis.versions.to_dict("records"),
         comparisons=analysis.comparisons.to_dict("records"),
         comparisons_of_all=analysis.comparisons_of_all.to_dict("records") if analysis.left_out else [],

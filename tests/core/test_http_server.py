@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from uvicorn.server import ServerState
 
 from koala.core import http, http_server
+from tests import web
 
 GET = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: x\r\n%s\r\n\r\n"
@@ -67,17 +68,11 @@ class Served:
 @contextmanager
 def serving(connections: int = 100) -> Iterator[Served]:
     served = Served()
-    with http_server.open_listener("127.0.0.1", 0) as listener:
-        served.port = listener.getsockname()[1]
-        served.server = http_server.make_server(served.app, connections, lifespan="off")
-        thread = threading.Thread(target=served.server.run, kwargs={"sockets": [listener]})
-        thread.start()
+    with web.serving(served.app, connections, lifespan="off") as (served.server, served.port):
         try:
             yield served
         finally:
             served.go.set()
-            served.server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +268,9 @@ class Wire(asyncio.Transport):
 
     def write(self, data) -> None: ...
 
+    def write_eof(self) -> None:
+        raise OSError("Transport endpoint is not connected")
+
     def is_closing(self) -> bool:
         return self.is_cut
 
@@ -341,6 +339,15 @@ def test_who_is_slow_but_moves_is_waited_for(pace, seconds):
 
     assert asyncio.run(upload()) == seconds
     assert asyncio.run(download()) == seconds
+
+
+def test_who_sends_nonsense_and_is_gone_is_let_go():
+    async def gone() -> int:
+        protocol, wire = patient()
+        receive(protocol, b"nonsense\r\n\r\n")
+        return seconds_until_cut(protocol, wire, lambda: receive(protocol, b"more"))
+
+    assert asyncio.run(gone()) == 10
 
 
 def test_who_waits_for_us_is_not_let_go():

@@ -17,6 +17,8 @@ import pytest
 
 from koala.study import folder, security
 from koala.study.folder import StudyFolder
+from koala.study.server import create_app
+from tests import web
 from tests.study.serving import Served, served
 from tests.study.visitor import Visitor, attentive
 
@@ -382,6 +384,30 @@ def test_a_flood(built, tmp_path):
         connection.close()
     assert set(codes[:1000]) == {200}
     assert codes.count(429) > 500
+
+
+@attack("500 requests of a participant, with bytes changed, cut out or repeated", "refused, and no traceback")
+def test_no_request_whatever_ends_in_a_traceback(site, caplog):
+    ticket = site.signer.ticket()
+    session = site.signer.session(ticket)
+    token = security.form_token(session)
+    forms = {
+        "/start": f"agree=yes&language=nl&ticket={ticket}",
+        "/questions": f"token={token}&expert=no&color_vision=good",
+        "/practice": f"token={token}&answer=real",
+        "/answer": f"token={token}&answer=fake&position=1&time_ms=900",
+    }
+    head = f"host: localhost\r\ncookie: study={session}; a=b\r\naccept-language: nl-BE,nl;q=0.9\r\n"
+    kind = "origin: http://localhost\r\ncontent-type: application/x-www-form-urlencoded\r\n"
+    requests = [
+        f"POST {path} HTTP/1.1\r\n{head}{kind}content-length: {len(form)}\r\n\r\n{form}" for path, form in forms.items()
+    ]
+    pages = ("/", "/picture", "/admin", "/participants.csv", f"/pictures/{security.picture_token(session, 1)}")
+    requests += [f"GET {page} HTTP/1.1\r\n{head}authorization: Basic bWU6eA==\r\n\r\n" for page in pages]
+    with web.serving(create_app(site), proxy_headers=False) as (_, port):
+        statuses = web.statuses_of_mutated(port, [request.encode() for request in requests], 500)
+    assert statuses.keys() <= {"", "200", "303", "400", "401", "403", "404", "405", "413", "415", "429"}
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_after_all_of_it_the_study_goes_on(client, person, server):

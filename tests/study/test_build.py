@@ -193,7 +193,7 @@ def test_an_interrupted_build_is_begun_again(settings, tmp_path, monkeypatch):
         ({"pictures": ("koala",)}, "--pictures koala is not NAME=DIR"),
         ({"pictures": ("original=x",)}, "the name original is taken"),
         ({"pictures": ("koala=/nowhere",)}, "/nowhere does not exist"),
-        ({"scenes": 6}, "--shown 8 pictures cannot be shown of --scenes 6"),
+        ({"scenes": 6}, "--shown 8 cannot be shown of --scenes 6"),
         ({"scenes": 13}, "13 scenes can be shown of the 13 .* and 14 are needed"),
         ({"select": "curated"}, "--select curated needs --list FILE"),
     ],
@@ -211,6 +211,44 @@ def test_two_pictures_of_one_scene_are_refused(hands, settings, tmp_path):
         build.build_command(replace(settings, dir=tmp_path / "s", pictures=(f"koala={twice}",)))
 
 
+def test_pictures_against_themselves_are_refused(hands, settings, tmp_path):
+    (tmp_path / "link").symlink_to(hands["original"])
+    twice = (f"koala={hands['koala']}", f"again={hands['koala']}/../koala")
+    for pictures, message in (
+        ((f"koala={hands['original']}",), "these are the originals themselves; name a folder of pictures that a model"),
+        ((f"koala={tmp_path / 'link'}",), "these are the originals themselves"),
+        (twice, "these are the pictures of koala themselves"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build.build_command(replace(settings, dir=tmp_path / "s", pictures=pictures))
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("lightness", ["own", "shared"])
+def test_copies_of_the_originals_are_refused(hands, settings, tmp_path, lightness):
+    """As koala colorize makes them of photos in colour."""
+    copies = shutil.copytree(hands["original"], tmp_path / "koala")
+    chosen = replace(settings, dir=tmp_path / "s", pictures=(f"koala={copies}",), lightness=lightness)
+    message = r"^0 scenes can be shown of the 13 that original, koala .*its pictures by original and koala are the same"
+    with pytest.raises(UserError, match=message):
+        build.build_command(chosen)
+
+
+def test_a_scene_of_which_two_versions_are_the_same_is_left_out(hands, settings, tmp_path, capsys):
+    other = shutil.copytree(hands["other"], tmp_path / "other")
+    shutil.copy(hands["koala"] / "scene03.JPEG.png", other / "scene03.JPEG.png")
+    pictures = (f"koala={hands['koala']}", f"other={other}")
+    build.build_command(replace(settings, dir=tmp_path / "s", pictures=pictures, scenes=11))
+    assert "scene03" not in StudyFolder.open(tmp_path / "s").manifest.scenes
+    assert "left out: scene03: its pictures by koala and other are the same" in capsys.readouterr().err
+
+
+def test_one_scene_is_one_scene(hands, tmp_path, capsys):
+    words = ["--originals", str(hands["original"]), "--pictures", f"koala={hands['koala']}", "--scenes", "1"]
+    assert cli.main(["study", "build", str(tmp_path / "s"), *words, "--shown", "1"]) == 0
+    assert "1 scene by original, koala, of 1 label; each" in capsys.readouterr().out
+
+
 def test_a_study_is_never_written_over(settings, built, capsys):
     words = ["study", "build", str(built), "--originals", str(settings.originals), "--pictures", settings.pictures[0]]
     assert cli.main(words) == 2
@@ -219,9 +257,12 @@ def test_a_study_is_never_written_over(settings, built, capsys):
 
 def test_the_command_line_makes_the_same(hands, tmp_path, capsys):
     words = ["--originals", str(hands["original"]), "--pictures", f"koala={hands['koala']}"]
-    words += ["--pictures", f"other={hands['other']}", "--scenes", "12", "--shown", "8", "--no-practice"]
+    words += ["--pictures", f"other={hands['other']}", "--scenes", "12", "--shown", "8"]
+    words += ["--practice", "false", "--no-show-score"]
     assert cli.main(["study", "build", str(tmp_path / "s"), *words]) == 0
     study = StudyFolder.open(tmp_path / "s")
-    assert (study.settings.shown, study.settings.practice) == (8, False)
+    assert (study.settings.shown, study.settings.practice, study.settings.show_score) == (8, False, False)
     assert study.manifest.practice is None
-    assert "12 scenes by original, koala, other, of 4 labels" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "12 scenes by original, koala, other, of 4 labels" in printed.out
+    assert "--no-show-score is now --show-score false" in printed.err

@@ -15,8 +15,9 @@ from starlette.testclient import TestClient
 from koala import cli
 from koala.config.study import PowerStudy, ReportStudy
 from koala.core.errors import UserError
-from koala.study import answers, power, report, server, words
+from koala.study import answers, formats, power, report, server
 from koala.study.analysis import Analysis
+from koala.study.findings import describe_findings
 from koala.study.folder import StudyFolder
 from koala.study.site import StudySite
 from koala.study.store import AnswerStore
@@ -72,6 +73,11 @@ def test_the_replications_form(form, tmp_path, capsys):
     assert "60 people gave 719 answers about 12 pictures of 12 scenes" in said
     assert "As the replication tested it, with 60 participants as n, p is 0.49310; with the 9 pictures as n" in said
     assert "which the sd is over, it is 0.781. Only the second is a valid test" in said
+    assert (
+        "score 48.5 % (the mean over pictures, with open answers as not real; 48.6 % of those given), sd 17.1 %."
+        in said
+    )
+    assert "Pictures by recoloured were taken for real in 48.6 % of all answers" in said
     (published,) = pd.read_csv(tmp_path / "out/published.csv").to_dict("records")
     assert published["mean"] == pytest.approx(0.485185, abs=1e-6)
     assert published["sd"] == pytest.approx(0.170873, abs=1e-6)
@@ -135,6 +141,7 @@ def planted(built, tmp_path_factory) -> StudyFolder:
     The first always says "Fake", the second fails the check, the third leaves.
     """
     study = StudyFolder.open(Path(shutil.copytree(built, tmp_path_factory.mktemp("planted") / "study")))
+    (study.path / "admin-token.txt").write_text("the same draws in each test run\n")
     chance = {"original": 0.75, "koala": 0.25, "other": 0.75}
     site, store, rng = StudySite(study), AnswerStore(study.answers_path), np.random.default_rng(1)
 
@@ -179,7 +186,7 @@ def test_who_was_left_out_is_said(analysis):
     assert len(analysis.everything.people) == 40
     assert len(analysis.people) == 39
     assert len(analysis.comparisons_of_all) == len(analysis.comparisons)
-    assert "Left out: 1 participant failed an attention check." in words.findings(analysis)[0]
+    assert "Left out: 1 participant failed an attention check." in describe_findings(analysis)[0]
 
 
 def test_who_always_says_fake_is_found_and_no_good_detector(analysis):
@@ -189,7 +196,7 @@ def test_who_always_says_fake_is_found_and_no_good_detector(analysis):
     assert first["hits"] == first["fakes"] > 0
     assert abs(first["d_prime"]) < 0.2
     assert first["criterion"] < -1
-    assert "nearly always the same answer, which is no skill" in " ".join(words.findings(analysis))
+    assert "nearly always the same answer, which is no skill" in " ".join(describe_findings(analysis))
 
 
 def test_who_left_early_counts_as_far_as_they_came(analysis):
@@ -216,6 +223,85 @@ def test_answers_after_the_time_are_left_out(planted, tmp_path):
     assert set(late["position"]) == {2}
     _, said = answers.exclude_participants(collected, settings())
     assert said[-1] == f"{len(late[late['participant'] != 2])} pictures were not answered, or not in time"
+
+
+def test_answers_without_times_are_reported(planted, tmp_path, capsys):
+    """Older servers kept answers to pictures that were never shown."""
+    study = StudyFolder.open(Path(shutil.copytree(planted.path, tmp_path / "study")))
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
+        database.execute(
+            "UPDATE trial SET shown_at = NULL, time_ms = NULL WHERE (participant, position) IN (VALUES (5, 1), (6, 1))"
+        )
+    report.report_command(settings(dir=study.path, out=tmp_path / "out", draws=199))
+    assert "How long it took is not known of 2 answers: the picture was never shown." in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out/answers.csv")
+    assert table["seconds"].isna().sum() == 2
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
+        database.execute("UPDATE trial SET shown_at = NULL, answered_at = NULL, time_ms = NULL")
+    report.report_command(settings(dir=study.path, out=tmp_path / "out", draws=199))
+    assert "nan" not in (tmp_path / "out/report.html").read_text()
+
+
+def test_one_answer_is_one_answer(study, site, tmp_path, capsys):
+    person = Visitor(TestClient(server.create_app(site)))
+    person.begin()
+    person.send(answer="real")  # to practise
+    person.send(answer="real")  # never a check
+    (said,) = re.findall(r".*gave.*", _reported(study, tmp_path, capsys))
+    assert said == "1 person gave 1 answer about 1 picture of 1 scene."
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
+        database.execute("UPDATE trial SET answer = 'none', answered_at = 3, shown_at = 2 WHERE position = 2")
+        database.execute("UPDATE trial SET picture = coalesce(picture, (SELECT picture FROM trial)) WHERE position = 2")
+    assert "Left out: 1 picture was not answered, or not in time." in _reported(study, tmp_path, capsys)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "nan" not in page
+
+
+def _reported(study: StudyFolder, folder: Path, capsys) -> str:
+    report.report_command(settings(dir=study.path, out=folder / "out", draws=199))
+    return capsys.readouterr().out
+
+
+def test_there_is_one_minus_sign_and_one_dash(planted, tmp_path, capsys):
+    said = _reported(planted, tmp_path, capsys)
+    page = re.sub(
+        r"<style>.*?</style>|src=\"[^\"]*\"|<code>.*?</code>",
+        "",
+        (tmp_path / "out/report.html").read_text(),
+        flags=re.S,
+    )
+    for text in (said, page):
+        assert "−" in text
+        assert not re.search(r"(?<![\w.#])-\d", text), "a hyphen for a minus"
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "text"),
+    [
+        (formats.percent, 0.48609, "48.6 %"),
+        (formats.percent, 0.0, "0.0 %"),
+        (formats.percent, np.nan, "–"),
+        (formats.points, -0.0314, "−3.1"),
+        (formats.points, 0.0314, "+3.1"),
+        (formats.points, -0.0001, "+0.0"),
+        (formats.decimal, -0.126, "−0.13"),
+        (formats.decimal, -0.001, "0.00"),
+        (formats.decimal, None, "–"),
+        (formats.p_value, 0.0004, "< 0.001"),
+        (formats.p_value, 0.0514, "0.051"),
+    ],
+)
+def test_numbers_as_people_read_them(form, value, text):
+    assert form(value) == text
+
+
+def test_counts_and_intervals_as_people_read_them():
+    assert formats.counted(1, "picture") == "1 picture"
+    assert formats.counted(0, "picture") == "0 pictures"
+    assert formats.counted(1200, "person", "people") == "1,200 people"
+    assert formats.interval(0.402, 0.571) == "40.2 % to 57.1 %"
+    assert formats.interval(-0.1, 0.02, formats.points) == "−10.0 to +2.0"
+    assert formats.interval(np.nan, np.nan) == "–"
 
 
 def test_the_report_is_one_page_with_pictures(planted, tmp_path, capsys):
@@ -327,7 +413,7 @@ def test_power_is_printed_as_a_table(capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--shown", "30"], "--shown 30 pictures need as many --scenes"),
+        (["--shown", "30"], "--shown 30 needs as many --scenes"),
         (["--realness", "0.9", "--difference", "0.2"], "is no share; choose less"),
     ],
 )

@@ -243,7 +243,7 @@ def test_words_that_are_lacking_are_named(study, old, new, message):
         (lambda path: next((path / "pictures").iterdir()).unlink(), "is absent; copy the study's whole folder"),
         (lambda path: (path / "manifest.json").write_text("{"), "manifest.json is damaged"),
         (lambda path: (path / "admin-token.txt").write_text("1234"), "holds less than 16 characters"),
-        (lambda path: (path / "study.toml").write_text("shown = 13"), "shown = 13, but there are 12 scenes"),
+        (lambda path: (path / "study.toml").write_text("shown = 13"), "shown = 13, but the study has 12 scenes"),
         (lambda path: (path / "study.toml").write_text("shwon = 3"), "did you mean shown?"),
         (lambda path: (path / "answers.sqlite").write_text("answers"), "cannot be used as a database"),
     ],

@@ -283,7 +283,8 @@ class Gallery:
         """Colour a photo that is within the limits."""
         try:
             with decoder_errors(kind_of(data)):
-                self._check(name, open_picture(data))
+                photo = open_picture(data)
+            self._check(name, photo)
             colored = self._paint(data, values)
         except (UserError, UnreadableImageError) as error:
             raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
