@@ -59,10 +59,12 @@ class TiffPages:
         """Which of its pages are pictures; the others are previews and masks.
 
         Raises:
-            UnreadableImageError: none is.
+            UnreadableImageError: none is, or there are none.
         """
         numbers = range(sum(1 for _ in islice(self._file.pages, _MOST_PAGES)))
         found = [number for number in numbers if not int(self._page(number).subfiletype) & (_PREVIEW | _MASK)]
+        if not numbers:
+            raise UnreadableImageError("damaged TIFF: it has no page")
         if not found:
             raise UnreadableImageError("TIFF of previews alone, as in a camera's raw file; save it as a plain TIFF")
         return found
