@@ -204,6 +204,7 @@ def _read_page(pages: TiffPages, number: int, data: bytes, limits: PictureLimits
         check_size(*image.size, limits)
         exif.pop(metadata.ORIENTATION, None)  # Pillow turns TIFFs itself
         return _of_image(image, profile, exif, info)
+    metadata.add_orientation(exif, words.get(metadata.XMP_TAG, b""))
     pixels = pages.read(number)
     if isinstance(pixels, Image.Image):
         return _of_image(pixels, profile, exif, info)

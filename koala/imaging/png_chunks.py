@@ -72,7 +72,7 @@ class PngChunks:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._chunks = list(_chunks(data))
+        self._chunks = list(read_chunks(data))
         if self._chunks and self._chunks[0].kind == b"CgBI":
             raise UnreadableImageError("PNG of Apple's own kind (CgBI): not supported; save it as a plain PNG")
         for chunk in self._chunks:
@@ -191,7 +191,7 @@ def check_zlib(pieces: Iterable[bytes], size: int, kind: str) -> None:
         raise UnreadableImageError(f"damaged {kind}: its pixels end too early")
 
 
-def _chunks(data: bytes) -> Iterator[Chunk]:
+def read_chunks(data: bytes) -> Iterator[Chunk]:
     """All chunks to the end; of one that is cut off what there is."""
     at = len(SIGNATURE)
     while at + 8 <= len(data):
