@@ -92,6 +92,8 @@ def open_picture(data: bytes, limits: PictureLimits | None = None, believe_check
     check_bytes(len(data), limits)
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise UnreadableImageError("Pillow is set to accept truncated pictures; set it back to read any")
+    if Image.MAX_IMAGE_PIXELS is not None:  # beyond twice of which Pillow refuses, also within other pictures
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.max_pixels)
     kind = kind_of(data)
     opened = _OPENERS.get(kind, partial(_open_with_pillow, kind))
     return opened(data, limits, believe_checksums)
@@ -156,7 +158,12 @@ def _open_png(data: bytes, limits: PictureLimits, believe_checksums: bool) -> Pi
 
 def _read_png(chunks: PngChunks) -> Decoded:
     try:
-        image = _opened(png := chunks.still(), "PNG")
+        chunks.check()
+        png = chunks.still()
+    except UnreadableImageError:  # its pixels may be there
+        png = chunks.mended()
+    try:
+        image = _opened(png, "PNG")
     except Exception:  # something that its pixels do not need
         image = _opened(png := chunks.bare(), "PNG")
     exif, info = metadata.exif_of(image), {**image.info, "texts": chunks.texts()}
@@ -197,6 +204,7 @@ def _read_page(pages: TiffPages, number: int, data: bytes, limits: PictureLimits
         check_size(*image.size, limits)
         exif.pop(metadata.ORIENTATION, None)  # Pillow turns TIFFs itself
         return _of_image(image, profile, exif, info)
+    metadata.add_orientation(exif, words.get(metadata.XMP_TAG, b""))
     pixels = pages.read(number)
     if isinstance(pixels, Image.Image):
         return _of_image(pixels, profile, exif, info)

@@ -30,8 +30,7 @@ _FRAMES = {  # by the marker of a frame; its number is SOF's
     _JPEG_LS: "JPEG-LS ",
 }
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)
-_COMMON = (0xC0, 0xC1, 0xC2)  # which every decoder reads
-_CHECKED = (*_COMMON, 0xC9, 0xCA)  # of which libjpeg says what is missing
+_COMMON = (0xC0, 0xC1, 0xC2)  # which every decoder reads, and of which libjpeg says what is missing
 _KNOWN_TRANSFORMS = {1: 0, 3: 1, 4: 2}  # by the number of channels: what libjpeg takes an unknown one for
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _SCAN_END = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
@@ -144,7 +143,7 @@ class JpegStream:
         Raises:
             UnreadableImageError: pixels are missing or damaged.
         """
-        if self.frame.marker not in _CHECKED or self.frame.precision != 8:
+        if self.frame.marker not in _COMMON or self.frame.precision != 8:
             return None
         if self._complaint(self._data) is None:
             return self._data

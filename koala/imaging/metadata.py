@@ -3,6 +3,7 @@
 What cannot be read of it, whatever the reason, is left out: the pixels are fine.
 """
 
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -52,6 +53,12 @@ def exif_of(image: Image.Image) -> Image.Exif:
     except Exception:
         image.info.pop("exif", None)
         return Image.Exif()
+
+
+def add_orientation(exif: Image.Exif, xmp: bytes) -> None:
+    """Take XMP's orientation where EXIF has none, as Pillow does when it reads a file itself."""
+    if ORIENTATION not in exif and (found := re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)):
+        exif[ORIENTATION] = int(found[1])
 
 
 def orientation_of(exif: Image.Exif) -> int:

@@ -21,6 +21,10 @@ TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # by the pixels
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colour
+_PASSES = (  # of an interlaced one: where each begins, and its steps across and down
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
 _LARGEST_PROFILE = 16 << 20
 _PIECE = 1 << 20  # bytes that are inflated at a time
 _XMP = b"XML:com.adobe.xmp\0"
@@ -68,7 +72,7 @@ class PngChunks:
     """
 
     def __init__(self, data: bytes) -> None:
-        self._chunks = list(_chunks(data))
+        self._chunks = list(read_chunks(data))
         if self._chunks and self._chunks[0].kind == b"CgBI":
             raise UnreadableImageError("PNG of Apple's own kind (CgBI): not supported; save it as a plain PNG")
         for chunk in self._chunks:
@@ -93,6 +97,21 @@ class PngChunks:
         """The PNG of its pixels alone."""
         return self._rebuilt(lambda chunk: chunk.kind in _NEEDED)
 
+    def mended(self) -> bytes:
+        """The PNG of its pixels alone, compressed anew: Pillow leaves rows black before a checksum that differs.
+
+        Raises:
+            UnreadableImageError: some of its pixels are not there.
+        """
+        size, raw = self._raw_size(), b""
+        with suppress(zlib.error):  # raw deflate, behind zlib's header and without its checksum
+            raw = zlib.decompressobj(-zlib.MAX_WBITS).decompress(b"".join(self._pixels())[2:], size)
+        if len(raw) < size:
+            raise UnreadableImageError("damaged PNG: its pixels end too early")
+        kept = [chunk for chunk in self._chunks if chunk.kind in _NEEDED[:3]]
+        made = [*kept, Chunk(b"IDAT", zlib.compress(raw, 1), True), Chunk(b"IEND", b"", True)]
+        return SIGNATURE + b"".join(chunk.encoded() for chunk in made)
+
     def texts(self) -> tuple[tuple[bytes, bytes], ...]:
         """The kind and payload of each chunk of text, but for EXIF, XMP and profiles."""
         return tuple(
@@ -112,7 +131,7 @@ class PngChunks:
                 chunk.check()
         if self._chunks[-1].kind != b"IEND":
             raise UnreadableImageError("damaged PNG: it ends too early")
-        check_zlib((chunk.payload for chunk in self._chunks if chunk.kind == b"IDAT"), self._raw_size(), "PNG")
+        check_zlib(self._pixels(), self._raw_size(), "PNG")
 
     def profile(self) -> bytes | None:
         """The ICC profile of its colours: its own, or one that does what cICP, or gAMA and cHRM say.
@@ -132,14 +151,18 @@ class PngChunks:
                 return profile or None
         return _of_gamma(said.get(b"gAMA"), said.get(b"cHRM"))
 
+    def _pixels(self) -> Iterator[bytes]:
+        return (chunk.payload for chunk in self._chunks if chunk.kind == b"IDAT")
+
     def _rebuilt(self, is_kept: Callable[[Chunk], bool]) -> bytes:
         return SIGNATURE + b"".join(chunk.encoded() for chunk in self._chunks if is_kept(chunk))
 
     def _raw_size(self) -> int:
-        """Bytes of its pixels and filters."""
-        channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(self._color, 4)
-        row = -(-self.width * channels * self.depth // 8) + 1
-        return row * self.height + (self.width * 8 + self.height * 16 if self._interlaced else 0)
+        """Bytes of its pixels and of a filter for each row."""
+        bits = _CHANNELS.get(self._color, 4) * self.depth
+        passes = _PASSES if self._interlaced else ((0, 0, 1, 1),)
+        sizes = ((-(-(self.width - x) // across), -(-(self.height - y) // down)) for x, y, across, down in passes)
+        return sum((-(-width * bits // 8) + 1) * height for width, height in sizes if width > 0 and height > 0)
 
 
 def check_zlib(pieces: Iterable[bytes], size: int, kind: str) -> None:
@@ -168,7 +191,7 @@ def check_zlib(pieces: Iterable[bytes], size: int, kind: str) -> None:
         raise UnreadableImageError(f"damaged {kind}: its pixels end too early")
 
 
-def _chunks(data: bytes) -> Iterator[Chunk]:
+def read_chunks(data: bytes) -> Iterator[Chunk]:
     """All chunks to the end; of one that is cut off what there is."""
     at = len(SIGNATURE)
     while at + 8 <= len(data):

@@ -28,7 +28,8 @@ def fill_range(samples: NDArray[Any], bits: int) -> NDArray[Any]:
     if bits in (8, 16):
         return samples.astype(samples.dtype.newbyteorder("="), copy=False)
     dtype = np.dtype(np.uint8 if bits < 8 else np.uint16)
-    levels = np.arange(1 << bits, dtype=np.uint32) * ((1 << 8 * dtype.itemsize) - 1) // ((1 << bits) - 1)
+    most, whole = (1 << bits) - 1, (1 << 8 * dtype.itemsize) - 1
+    levels = (np.arange(most + 1, dtype=np.uint32) * whole + most // 2) // most
     return levels.astype(dtype)[samples.astype(np.uint16)]
 
 

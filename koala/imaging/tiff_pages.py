@@ -59,10 +59,12 @@ class TiffPages:
         """Which of its pages are pictures; the others are previews and masks.
 
         Raises:
-            UnreadableImageError: none is.
+            UnreadableImageError: none is, or there are none.
         """
         numbers = range(sum(1 for _ in islice(self._file.pages, _MOST_PAGES)))
         found = [number for number in numbers if not int(self._page(number).subfiletype) & (_PREVIEW | _MASK)]
+        if not numbers:
+            raise UnreadableImageError("damaged TIFF: it has no page")
         if not found:
             raise UnreadableImageError("TIFF of previews alone, as in a camera's raw file; save it as a plain TIFF")
         return found
@@ -84,9 +86,9 @@ class TiffPages:
         if self._file.is_bigtiff and self._file.byteorder == ">":  # which Pillow does not read
             plain = (tag for tag in page.tags if isinstance(tag.value, str | bytes | int | tuple))
             exif.update({tag.code: tag.value for tag in plain})
-            return exif
-        exif.bigtiff, exif.endian = self._file.is_bigtiff, self._file.byteorder
-        exif.load_from_fp(io.BytesIO(self._data), page.offset)
+        else:
+            exif.bigtiff, exif.endian = self._file.is_bigtiff, self._file.byteorder
+            exif.load_from_fp(io.BytesIO(self._data), page.offset)
         return exif
 
     def words(self, number: int) -> dict[int, bytes]:
@@ -232,8 +234,8 @@ def _bits(page: tifffile.TiffPage) -> int:
 
 
 def _lab(samples: NDArray[Any], photometric: PHOTOMETRIC) -> Image.Image:
-    """As Pillow has L*a*b*, which counts a* and b* from 128 up; so does ICCLAB, and CIELAB from 0 up and down."""
+    """L*a*b* as Pillow takes it: with a* and b* counted from 0 up and down, as in CIELAB; ICCLAB counts from 128."""
     lab = np.array(convert_depth(samples[..., :3], np.uint8))
-    if photometric == PHOTOMETRIC.CIELAB:
+    if photometric == PHOTOMETRIC.ICCLAB:
         lab[..., 1:] ^= 128
     return Image.fromarray(lab, "LAB")

@@ -29,22 +29,24 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from koala.config.imaging import PictureLimits
 from koala.config.inference import GallerySettings
 from koala.core import http, http_server
 from koala.core.errors import UserError, first_line
 from koala.imaging import photo_io
-from koala.imaging.decoders import PictureFile, open_picture
+from koala.imaging.decoders import open_picture
 from koala.imaging.errors import UnreadableImageError, decoder_errors, kind_of
 from koala.inference.colorize import colorize, device_for
 from koala.models.network import STRIDE, Colorizer
 from koala.models.pretrained import load_model
 
 _PAGE = Path(__file__).parent / "page"
-_FORMATS = {  # Pillow's that it reads by itself (EPS it would hand to Ghostscript), and what browsers call them
-    **{"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "AVIF": "image/avif"},
+_FORMATS = {  # that are taken, and what browsers call them
+    **{"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "AVIF": "image/avif"},
     **{"TIFF": "image/tiff", "BMP": "image/bmp", "GIF": "image/gif"},
 }
 _JPEG = b"\xff\xd8\xff"  # how one begins
+_CHECKED_HERE = PictureLimits(max_pixels=sys.maxsize)  # with sentences for the page
 _MOST_CONNECTIONS = 100
 _LONGEST_LINE = 8  # photos that are coloured or wait: all are held in memory
 _LONGEST_UPLOAD_S = 120.0
@@ -129,7 +131,7 @@ def colorize_with(model: Colorizer) -> ColorizePhoto:
     """Colour with a model, photos in colour too: JPEGs stay JPEGs, all others become PNGs, which browsers show."""
 
     def paint(data: bytes, values: Mapping[str, float]) -> bytes:
-        photo = photo_io.decode_photo(data)
+        photo = photo_io.decode_photo(data, _CHECKED_HERE)
         suffix = ".jpg" if data.startswith(_JPEG) else ".png"
         options: dict[str, Any] = {**values, "size": int(values["size"])}
         return photo_io.encode_photo(colorize(photo.pixels, model, recolor=True, **options), photo, suffix)
@@ -281,21 +283,22 @@ class Gallery:
 
     def _make(self, name: str, data: bytes, values: Mapping[str, float]) -> ColoredPhoto:
         """Colour a photo that is within the limits."""
+        kind = kind_of(data)
+        if kind and kind not in _FORMATS:
+            raise HTTPException(415, f"{name} is of format {kind}; choose one of {', '.join(_FORMATS)}")
         try:
-            with decoder_errors(kind_of(data)):
-                photo = open_picture(data)
-            self._check(name, photo)
+            with decoder_errors(kind):
+                width, height = open_picture(data, _CHECKED_HERE).size
+            self._check(name, width, height)
             colored = self._paint(data, values)
         except (UserError, UnreadableImageError) as error:
             raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
         suffix = "jpg" if colored.startswith(_JPEG) else "png"
         return ColoredPhoto(f"{Path(name).stem}-koala.{suffix}", colored)
 
-    def _check(self, name: str, photo: PictureFile) -> None:
-        """Refuse what would take too long or too much memory, or another program to read, before it is decoded."""
-        if photo.kind not in _FORMATS:
-            raise HTTPException(415, f"{name} is of format {photo.kind}; choose one of {', '.join(_FORMATS)}")
-        width, height, most = *photo.size, self._settings.megapixels
+    def _check(self, name: str, width: int, height: int) -> None:
+        """Refuse what would take too long or too much memory, before it is decoded."""
+        most = self._settings.megapixels
         if width * height > most * 10**6:
             raise HTTPException(
                 413,
