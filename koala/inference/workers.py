@@ -109,7 +109,7 @@ class _Worker:
             write_atomic(job.copy, job.source.read_bytes(), durable=False)
             return "in colour"
         except (UnreadableImageError, MemoryError) as error:
-            raise UserError(f"{job.source}: {error or 'there is no memory for it'}") from None
+            raise UserError(f"{job.source}: {str(error) or 'there is no memory for it'}") from None
         return "coloured"
 
     def _pages(self, job: Job, photos: photo_io.PhotoFile) -> Iterator[tuple[NDArray[Any], photo_io.Photo]]:

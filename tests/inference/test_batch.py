@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from koala.cli import main
-from koala.config.inference import ColorizeSettings
+from koala.config.inference import ColorizeOptions, ColorizeSettings
 from koala.core.errors import UserError
 from koala.imaging import photo_io
 from koala.inference import batch, jobs, workers
@@ -145,6 +145,88 @@ def test_bad_files_are_named_and_the_others_coloured(run, tmp_path, capsys):
     assert "2 coloured, 3 could not be read" in captured.out
     for name in ("bad.jpg", "empty.png", "missing.jpg"):
         assert sum(name in line for line in captured.err.splitlines()) == 1
+
+
+def pages(*images: Image.Image) -> bytes:
+    return encoded(images[0], "TIFF", save_all=True, append_images=images[1:])
+
+
+def saturated(picture: np.ndarray) -> bool:
+    return np.ptp(picture.astype(int), axis=-1).max() > 8
+
+
+def test_all_pages_of_a_tiff_are_coloured(run, tmp_path, capsys):
+    """Those that are in colour stay as they are; where all are, the file is copied."""
+    greys = [make_photo(seed, 60 + seed, 40).convert("L") for seed in range(3)]
+    (tmp_path / "grey.tif").write_bytes(pages(*greys))
+    (tmp_path / "mixed.tif").write_bytes(pages(greys[0], make_photo(7), greys[2]))
+    (tmp_path / "color.tif").write_bytes(pages(make_photo(7), make_photo(8)))
+    out = tmp_path / "out"
+    given = [tmp_path / f"{name}.tif" for name in ("grey", "mixed", "color")]
+    assert batch.colorize_command(ColorizeSettings(tuple(given), out, run, options=ColorizeOptions(saturation=4))) == 0
+    assert "2 coloured, 1 in colour already and copied" in capsys.readouterr().out
+    colored = [photo.pixels for photo in photo_io.open_photos(out / "grey.tif")]
+    assert [picture.shape for picture in colored] == [(40, 60 + seed, 3) for seed in range(3)]
+    assert all(map(saturated, colored))
+    mixed = [photo.pixels for photo in photo_io.open_photos(out / "mixed.tif")]
+    assert np.array_equal(mixed[1], np.asarray(make_photo(7))) and saturated(mixed[0]) and saturated(mixed[2])
+    assert (out / "color.tif").read_bytes() == given[2].read_bytes()
+
+
+def test_pages_have_layers_of_their_own(run, tmp_path):
+    (tmp_path / "two.tif").write_bytes(pages(make_grey(1), make_grey(2)))
+    assert batch.colorize_command(settings(run, tmp_path / "two.tif", tmp_path / "out", layers="ora")) == 0
+    assert files_in(tmp_path / "out") == ["two.ora", "two.page2.ora", "two.tif"]
+
+
+def test_a_damaged_page_is_named_and_nothing_is_written(run, tmp_path, capsys):
+    whole = pages(make_grey(1), make_grey(2))
+    (tmp_path / "cut.tif").write_bytes(whole[:-100])
+    assert batch.colorize_command(settings(run, tmp_path / "cut.tif", tmp_path / "out")) == 1
+    assert "cut.tif: page 2: damaged TIFF: it ends too early" in capsys.readouterr().err
+    assert files_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_of_an_animation_the_first_frame_is_coloured_and_it_is_said(run, tmp_path, capsys, kind):
+    frames = [make_grey(seed).convert("RGB") for seed in range(3)]
+    source = tmp_path / f"moving.{kind.lower()}"
+    source.write_bytes(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert batch.colorize_command(settings(run, source, tmp_path / "out")) == 0
+    (made,) = files_in(tmp_path / "out")
+    with Image.open(tmp_path / "out" / made) as image:
+        assert getattr(image, "n_frames", 1) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "first frame" in line]
+    assert lines == [f"{source}: of an animation, the first frame alone is coloured"]
+
+
+def test_one_photo_never_ends_the_command(run, folder, tmp_path, capsys, monkeypatch):
+    """Whatever happens to it: here there is no memory to paint it."""
+    look = workers.colorize.look
+
+    def fail(pixels, side):
+        if pixels.shape[:2] == (41, 61):
+            raise MemoryError
+        return look(pixels, side)
+
+    monkeypatch.setattr(workers.colorize, "look", fail)
+    (folder / "large.png").write_bytes(encoded(make_photo(0, 61, 41).convert("L"), "PNG"))
+    assert batch.colorize_command(settings(run, folder, tmp_path / "out")) == 1
+    captured = capsys.readouterr()
+    assert "large.png: there is no memory for it" in captured.err
+    assert "1 could not be read" in captured.out
+
+
+def test_limits_are_settings(run, folder, tmp_path, capsys):
+    """By whoever knows better: photos here have 2,400 pixels."""
+    command = ["colorize", str(folder), "--out", str(tmp_path / "out"), "--model", str(run)]
+    assert main([*command, "--max-pixels", "2399"]) == 1
+    captured = capsys.readouterr()
+    assert f"{len(KINDS)} could not be read" in captured.out
+    assert captured.err.count("60x40 pixels are more than the 2399 that are allowed (max_pixels)") == len(KINDS)
+    assert main([*command, "--max-bytes", "99"]) == 1
+    assert "bytes are more than the 99 that are allowed (max_bytes)" in capsys.readouterr().err
+    assert main([*command, "--max-pixels", "2400"]) == 0
 
 
 @pytest.mark.slow

@@ -162,15 +162,15 @@ def test_a_photo_beyond_the_limits_is_one_sentence(photo, limits, sentence):
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "sentence"),
-    [("EPS", 400, "cannot be read: EPS: not supported"), ("PPM", 415, "is of format PPM; choose one of JPEG, ")],
+    ("kind", "sentence"),
+    [("EPS", "is of format EPS; choose one of JPEG, "), ("PPM", "is of format PPM; choose one of JPEG, ")],
 )
-def test_formats_that_are_not_for_browsers_are_refused(kind, status, sentence):
+def test_formats_that_are_not_for_browsers_are_refused(kind, sentence):
     """EPS above all, which Pillow would hand to Ghostscript."""
     buffer = io.BytesIO()
     make_photo(14).save(buffer, kind)
     response = send(visit(never), buffer.getvalue())
-    assert response.status_code == status
+    assert response.status_code == 415
     assert response.text.startswith(f"aunt Marie.jpg {sentence}")
 
 
