@@ -125,7 +125,7 @@ class ParticipantPages:
 
         participant, following = await self.site.queue.run(work)
         shown = manifest.practice.name if manifest.practice else None
-        return self._trial_page(session, participant, _PRACTICE, shown, following)
+        return _trial_page(self.site, session, participant, _PRACTICE, shown, following)
 
     async def practised(self, request: Request) -> Response:
         """The practice is over."""
@@ -149,7 +149,7 @@ class ParticipantPages:
             return participant, shown, following
 
         participant, shown, following = await self.site.queue.run(work)
-        return self._trial_page(session, participant, participant.position, shown, following)
+        return _trial_page(self.site, session, participant, participant.position, shown, following)
 
     async def answer(self, request: Request) -> Response:
         """An answer: counted if it is the one that is awaited, and the participant goes on in any case."""
@@ -221,40 +221,41 @@ class ParticipantPages:
             raise HTTPException(403, "error_session")
         return session, form
 
-    def _trial_page(
-        self,
-        session: str,
-        participant: Participant,
-        position: int,
-        shown: str | AttentionCheck | None,
-        following: str | AttentionCheck | None,
-    ) -> Response:
-        language, practising = self.site.language(participant.language), position == _PRACTICE
-        heading = language.say("progress", number=position, total=participant.total)
-        question, picture = language.say("question"), None
-        if isinstance(shown, AttentionCheck):
-            question = language.say(f"check_{shown.expected}")
-        elif shown is not None:
-            found = self.site.manifest.by_name[shown]
-            scale = max(1.0, _SHOWN_SIDE / max(found.width, found.height))
-            width, height = round(found.width * scale), round(found.height * scale)
-            picture = {"token": picture_token(session, position), "width": width, "height": height}
-        return self.site.render(
-            "trial.html",
-            language,
-            action="practice" if practising else "answer",
-            heading=language.say("practice") if practising else heading,
-            question=question,
-            note=language.say("practice_note") if practising else language.say("keys"),
-            practising=practising,
-            picture=picture,
-            next=picture_token(session, position + 1) if isinstance(following, str) else "",
-            token=form_token(session),
-            position=position,
-            total=participant.total,
-            answered=participant.answered,
-            limit=0 if practising else self.site.settings.time_limit_s,
-        )
+
+def _trial_page(  # noqa: PLR0917  (a participant's place, and what is there)
+    site: StudySite,
+    session: str,
+    participant: Participant,
+    position: int,
+    shown: str | AttentionCheck | None,
+    following: str | AttentionCheck | None,
+) -> Response:
+    language, practising = site.language(participant.language), position == _PRACTICE
+    heading = language.say("progress", number=position, total=participant.total)
+    question, picture = language.say("question"), None
+    if isinstance(shown, AttentionCheck):
+        question = language.say(f"check_{shown.expected}")
+    elif shown is not None:
+        found = site.manifest.by_name[shown]
+        scale = max(1.0, _SHOWN_SIDE / max(found.width, found.height))
+        width, height = round(found.width * scale), round(found.height * scale)
+        picture = {"token": picture_token(session, position), "width": width, "height": height}
+    return site.render(
+        "trial.html",
+        language,
+        action="practice" if practising else "answer",
+        heading=language.say("practice") if practising else heading,
+        question=question,
+        note=language.say("practice_note") if practising else language.say("keys"),
+        practising=practising,
+        picture=picture,
+        next=picture_token(session, position + 1) if isinstance(following, str) else "",
+        token=form_token(session),
+        position=position,
+        total=participant.total,
+        answered=participant.answered,
+        limit=0 if practising else site.settings.time_limit_s,
+    )
 
 
 def read_replies(form: Mapping[str, str], questions: tuple[Question, ...]) -> dict[str, str]:

@@ -88,8 +88,8 @@ class Participant:
         return self.answered == self.total
 
 
-class AnswerStore:
-    """The database of a study. Methods are called by one thread at a time.
+class StudyDatabase:
+    """The file of a study's database, and transactions in it.
 
     Args:
         path: of the file; it is made when it is absent.
@@ -109,10 +109,7 @@ class AnswerStore:
             raise UserError(f"{path} cannot be used as a database ({error}); move it away or copy it again") from None
         if version not in (0, _VERSION):
             raise UserError(f"{path} was made by another koala (version {version} of its tables); use that one")
-
         self._path, self._inode = path, path.stat().st_ino
-        self._counts: Counter[str] = Counter()
-        self._counted_at = -math.inf
 
     def close(self) -> None:
         """Put everything into the one file, and let go of it."""
@@ -151,6 +148,15 @@ class AnswerStore:
             raise
         finally:
             self._db.execute("RELEASE part")
+
+
+class AnswerStore(StudyDatabase):
+    """Participants and answers of a study. Methods are called by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._counts: Counter[str] = Counter()
+        self._counted_at = -math.inf
 
     # ------------------------------------------------------------ participants
 
