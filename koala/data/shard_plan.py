@@ -36,10 +36,9 @@ class PlannedShard:
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
 
-def plan_shards(images: Sequence[SourceItem], recipe: ShardRecipe) -> list[PlannedShard]:
+def plan_shards(listing: Listing, recipe: ShardRecipe) -> list[PlannedShard]:
     """Shuffle the images over the whole set, split them and cut them into shards."""
-    drawn = [images[i] for i in seeded_permutation(len(images), recipe.seed)]
-    numbered = list(enumerate(drawn[: recipe.limit or None]))
+    numbered = _shuffled(listing, recipe.seed)[: recipe.limit or None]
     plan = []
     for split, members in zip(SPLITS, _divide(numbered, recipe.split), strict=True):
         for index, start in enumerate(range(0, len(members), recipe.samples_per_shard)):
@@ -59,16 +58,32 @@ def describe_plan(listing: Listing, shards: Sequence[PlannedShard], recipe: Shar
         + len(listing.set_aside)
         - len(set_aside),
     }
+    counts = listing.passed_over | {what: count for what, count in left_out.items() if count}
     return ShardPlan(
         format=FORMAT,
         recipe=to_dict(recipe),
         shards={shard.name: (shard.digest(recipe), len(shard.items)) for shard in shards},
         set_aside=set_aside,
-        passed_over=listing.passed_over | {what: count for what, count in left_out.items() if count},
+        passed_over=dict(sorted(counts.items())),
     )
 
 
 _Numbered = list[tuple[int, SourceItem]]
+
+
+def _shuffled(listing: Listing, seed: int) -> _Numbered:
+    """The images in a random order, with their numbers in it.
+
+    Texts among them have numbers, too, and are then left out: once they were taken for images, and so the shards of
+    ImageNet stay what they were.
+    """
+    everything: list[SourceItem | str] = sorted([*listing.images, *listing.texts], key=_name)
+    drawn = enumerate(everything[i] for i in seeded_permutation(len(everything), seed))
+    return [(number, item) for number, item in drawn if not isinstance(item, str)]
+
+
+def _name(item: SourceItem | str) -> str:
+    return item if isinstance(item, str) else item.name
 
 
 def _divide(numbered: _Numbered, split: SplitRule) -> tuple[_Numbered, _Numbered]:

@@ -88,7 +88,7 @@ def _prepare(path: Path, out: Path, recipe: ShardRecipe) -> tuple[WriteJob, list
     if path.is_dir() and out.exists() and path.samefile(out):
         raise UserError(f"{out} is the source itself; choose another folder for the shards")
     listing = list_source(path, leave_out=out)
-    shards = plan_shards(listing.images, recipe)
+    shards = plan_shards(listing, recipe)
     labels = find_labels(path, listing.images, listing.lists)
     return WriteJob(out, labels, recipe), shards, describe_plan(listing, shards, recipe)
 

@@ -65,6 +65,7 @@ class Listing:
         set_aside: names of what cannot be read, each with the reason, sorted.
         passed_over: how many there are of what is no image and not meant to be one, by what it is.
         lists: files that tell the classes of ImageNet's images, by their names.
+        texts: names of what is no image by its name, but for the files of a webdataset's samples.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Listing:
     set_aside: list[tuple[str, str]] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
     lists: dict[str, SourceItem] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
 
 
 def list_source(path: Path, leave_out: Path | None = None) -> Listing:
@@ -235,6 +237,8 @@ def _pass_over(listing: Listing, others: Iterable[SourceItem]) -> dict[str, list
     beside: dict[str, list[Place]] = {}
     for item in others:
         name, suffix = item.name.rpartition("/")[2], _suffix(item.name)
+        if suffix not in _OF_SAMPLES:
+            listing.texts.append(item.name)
         if name in LISTS:
             listing.lists.setdefault(name, item)
             _count(listing.passed_over, "lists of classes")
