@@ -148,7 +148,6 @@ def test_the_study_runs_where_nothing_else_is_installed(command, hands, study, t
         "safetensors",
         "skimage",
         "tensorboard",
-        "tifffile",
         "timm",
         "torch",
         "webdataset",
