@@ -1,6 +1,7 @@
-"""Files packed into folders, tars and zips."""
+"""Files packed into folders, tars and zips, and damaged."""
 
 import io
+import random
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -42,3 +43,19 @@ def zip_bytes(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) ->
         for name, data in files.items():
             archive.writestr(name, data)
     return buffer.getvalue()
+
+
+def mutated(data: bytes, rng: random.Random, end: int) -> bytes:
+    """A bit flipped, bytes overwritten, zeroed, left out or repeated, or all that follows cut off."""
+    begin, length = rng.randrange(end), rng.choice([1, 8, 64, 512, 700, 3000])
+    kind = rng.choice(["flip", "random", "zero", "delete", "repeat", "cut"])
+    part = data[begin : begin + length]
+    other = {
+        "flip": bytes([part[0] ^ 1 << rng.randrange(8)]) + part[1:],
+        "random": rng.randbytes(len(part)),
+        "zero": bytes(len(part)),
+        "delete": b"",
+        "repeat": part * 2,
+        "cut": b"",
+    }[kind]
+    return data[:begin] + other + (data[begin + length :] if kind != "cut" else b"")

@@ -29,11 +29,11 @@ from koala.core.errors import UserError
 from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
 from koala.data.labels import ClassLabels, find_labels
+from koala.data.manifest import assemble_manifest
 from koala.data.places import SourceItem
 from koala.data.shard_plan import PlannedShard, describe_plan, plan_shards
 from koala.data.shards import (
     BLOCK,
-    FORMAT,
     ShardEntry,
     ShardManifest,
     ShardPlan,
@@ -180,40 +180,9 @@ def finish_shards(out: Path) -> ShardManifest:
     Raises:
         UserError: shards are missing, or belong to another plan.
     """
-    plan = read_plan(out)
-    records, missing = {}, []
-    for name, planned in plan.shards.items():
-        path = record_path(out, f"{name}.tar")
-        record = read_record(path) if path.exists() else None
-        if record is None or not record.is_of(planned):
-            missing.append(name)
-        else:
-            records[name] = record
-    if missing:
-        some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(f"{out} lacks {some} of {len(plan.shards)} shards; run the koala shards write commands again")
-    splits: dict[str, list[ShardEntry]] = {}
-    quarantine = []
-    for name, record in records.items():
-        split = name.partition("-")[0]
-        splits.setdefault(split, []).append(ShardEntry(record.shard, record.samples, record.bytes, record.sha256))
-        quarantine += [
-            {"source": source, "reason": reason, "split": split, "shard": record.shard}
-            for source, reason in record.quarantined
-        ]
-    quarantine += [{"source": name, "reason": reason, "split": "", "shard": ""} for name, reason in plan.set_aside]
-    written = sum(record.samples for record in records.values())
-    manifest = ShardManifest(
-        format=FORMAT,
-        recipe=plan.recipe,
-        read=sum(count for _, count in plan.shards.values()) + len(plan.set_aside),
-        written=written,
-        quarantined=len(quarantine),
-        splits=splits,
-        passed_over=plan.passed_over,
-    )
+    manifest, quarantine = assemble_manifest(out, read_plan(out))
     _remove_parts(out)
-    write_atomic(out / "quarantine.jsonl", b"".join(_json(line) + b"\n" for line in quarantine))
+    write_atomic(out / "quarantine.jsonl", quarantine)
     write_atomic(out / "manifest.json", _json(asdict(manifest), indent=1))
     return manifest
 

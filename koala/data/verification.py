@@ -15,11 +15,11 @@ from koala.config.imaging import MAX_PIXELS, PictureLimits
 from koala.core import atomic_io
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
+from koala.data.manifest import assemble_manifest
 from koala.data.shards import (
     SPLITS,
     ShardEntry,
     ShardManifest,
-    ShardPlan,
     ShardRecord,
     Shards,
     read_manifest,
@@ -48,7 +48,8 @@ def verify_shards(folder: Path, quick: bool = False, workers: int = 1, show: boo
     """
     manifest = read_manifest(folder)
     of_shards = check_shards(folder, manifest.entries, quick, workers, show)
-    return [*_faults_of_folder(folder, manifest), *(fault for faults in of_shards.values() for fault in faults)]
+    faults = [*_faults_of_folder(folder, manifest), *(fault for faults in of_shards.values() for fault in faults)]
+    return list(dict.fromkeys(faults))  # a damaged record is both the folder's and its shard's
 
 
 def check_shards(
@@ -77,29 +78,15 @@ def _faults_of_folder(folder: Path, manifest: ShardManifest) -> Iterator[str]:
     there = {path.name for split in SPLITS for path in folder.glob(f"{split}-*.tar")}
     yield from (f"{name}: manifest.json does not list it" for name in sorted(there - listed))
     try:
-        yield from _faults_of_plan(folder, read_plan(folder), manifest)
-        quarantine = (folder / "quarantine.jsonl").read_bytes().count(b"\n")
-        if quarantine != manifest.quarantined:
-            yield f"quarantine.jsonl names {quarantine} images, manifest.json {manifest.quarantined}"
+        expected, quarantine = assemble_manifest(folder, read_plan(folder))
+        if manifest != expected:
+            yield "manifest.json is not what plan.json and the records make; run koala shards repair, or finish"
+        if (folder / "quarantine.jsonl").read_bytes() != quarantine:
+            yield "quarantine.jsonl does not name what was set aside; run koala shards finish"
     except UserError as error:
         yield str(error)
     except FileNotFoundError:
         yield "quarantine.jsonl is missing; run koala shards finish"
-
-
-def _faults_of_plan(folder: Path, plan: ShardPlan, manifest: ShardManifest) -> Iterator[str]:
-    if plan.recipe != manifest.recipe:
-        yield "plan.json has another recipe than manifest.json"
-    if set(plan.shards) != {entry.shard.removesuffix(".tar") for entry in manifest.entries}:
-        yield "plan.json plans other shards than manifest.json lists"
-        return
-    for name, planned in plan.shards.items():
-        try:
-            record = read_record(record_path(folder, f"{name}.tar"))
-        except UserError:  # which is among the shard's faults
-            continue
-        if not record.is_of(planned):
-            yield f"{record.shard} holds other images than plan.json says"
 
 
 # ---------------------------------------------------------------- a shard

@@ -12,7 +12,7 @@ import pytest
 from koala.core.errors import UserError
 from koala.data import places
 from koala.data.archives import scan_tar, scan_zip
-from tests.packing import member, tar_bytes, zip_bytes
+from tests.packing import member, mutated, tar_bytes, zip_bytes
 
 FILES = {f"{number:02}.jpg": random.Random(number).randbytes(700 + 100 * number) for number in range(12)}
 TAR, ZIP = tar_bytes(FILES), zip_bytes(FILES)
@@ -305,19 +305,3 @@ def test_whatever_is_damaged_no_member_is_lost_in_silence(tmp_path, kind):
             with suppress(OSError):
                 item.read()
     assert listings > 50
-
-
-def mutated(data: bytes, rng: random.Random, end: int) -> bytes:
-    """A bit flipped, bytes overwritten, zeroed, left out or repeated, or all that follows cut off."""
-    begin, length = rng.randrange(end), rng.choice([1, 8, 64, 512, 700, 3000])
-    kind = rng.choice(["flip", "random", "zero", "delete", "repeat", "cut"])
-    part = data[begin : begin + length]
-    other = {
-        "flip": bytes([part[0] ^ 1 << rng.randrange(8)]) + part[1:],
-        "random": rng.randbytes(len(part)),
-        "zero": bytes(len(part)),
-        "delete": b"",
-        "repeat": part * 2,
-        "cut": b"",
-    }[kind]
-    return data[:begin] + other + (data[begin + length :] if kind != "cut" else b"")

@@ -1,10 +1,13 @@
 """Lists of images, in the shapes that people have them."""
 
+import random
+from contextlib import suppress
+
 import pytest
 
 from koala.core.errors import UserError
 from koala.data.file_lists import read_list
-from tests.packing import lay_out
+from tests.packing import lay_out, mutated
 
 NAMES = [f"{number}.JPEG" for number in range(6)] + ["two words.JPEG"]
 
@@ -85,3 +88,21 @@ def test_names_of_other_folders(folder, tmp_path_factory):
 def test_what_is_no_list_is_named(folder, data, message):
     with pytest.raises(UserError, match=message):
         read(folder / "list.csv", data)
+
+
+def test_whatever_is_in_a_list_it_is_read_or_named(folder):
+    """Five hundred mutations; no name is opened that is no file."""
+    data, rng = rows("{0};{1}").encode(), random.Random(1)
+    for number in range(500):
+        path = folder / ("list.csv" if number % 2 else "list.txt")
+        path.write_bytes(
+            mutated(data, rng, len(data)) + rng.choice([b"", b'"', b"\xef\xbb\xbf", b"/dev/zero\n", b"../../\n"])
+        )
+        try:
+            items, _ = read_list(path)
+        except UserError as error:
+            assert str(path) in str(error)
+            continue
+        for item in items:
+            with suppress(OSError):
+                assert item.read() == b"image"

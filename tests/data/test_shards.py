@@ -117,7 +117,11 @@ def test_bad_images_are_set_aside_counted_and_named(photo_folder, tmp_path, caps
     captured = capsys.readouterr()
     assert "4 read = 1 written + 3 set aside" in captured.out
     assert "3 of 4 could not be used: " in captured.out and "not an image (1)" in captured.out
-    for name, reason in (("truncated", "Premature end"), ("empty", "empty file"), ("text", "not an image")):
+    for name, reason in (
+        ("truncated", "damaged JPEG: it ends too early"),
+        ("empty", "empty file"),
+        ("text", "not an image"),
+    ):
         assert f"set aside {name}.jpg" in captured.err
         record = shards.read_record(tmp_path / "out/train-000000.json")
         assert reason in dict(record.quarantined)[f"{name}.jpg"]

@@ -1,6 +1,7 @@
 """Damage to a folder of shards beside its tars: each is found and named, and repaired from the source."""
 
 import json
+import random
 import re
 import shutil
 
@@ -10,7 +11,7 @@ from koala import cli
 from koala.config.data import VerifyShards, WriteShards
 from koala.core.errors import UserError
 from koala.data import shard_writer, shards, verification
-from tests.packing import lay_out
+from tests.packing import lay_out, mutated
 
 
 @pytest.fixture
@@ -47,9 +48,9 @@ EDITS = {
     "another plan": (
         RECORD,
         lambda r: r.update(plan="0" * 64),
-        "train-000001.tar holds other images than plan.json says",
+        "lacks train-000001 of 5 shards",
     ),
-    "more set aside": (RECORD, lambda r: r["quarantined"].append(["a", "b"]), "holds other images than plan.json says"),
+    "more set aside": (RECORD, lambda r: r["quarantined"].append(["a", "b"]), "lacks train-000001 of 5 shards"),
     "another sum": (
         RECORD,
         lambda r: r.update(sha256="0" * 64),
@@ -68,20 +69,23 @@ BYTES = {
     "a list of more that was set aside": (
         "quarantine.jsonl",
         b"{}\n",
-        "quarantine.jsonl names 1 images, manifest.json 0",
+        "quarantine.jsonl does not name what was set aside",
     ),
 }
 PLANS = {
     "an empty plan": (lambda p: p.update(shards={}), r"plan.json is damaged \(it plans no shards\)"),
     "a plan with a shard less": (
         lambda p: p["shards"].pop("train-000001"),
-        "plans other shards than manifest.json lists",
+        "manifest.json is not what plan.json and the records make",
     ),
     "a plan with another hash": (
         lambda p: p["shards"]["train-000001"].__setitem__(0, "0" * 64),
-        "train-000001.tar holds other images than plan.json says",
+        "lacks train-000001 of 5 shards",
     ),
-    "a plan of another recipe": (lambda p: p["recipe"].update(seed=9), "another recipe than manifest.json"),
+    "a plan of another recipe": (
+        lambda p: p["recipe"].update(seed=9),
+        "manifest.json is not what plan.json and the records make",
+    ),
     "a plan without format": (
         lambda p: p.pop("format"),
         "plan.json names no format, this koala reads 'koala-shards/1'",
@@ -154,10 +158,31 @@ def test_a_manifest_without_a_version_is_named(copied):
 
 def test_a_sum_that_the_manifest_alone_has_otherwise_is_repaired(copied, shard_folder, photo_folder):
     edit(copied / MANIFEST, lambda m: m["splits"]["train"][1].update(sha256="0" * 64))
-    assert verification.verify_shards(copied) == ["train-000001.tar: its record differs from manifest.json"]
+    assert verification.verify_shards(copied) == [
+        "manifest.json is not what plan.json and the records make; run koala shards repair, or finish",
+        "train-000001.tar: its record differs from manifest.json",
+    ]
     with pytest.raises(UserError, match=r"train-000001.tar: its record differs from manifest.json; check with koala"):
         shards.Shards.open(copied, "train")
     assert cli.main(["shards", "repair", str(copied), "--source", str(photo_folder)]) == 0
+    assert contents(copied) == contents(shard_folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda m: m["splits"].update(other=m["splits"].pop("val")), "repair"),
+        (lambda m: m["splits"]["train"].reverse(), "repair"),
+        (lambda m: m.update(passed_over={"hidden": 3}), "repair"),
+        (lambda m: m["recipe"].update(name="others"), "finish"),
+    ],
+)
+def test_a_manifest_that_is_whole_and_of_other_shards_is_named(copied, shard_folder, photo_folder, change, remedy):
+    edit(copied / MANIFEST, change)
+    fault = "manifest.json is not what plan.json and the records make; run koala shards repair, or finish"
+    assert verification.verify_shards(copied) == [fault]
+    words = ["--source", str(photo_folder)] if remedy == "repair" else []
+    assert cli.main(["shards", remedy, str(copied), *words]) == 0
     assert contents(copied) == contents(shard_folder)
 
 
@@ -199,3 +224,23 @@ def test_a_description_that_is_damaged_is_named(copied, text):
     with pytest.raises(UserError, match=r"train-000001.tar does not hold what its record says"):
         opened.describe(10)
     assert any("train-000001.tar" in fault for fault in verification.verify_shards(copied))
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        (RECORD, lambda folder: shards.read_record(folder / RECORD)),
+        ("train-000001.idx", lambda folder: (folder / "train-000001.idx").read_bytes()),
+        (PLAN, shards.read_plan),
+        (MANIFEST, shards.read_manifest),
+    ],
+)
+def test_whatever_is_changed_in_a_side_file_is_noticed(copied, name, read):
+    """A hundred mutations: where none is found what is read is the same."""
+    data, before, rng = (copied / name).read_bytes(), read(copied), random.Random(name)
+    for _ in range(100):
+        (copied / name).write_bytes(mutated(data, rng, len(data)))
+        try:
+            assert verification.verify_shards(copied, show=False) or read(copied) == before
+        except UserError as error:
+            assert name in str(error)
