@@ -147,9 +147,11 @@ def _items(tar: _Tar, prefix: str) -> Iterator[SourceItem]:
             links.append((posixpath.normpath(member.name), posixpath.normpath(posixpath.join(folder, member.linkname))))
         elif fault := _fault(member):
             yield SourceItem(name, _NOWHERE, fault)
-        elif name.lower().endswith(".tar"):
+        elif member.isdir():
+            continue
+        elif name.lower().endswith(".tar") and not posixpath.basename(name).startswith("."):
             yield from _items_of_member(tar, member, name)
-        elif not member.isdir():
+        else:
             yield SourceItem(name, FileRange(tar.path, member.offset_data, member.size))
     yield from _linked(tar, prefix, links)
 

@@ -25,29 +25,11 @@ _SCANNERS = {"tar": scan_tar, "zip": scan_zip, "parquet": scan_parquet}
 _ARCHIVES = frozenset(f".{kind}" for kind in _SCANNERS)
 _REMEDY = "name a folder of images, a list of files, a tar, a zip or a Parquet file"
 _PACKED = "packed, and not read in place; unpack it first"
+_BY_NAME = "not an image by its name"
 _NO_IMAGES = {  # by the suffixes of what is no image, so that a million files need not be opened
-    **dict.fromkeys(
-        (
-            *(
-                ".txt",
-                ".json",
-                ".jsonl",
-                ".cls",
-                ".csv",
-                ".tsv",
-                ".xml",
-                ".yaml",
-                ".yml",
-                ".toml",
-                ".ini",
-                ".md",
-                ".html",
-            ),
-            *(".caption", ".log", ".md5", ".sha1", ".sha256", ".idx", ".npy", ".mat", ".db", ".py"),
-            *(".pdf", ".mov", ".mp4", ".avi", ".mp3"),
-        ),
-        "not an image by its name",
-    ),
+    **dict.fromkeys((".txt", ".json", ".jsonl", ".cls", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml"), _BY_NAME),
+    **dict.fromkeys((".ini", ".md", ".html", ".log", ".caption", ".md5", ".sha1", ".sha256", ".idx"), _BY_NAME),
+    **dict.fromkeys((".npy", ".mat", ".db", ".py", ".pdf", ".mov", ".mp4", ".avi", ".mp3"), _BY_NAME),
     **dict.fromkeys((".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar"), _PACKED),
     **dict.fromkeys(_ARCHIVES, "an archive within an archive; unpack the outer one"),
 }
@@ -101,10 +83,10 @@ def list_source(path: Path, leave_out: Path | None = None) -> Listing:
 
 
 def commonest_reasons(reasons: Iterable[str]) -> str:
-    """The three commonest of some reasons, with their counts; those that differ in numbers alone are one."""
+    """The three commonest of some reasons, with their counts; those that differ in numbers or links alone are one."""
     alike: dict[str, list[str]] = {}
     for reason in reasons:
-        alike.setdefault(re.sub(r"\d+", "0", reason), []).append(reason)
+        alike.setdefault(re.sub(r"\d+|(?<=a link to ).*", "", reason), []).append(reason)
     commonest = sorted(alike.values(), key=len, reverse=True)[:3]
     return ", ".join(f"{found[0]} ({len(found)})" for found in commonest)
 

@@ -95,6 +95,12 @@ def test_tars_in_a_tar_are_read_below_their_names(tmp_path):
     assert found == expected + [(f"deep/{name}", data) for name, data in expected]
 
 
+def test_what_is_called_a_tar_and_is_a_folder_or_hidden_is_none(tmp_path):
+    """macOS's tar writes a file of attributes beside each."""
+    data = tar_bytes({"._n01440764.tar": b"Mac OS X", "a/._x.tar": b"Mac OS X"}, member("b.tar", tarfile.DIRTYPE))
+    assert listed(tmp_path / "a.tar", data) == [("._n01440764.tar", b"Mac OS X"), ("a/._x.tar", b"Mac OS X")]
+
+
 def test_tars_are_not_followed_without_end(tmp_path):
     data = tar_bytes({"1.jpg": b"one"})
     for _ in range(1000):

@@ -286,8 +286,8 @@ def test_no_file_is_kept_open(tmp_path):
 
 
 def test_reasons_that_differ_in_numbers_are_one():
-    reasons = ["4 bytes", "5 bytes", "a", "b", "b", "c", "c", "6 bytes"]
-    assert sources.commonest_reasons(reasons) == "4 bytes (3), b (2), c (2)"
+    reasons = ["4 bytes", "5 bytes", "a", "b", "b", "a link to x: gone", "a link to y: gone", "6 bytes"]
+    assert sources.commonest_reasons(reasons) == "4 bytes (3), b (2), a link to x: gone (2)"
 
 
 def test_a_zip_without_suffix_is_told_by_its_content(tmp_path):
