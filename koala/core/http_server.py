@@ -58,6 +58,7 @@ class PatientProtocol(H11Protocol, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(transport)
+        self._since = self.loop.time()
         self._make_room()
         self._timer = self.loop.call_later(_LOOK_S, self._look)
 
@@ -139,7 +140,7 @@ class PatientProtocol(H11Protocol, asyncio.BufferedProtocol):
             for other in self.connections
             if isinstance(other, PatientProtocol) and other is not self and other.is_awaited
         ]
-        for other in heapq.nsmallest(1 + self._most // 50, others, key=lambda other: other.patience):
+        for other in heapq.nsmallest(1 + self._most // 50, others, key=lambda other: (other.patience, other._since)):
             other._drop()
         if not others:
             self.app = _health_alone(self.app)
