@@ -298,7 +298,9 @@ def _read(version: VersionSource, scene: str) -> Image.Image:
     try:
         return jpeg_intake.decode_image(version.items[scene].read()).convert("RGB")
     except (UnreadableImageError, OSError, MemoryError) as error:
-        raise _UnfitError(f"its picture by {version.name} cannot be read ({str(error) or 'no memory for it'})") from None
+        raise _UnfitError(
+            f"its picture by {version.name} cannot be read ({str(error) or 'no memory for it'})"
+        ) from None
 
 
 def _common_size(sizes: Sequence[tuple[int, int]], names: Sequence[str], side: int) -> tuple[int, int]:
