@@ -36,6 +36,7 @@ Samples = NDArray[Any]
 _Tag = ExifTags.Base
 _UNSUPPORTED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF")  # Ghostscript would run, or nothing can be read
 _JPEG_CHANNELS = {1: "GRAY", 3: "RGB"}  # as libjpeg calls them
+_FRAMES = "the frames of an animation after the first"
 _ANIMATED = ("GIF", "WEBP", "AVIF", "HEIF", "FLI")
 
 
@@ -66,14 +67,14 @@ class PictureFile:
         kind: what it is, as Pillow calls it.
         size: width and height of the first picture in it, in pixels, as it is stored.
         pages: numbers of the pictures in it that are to be read: all pages of a TIFF, of other files the first alone.
-        is_animation: whether there are further frames.
+        remainder: what else is in the file and is not read, in words; empty where nothing is.
         read: decodes one of them.
     """
 
     kind: str
     size: tuple[int, int]
     pages: Sequence[int]
-    is_animation: bool
+    remainder: str
     read: Callable[[int], Decoded]
 
 
@@ -105,7 +106,7 @@ def open_picture(data: bytes, limits: PictureLimits | None = None, believe_check
 def _open_jpeg(data: bytes, limits: PictureLimits, believe_checksums: bool) -> PictureFile:
     stream = JpegStream(data)
     check_size(*(size := (stream.frame.width, stream.frame.height)), limits)
-    return PictureFile("JPEG", size, [0], False, lambda _: _read_jpeg(stream, data))
+    return PictureFile("JPEG", size, [0], "", lambda _: _read_jpeg(stream, data))
 
 
 def _read_jpeg(stream: JpegStream, data: bytes) -> Decoded:
@@ -153,7 +154,7 @@ def _open_png(data: bytes, limits: PictureLimits, believe_checksums: bool) -> Pi
     check_size(*(size := (chunks.width, chunks.height)), limits)
     if believe_checksums:
         chunks.check()
-    return PictureFile("PNG", size, [0], chunks.is_animation, lambda _: _read_png(chunks))
+    return PictureFile("PNG", size, [0], _FRAMES if chunks.is_animation else "", lambda _: _read_png(chunks))
 
 
 def _read_png(chunks: PngChunks) -> Decoded:
@@ -190,7 +191,8 @@ def _open_tiff(data: bytes, limits: PictureLimits, believe_checksums: bool) -> P
             pages.check(number)
         return _read_page(pages, number, data, limits)
 
-    return PictureFile("TIFF", pages.size(numbers[0]), numbers, False, read)
+    remainder = f"what follows page {len(numbers)}: the file may be cut off" if pages.has_more() else ""
+    return PictureFile("TIFF", pages.size(numbers[0]), numbers, remainder, read)
 
 
 def _read_page(pages: TiffPages, number: int, data: bytes, limits: PictureLimits) -> Decoded:
@@ -235,7 +237,7 @@ def _open_with_pillow(kind: str, data: bytes, limits: PictureLimits, believe_che
     if believe_checksums and kind == "WEBP":
         _check_riff(data)
     kind = image.format or kind
-    is_animation = kind in _ANIMATED and bool(getattr(image, "is_animated", False))
+    remainder = _FRAMES if kind in _ANIMATED and getattr(image, "is_animated", False) else ""
 
     def read(number: int) -> Decoded:
         if kind == "WEBP" and (samples := _webp_samples(data, image.size)) is not None:
@@ -243,7 +245,7 @@ def _open_with_pillow(kind: str, data: bytes, limits: PictureLimits, believe_che
             return Decoded(samples, image.mode, profile, metadata.exif_of(image), dict(image.info))
         return decode_image(image)
 
-    return PictureFile(kind, image.size, [0], is_animation, read)
+    return PictureFile(kind, image.size, [0], remainder, read)
 
 
 def _opened(data: bytes, *kinds: str) -> Image.Image:

@@ -19,8 +19,10 @@ _BRANDS = {  # of ISO's base media files, the first that is found among a file's
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
     b"crx ": "camera's raw file",
 }
+_JPEG = b"\xff\xd8\xff"
+_STRAY_HEAD = 64  # bytes at most that may stand before a JPEG, as a lost line end or a byte order mark does
 _STARTS = {
-    b"\xff\xd8\xff": "JPEG",
+    _JPEG: "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
     **dict.fromkeys(_TIFFS, "TIFF"),
     **dict.fromkeys((b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS"), "camera's raw file"),
@@ -67,7 +69,10 @@ def kind_of(data: bytes) -> str:
         if data.startswith(start):
             return kind
     Image.init()
-    return next((kind for kind, (_, accepts) in Image.OPEN.items() if accepts and _is_accepted(accepts, data)), "")
+    for kind, (_, accepts) in Image.OPEN.items():
+        if accepts and _is_accepted(accepts, data):
+            return kind
+    return "JPEG" if _JPEG in data[:_STRAY_HEAD] else ""
 
 
 def _is_accepted(accepts: Callable[[bytes], bool | str], data: bytes) -> bool:

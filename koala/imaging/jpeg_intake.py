@@ -112,7 +112,7 @@ def _changes(file: PictureFile, decoded: Decoded) -> list[str]:
         "turned upright": metadata.orientation_of(decoded.exif) != 1,
         "converted to sRGB": transform_to_srgb(decoded.profile, mode) is not None,
         f"the first of {len(file.pages)} pages": len(file.pages) > 1,
-        "the first frame of an animation": file.is_animation,
+        f"without {file.remainder}": bool(file.remainder),
     }
     return [change for change, is_so in said.items() if is_so]
 

@@ -210,7 +210,7 @@ class JpegStream:
 
 def _segments(data: bytes) -> Iterator[Segment]:
     """One after the other, with what lies between them passed over, to the end marker or that of the file."""
-    at = 2
+    at = data.find(b"\xff\xd8") + 2
     while found := _MARKER.search(data, at):
         marker, at = found[1][0], found.end()
         if marker == _EOI:

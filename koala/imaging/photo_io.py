@@ -111,9 +111,9 @@ class PhotoFile:
             yield photo
 
     @property
-    def is_animation(self) -> bool:
-        """Whether further frames follow the one that is read."""
-        return self._file.is_animation
+    def remainder(self) -> str:
+        """What else is in the file and is not read, in words; empty where nothing is."""
+        return self._file.remainder
 
 
 def open_photos(path: Path, limits: PictureLimits | None = None) -> PhotoFile:

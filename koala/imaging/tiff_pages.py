@@ -2,9 +2,11 @@
 
 import io
 import logging
+import struct
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import accumulate, islice
 from typing import Any, BinaryIO
 
@@ -54,6 +56,7 @@ class TiffPages:
     def __init__(self, data: bytes, limits: PictureLimits) -> None:
         self._data, self._limits = data, limits
         self._file = tifffile.TiffFile(io.BytesIO(data))
+        self._count = sum(1 for _ in islice(self._file.pages, _MOST_PAGES))
 
     def numbers(self) -> list[int]:
         """Which of its pages are pictures; the others are previews and masks.
@@ -61,13 +64,22 @@ class TiffPages:
         Raises:
             UnreadableImageError: none is, or there are none.
         """
-        numbers = range(sum(1 for _ in islice(self._file.pages, _MOST_PAGES)))
-        found = [number for number in numbers if not int(self._page(number).subfiletype) & (_PREVIEW | _MASK)]
-        if not numbers:
+        if not self._count:
             raise UnreadableImageError("damaged TIFF: it has no page")
+        kinds = [int(self._page(number).subfiletype) for number in range(self._count)]
+        found = [number for number, kind in enumerate(kinds) if not kind & (_PREVIEW | _MASK)]
         if not found:
             raise UnreadableImageError("TIFF of previews alone, as in a camera's raw file; save it as a plain TIFF")
         return found
+
+    def has_more(self) -> bool:
+        """Whether the last page that was found names a next one."""
+        form, at = self._file.tiff, self._page(self._count - 1).offset
+        with suppress(struct.error):
+            (tags,) = struct.unpack_from(form.tagnoformat, self._data, at)
+            following = at + form.tagnosize + tags * form.tagsize
+            return any(self._data[following : following + form.offsetsize])
+        return False
 
     def size(self, number: int) -> tuple[int, int]:
         """Width and height of a page."""

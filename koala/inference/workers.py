@@ -98,8 +98,8 @@ class _Worker:
         with self._large if photo_io.is_large(job.source) else nullcontext():
             photos = photo_io.open_photos(job.source, self._settings.limits)
             outcome = self._color(job, photos)
-        is_cut = outcome == "coloured" and photos.is_animation
-        return outcome, f"{job.source}: of an animation, the first frame alone is coloured" if is_cut else ""
+        is_partial = outcome == "coloured" and photos.remainder
+        return outcome, f"{job.source}: coloured without {photos.remainder}" if is_partial else ""
 
     def _color(self, job: Job, photos: photo_io.PhotoFile) -> Outcome:
         try:

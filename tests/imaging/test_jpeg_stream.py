@@ -40,6 +40,8 @@ def adobe(transform: int) -> bytes:
 
 
 SLIPS = {
+    "a line end before the beginning": (b"\r\n" + WHOLE, WHOLE),
+    "two beginnings": (WHOLE[:2] + WHOLE, WHOLE),
     "spectral selection": (patched(GREY, scan_header(GREY), b"\0\0\0"), GREY),
     "Adobe transform": (WHOLE[:2] + adobe(5) + WHOLE[20:], WHOLE),  # in place of JFIF's segment of 18 bytes
     "JFIF revision": (patched(WHOLE, WHOLE.index(b"JFIF") + 5, b"\3"), WHOLE),

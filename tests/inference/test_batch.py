@@ -1,5 +1,6 @@
 """`koala colorize`: folders in, folders out."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from threading import Event
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -187,6 +189,17 @@ def test_a_damaged_page_is_named_and_nothing_is_written(run, tmp_path, capsys):
     assert files_in(tmp_path / "out") == []
 
 
+def test_pages_that_are_cut_off_are_said(run, tmp_path, capsys):
+    """Where the next page would begin behind the end of the file, nobody knows how many there were."""
+    whole = pages(make_grey(1), make_grey(2), make_grey(3))
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        third = file.pages[2].offset
+    (tmp_path / "cut.tif").write_bytes(whole[:third])
+    assert batch.colorize_command(settings(run, tmp_path / "cut.tif", tmp_path / "out")) == 0
+    assert len(photo_io.open_photos(tmp_path / "out/cut.tif")) == 2
+    assert "cut.tif: coloured without what follows page 2: the file may be cut off" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_of_an_animation_the_first_frame_is_coloured_and_it_is_said(run, tmp_path, capsys, kind):
     frames = [make_grey(seed).convert("RGB") for seed in range(3)]
@@ -196,8 +209,8 @@ def test_of_an_animation_the_first_frame_is_coloured_and_it_is_said(run, tmp_pat
     (made,) = files_in(tmp_path / "out")
     with Image.open(tmp_path / "out" / made) as image:
         assert getattr(image, "n_frames", 1) == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if "first frame" in line]
-    assert lines == [f"{source}: of an animation, the first frame alone is coloured"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "after the first" in line]
+    assert lines == [f"{source}: coloured without the frames of an animation after the first"]
 
 
 def test_one_photo_never_ends_the_command(run, folder, tmp_path, capsys, monkeypatch):
