@@ -99,12 +99,16 @@ _HELP = ("-h", "--help", "--help-all")
 
 _NEED_DALI = ("demo", "shards embed", "train", "ablate", "evaluate")
 
-# what a person can mend: a full disk, a place that is absent or not to be written to, a file for a folder or a folder
-# for a file
-_MENDABLE = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-)
+# what a person can mend, and how
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or choose another place"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "see who may read and write there, or choose another place"
+    ),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "correct the path"),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST), "a file and a folder are taken for each other; correct the path"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EFBIG), "choose a shorter name, or a file system that takes it"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,10 +143,10 @@ def _outcome(words: list[str]) -> tuple[int, str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141, ""  # 128 + SIGPIPE, which Windows does not have
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        if error.errno not in _REMEDIES:
             raise
         place = f": {error.filename}" if error.filename else ""
-        return 2, f"{error.strerror}{place}; make room or choose another place, and run the command again"
+        return 2, f"{error.strerror}{place}; {_REMEDIES[error.errno]}, and run the command again"
     except BaseException:
         if not _in_company():
             raise

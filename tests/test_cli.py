@@ -139,6 +139,28 @@ def test_a_full_disk_is_one_sentence(photo_folder, tmp_path, monkeypatch, capsys
     assert not list(tmp_path.glob("*.tar"))
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        ("ENOSPC", "make room, or choose another place"),
+        ("EACCES", "see who may read and write there"),
+        ("ENOENT", "correct the path"),
+        ("EISDIR", "a file and a folder are taken for each other"),
+    ],
+)
+def test_what_the_system_refuses_has_the_remedy_that_fits(number, remedy, monkeypatch, capsys):
+    import errno
+
+    def refused(*_):
+        raise OSError(getattr(errno, number), "No", "/some/place")
+
+    monkeypatch.setattr(cli, "copy_templates", refused)
+    assert cli.main(["kit", "anywhere"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"koala: No: /some/place; {remedy}")
+    assert ("make room" in said) == (number == "ENOSPC")
+
+
 def test_the_kit_is_copied_and_never_over_anything(tmp_path, capsys):
     assert cli.main(["kit", str(tmp_path / "kit")]) == 0
     for name in ("launch/cpu.yaml", "shards/demo.toml", "slurm/train.sbatch"):
