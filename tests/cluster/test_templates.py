@@ -86,6 +86,6 @@ def test_the_image_gets_what_the_package_is_made_of(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("dist/*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.getinfo("koala/core/templates/slurm/pipeline.sh").external_attr >> 16 & stat.S_IXUSR
-        assert "koala/core/templates/launch/nodes.yaml" in archive.namelist()
+        assert archive.getinfo("koala/kit/slurm/pipeline.sh").external_attr >> 16 & stat.S_IXUSR
+        assert "koala/kit/launch/nodes.yaml" in archive.namelist()
         assert "koala/training/trainer.py" in archive.namelist()

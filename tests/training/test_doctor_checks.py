@@ -21,6 +21,7 @@ from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import embedding_cache, shards
+from koala.data.shards import Shards
 from koala.models import extractor
 from koala.training import doctor_checks, findings, machine_checks
 from koala.training.process_store import ProcessStore
@@ -335,9 +336,13 @@ def test_shards_that_are_not_whole(own_shards, alone, damage, text):
 
 
 def test_a_sample_that_does_not_decode(own_shards, alone):
-    """Every byte is another, the lengths are the same."""
-    for tar in own_shards.data.shards.glob("*.tar"):
-        tar.write_bytes(bytes(255 - byte for byte in tar.read_bytes()))
+    """Every byte of a JPEG is another, the lengths are the same."""
+    folder = own_shards.data.shards
+    for split in ("train", "val"):
+        shards = Shards.open(folder, split)
+        for jpeg in [shards.read(sample).tobytes() for sample in range(len(shards))]:
+            for tar in folder.glob(f"{split}-*.tar"):
+                tar.write_bytes(tar.read_bytes().replace(jpeg, bytes(255 - byte for byte in jpeg)))
     with pytest.raises(UserError, match=r"sample \d+ of train does not decode: .*; koala shards verify"):
         doctor_checks.shards(own_shards, alone)
 
