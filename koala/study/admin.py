@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from koala.core.errors import UserError
 from koala.study import answers, statistics
 from koala.study.formats import interval, percent
 from koala.study.security import RateLimiter, given_password
@@ -29,8 +30,12 @@ def admin_routes(site: StudySite) -> list[Route]:
 
     def guarded(make: Callable[[StudySite], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            refusal = _refusal(request, site, failures)
-            return await run_in_threadpool(make, site) if refusal is None else refusal
+            if (refusal := _refusal(request, site, failures)) is not None:
+                return refusal
+            try:
+                return await run_in_threadpool(make, site)
+            except UserError as error:  # of the study's folder, as it is by now
+                return PlainTextResponse(f"{error}\n", 503)
 
         return endpoint
 

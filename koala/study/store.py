@@ -52,6 +52,7 @@ CREATE TABLE trial (
     PRIMARY KEY (participant, position)
 ) STRICT, WITHOUT ROWID;
 """
+_BUSY_S = 5.0  # so long is waited for another program that has the right to write
 _WAIT_S = 1800.0  # who has been away longer is not waited for
 _COUNT_S = 60.0  # so old may a count of all answers be, kept up with who came since
 _TOGETHER = 512  # jobs in a transaction at most
@@ -95,19 +96,23 @@ class StudyDatabase:
         path: of the file; it is made when it is absent.
 
     Raises:
-        UserError: it is no such database.
+        UserError: it is no such database, or another program keeps it to itself.
     """
 
     def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, _BUSY_S, isolation_level=None, check_same_thread=False)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if not version:
                 self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT;")
         except sqlite3.DatabaseError as error:
+            self._db.close()
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise UserError(f"{path} is kept by another program; close it there and try again") from None
             raise UserError(f"{path} cannot be used as a database ({error}); move it away or copy it again") from None
         if version not in (0, _VERSION):
+            self._db.close()
             raise UserError(f"{path} was made by another koala (version {version} of its tables); use that one")
         self._path, self._inode = path, path.stat().st_ino
 
@@ -126,7 +131,7 @@ class StudyDatabase:
         Raises:
             sqlite3.OperationalError: another program keeps that right for 5 s, or the file has been taken away.
         """
-        if not self._path.exists() or self._path.stat().st_ino != self._inode:
+        if not self._is_in_place():
             raise sqlite3.OperationalError("the file is not where it was: what is written would be lost")
         self._db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         try:
@@ -136,6 +141,12 @@ class StudyDatabase:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def _is_in_place(self) -> bool:
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -397,7 +408,7 @@ class StoreQueue:
             with self._store.transaction():
                 for job in jobs:
                     job.run(self._store)
-        except sqlite3.Error as error:  # a full disk: nothing was kept
+        except Exception as error:  # a full disk, or whatever it is: nothing was kept, and who waits must hear of it
             for job in jobs:
                 job.error = error
         for job in jobs:

@@ -422,6 +422,15 @@ def test_answers_without_times_have_a_researchers_page_too(visitor, browser, sit
     assert "median</td><td>–" in client.get("/admin").text
 
 
+def test_a_database_of_another_study_is_a_sentence_on_the_researchers_page(visitor, browser, site, study):
+    visitor.send(answer="real")
+    visitor.send(answer="real")
+    with closing(sqlite3.connect(study.answers_path)) as database, database:
+        database.execute("UPDATE trial SET picture = 'another' WHERE position = 1")
+    response = browser(headers=basic(site.secret)).get("/admin")
+    assert (response.status_code, response.text[:50]) == (503, "the answers are about pictures of another study; p")
+
+
 def test_who_knows_the_password_is_never_told_to_wait(site):
     """The limits are for wrong passwords and for strangers, of whom some may have the researcher's address."""
     app = server.create_app(site)

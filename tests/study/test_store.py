@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from koala.core.errors import UserError
+from koala.study import store as store_module
 from koala.study.store import AnswerStore, StoreQueue
 from koala.study.trials import AttentionCheck
 
@@ -165,6 +166,27 @@ def test_one_that_fails_takes_nobody_with_it(queue):
     found = asyncio.run(queue.run(lambda store: (store.participant("one"), store.participant("half"))))
     assert found[0] is not None
     assert found[1] is None
+
+
+def test_a_database_that_another_program_keeps_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_BUSY_S", 0.1)
+    path = tmp_path / "answers.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(
+            UserError, match=r"answers\.sqlite is kept by another program; close it there and try again"
+        ):
+            AnswerStore(path)
+    AnswerStore(path).close()
+
+
+def test_whatever_happens_nobody_waits_for_ever(queue, monkeypatch):
+    """The thread that writes goes on, and who waits hears of it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(type(queue._store), "transaction", lambda _: (_ for _ in ()).throw(OSError("stale file handle")))
+        with pytest.raises(OSError, match="stale"):
+            asyncio.run(queue.run(lambda store: store.check_writable()))
+    asyncio.run(queue.run(lambda store: store.check_writable()))
 
 
 def test_who_writes_waits_for_another_program(queue, tmp_path):
