@@ -37,7 +37,7 @@ _Tag = ExifTags.Base
 _UNSUPPORTED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF")  # Ghostscript would run, or nothing can be read
 _JPEG_CHANNELS = {1: "GRAY", 3: "RGB"}  # as libjpeg calls them
 _FRAMES = "the frames of an animation after the first"
-_ANIMATED = ("GIF", "WEBP", "AVIF", "HEIF", "FLI")
+_REMAINDERS = {**dict.fromkeys(("GIF", "WEBP", "AVIF", "FLI"), _FRAMES), "HEIF": "all of its pictures but the main one"}
 
 
 @dataclass(eq=False)
@@ -237,7 +237,7 @@ def _open_with_pillow(kind: str, data: bytes, limits: PictureLimits, believe_che
     if believe_checksums and kind == "WEBP":
         _check_riff(data)
     kind = image.format or kind
-    remainder = _FRAMES if kind in _ANIMATED and getattr(image, "is_animated", False) else ""
+    remainder = _REMAINDERS.get(kind, "") if getattr(image, "is_animated", False) else ""
 
     def read(number: int) -> Decoded:
         if kind == "WEBP" and (samples := _webp_samples(data, image.size)) is not None:

@@ -56,16 +56,20 @@ class TiffPages:
     def __init__(self, data: bytes, limits: PictureLimits) -> None:
         self._data, self._limits = data, limits
         self._file = tifffile.TiffFile(io.BytesIO(data))
-        self._count = sum(1 for _ in islice(self._file.pages, _MOST_PAGES))
+        self._count = 0
+        with suppress(Exception):  # a later page may be damaged
+            for _ in islice(self._file.pages, _MOST_PAGES):
+                self._count += 1
 
     def numbers(self) -> list[int]:
         """Which of its pages are pictures; the others are previews and masks.
 
         Raises:
-            UnreadableImageError: none is, or there are none.
+            UnreadableImageError: none is.
+            ValueError: there are none.
         """
         if not self._count:
-            raise UnreadableImageError("damaged TIFF: it has no page")
+            raise ValueError("no page")
         kinds = [int(self._page(number).subfiletype) for number in range(self._count)]
         found = [number for number, kind in enumerate(kinds) if not kind & (_PREVIEW | _MASK)]
         if not found:
