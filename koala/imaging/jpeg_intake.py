@@ -28,7 +28,6 @@ from koala.imaging.photo_io import upright_in_srgb
 from koala.imaging.samples import convert_depth, lay_on_white
 
 _MOST_SIDE = 65_500  # of what libjpeg writes
-_TURNED = (5, 6, 7, 8)  # EXIF's orientations that exchange the sides
 
 
 @dataclass(frozen=True)
@@ -149,9 +148,7 @@ def _encode(picture: Image.Image, size: tuple[int, int], quality: int) -> bytes:
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     if max(size) > _MOST_SIDE:
-        raise UnreadableImageError(
-            f"a side of {max(size)} pixels, and JPEGs have {_MOST_SIDE} at most; make it smaller"
-        )
+        raise UnreadableImageError(f"a side of {max(size)} pixels; a JPEG has {_MOST_SIDE} at most; make it smaller")
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
     return buffer.getvalue()

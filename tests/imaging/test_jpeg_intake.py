@@ -222,8 +222,6 @@ def test_telephones_formats_enter(kind):
 
 def test_a_side_that_no_jpeg_can_have_is_refused():
     data = encoded(Image.new("L", (65_501, 2)), "PNG")
-    with pytest.raises(
-        UnreadableImageError, match="a side of 65501 pixels, and JPEGs have 65500 at most; make it smaller"
-    ):
+    with pytest.raises(UnreadableImageError, match="a side of 65501 pixels; a JPEG has 65500 at most; make it"):
         validate_or_transcode(data, AS_IS)
     assert validate_or_transcode(data, ResizeRule("long", 1000)).width == 1000
