@@ -20,6 +20,7 @@ from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
 from koala.data.crop_windows import crop_windows
 from koala.data.loader import Batch
+from koala.data.places import read_file
 from koala.data.shards import Shards
 from koala.evaluation.protocol import SUFFIXES, image_stem
 from koala.imaging import color, contact_sheet
@@ -252,9 +253,9 @@ class FolderPictures:
         path = self._find(source)
         assert path is not None, "all were looked for at the beginning"
         try:
-            picture = np.asarray(decode_image(path.read_bytes()).convert("RGB"))
-        except (UnreadableImageError, OSError) as error:
-            raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+            picture = np.asarray(decode_image(read_file(path)).convert("RGB"))
+        except (UnreadableImageError, OSError, MemoryError) as error:
+            raise UserError(f"{path}: {getattr(error, 'strerror', None) or str(error) or 'no memory for it'}") from None
         if picture.shape[:2] == (size, size):
             return picture
         seen = evaluation_window(self._shards, sample, self._data)

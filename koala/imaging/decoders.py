@@ -19,6 +19,7 @@ from koala.config.imaging import PictureLimits
 from koala.imaging import metadata
 from koala.imaging.color_profile import transform_to_srgb
 from koala.imaging.errors import (
+    MissingPackageError,
     UnreadableImageError,
     check_bytes,
     check_size,
@@ -37,7 +38,7 @@ _Tag = ExifTags.Base
 _UNSUPPORTED = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF")  # Ghostscript would run, or nothing can be read
 _JPEG_CHANNELS = {1: "GRAY", 3: "RGB"}  # as libjpeg calls them
 _FRAMES = "the frames of an animation after the first"
-_ANIMATED = ("GIF", "WEBP", "AVIF", "HEIF", "FLI")
+_REMAINDERS = {**dict.fromkeys(("GIF", "WEBP", "AVIF", "FLI"), _FRAMES), "HEIF": "all of its pictures but the main one"}
 
 
 @dataclass(eq=False)
@@ -78,13 +79,14 @@ class PictureFile:
     read: Callable[[int], Decoded]
 
 
-def open_picture(data: bytes, limits: PictureLimits | None = None, believe_checksums: bool = False) -> PictureFile:
+def open_picture(data: bytes, limits: PictureLimits | None = None, for_shards: bool = False) -> PictureFile:
     """Look at a file's header; pixels are decoded when they are asked for.
 
     Args:
         data: the file.
         limits: to what its header may ask for.
-        believe_checksums: refuse what decodes and yet differs from what its own checksums and sizes say.
+        for_shards: refuse what decodes and yet differs from what its own checksums and sizes say; and take 8 bits of a
+            deeper picture where the package is missing that reads them all.
 
     Raises:
         Exception: it cannot be read; within `decoder_errors` that is an `UnreadableImageError`.
@@ -97,13 +99,13 @@ def open_picture(data: bytes, limits: PictureLimits | None = None, believe_check
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.max_pixels)
     kind = kind_of(data)
     opened = _OPENERS.get(kind, partial(_open_with_pillow, kind))
-    return opened(data, limits, believe_checksums)
+    return opened(data, limits, for_shards)
 
 
 # ---------------------------------------------------------------- JPEG
 
 
-def _open_jpeg(data: bytes, limits: PictureLimits, believe_checksums: bool) -> PictureFile:
+def _open_jpeg(data: bytes, limits: PictureLimits, for_shards: bool) -> PictureFile:
     stream = JpegStream(data)
     check_size(*(size := (stream.frame.width, stream.frame.height)), limits)
     return PictureFile("JPEG", size, [0], "", lambda _: _read_jpeg(stream, data))
@@ -121,9 +123,13 @@ def _read_jpeg(stream: JpegStream, data: bytes) -> Decoded:
     if sound is None and not stream.is_closed:
         raise UnreadableImageError(f"damaged {stream.frame}: it ends too early")
     try:
-        return _of_image(_opened(sound or stream.tidied(), "JPEG"), profile, exif, info)
+        image = _opened(sound or stream.tidied(), "JPEG")
+        image.load()
+    except MemoryError:
+        raise
     except Exception:  # of a kind that Pillow does not read
         return Decoded(_unusual_jpeg(stream, data), f"{stream.frame.precision} bits", profile, exif, info)
+    return _of_image(image, profile, exif, info)
 
 
 def _libjpeg_pixels(stream: JpegStream, data: bytes, channels: str) -> Samples | None:
@@ -149,68 +155,85 @@ def _unusual_jpeg(stream: JpegStream, data: bytes) -> Samples:
 # ---------------------------------------------------------------- PNG
 
 
-def _open_png(data: bytes, limits: PictureLimits, believe_checksums: bool) -> PictureFile:
+def _open_png(data: bytes, limits: PictureLimits, for_shards: bool) -> PictureFile:
     chunks = PngChunks(data)
     check_size(*(size := (chunks.width, chunks.height)), limits)
-    if believe_checksums:
-        chunks.check()
-    return PictureFile("PNG", size, [0], _FRAMES if chunks.is_animation else "", lambda _: _read_png(chunks))
+    remainder = _FRAMES if chunks.is_animation else ""
+    return PictureFile("PNG", size, [0], remainder, lambda _: _read_png(chunks, for_shards))
 
 
-def _read_png(chunks: PngChunks) -> Decoded:
+def _read_png(chunks: PngChunks, for_shards: bool) -> Decoded:
     try:
         chunks.check()
         png = chunks.still()
-    except UnreadableImageError:  # its pixels may be there
+    except UnreadableImageError:
+        if for_shards:
+            raise
         png = chunks.mended()
     try:
         image = _opened(png, "PNG")
     except Exception:  # something that its pixels do not need
         image = _opened(png := chunks.bare(), "PNG")
-    exif, info = metadata.exif_of(image), {**image.info, "texts": chunks.texts()}
-    if chunks.depth < 16:
-        return _of_image(image, chunks.profile() or b"", exif, info)
-    samples = optional_package("imagecodecs", "PNGs of 16 bits").png_decode(png)
-    return Decoded(samples.reshape(*samples.shape[:2], -1), "16 bits", chunks.profile() or b"", exif, info)
+    exif, info, profile = metadata.exif_of(image), {**image.info, "texts": chunks.texts()}, chunks.profile() or b""
+    if chunks.depth == 16:
+        try:
+            samples = optional_package("imagecodecs", "PNGs of 16 bits").png_decode(png)
+            return Decoded(samples.reshape(*samples.shape[:2], -1), "16 bits", profile, exif, info)
+        except MissingPackageError:
+            if not for_shards:
+                raise
+    return _of_image(image, profile, exif, info)
 
 
 # ---------------------------------------------------------------- TIFF
 
 
-def _open_tiff(data: bytes, limits: PictureLimits, believe_checksums: bool) -> PictureFile:
+def _open_tiff(data: bytes, limits: PictureLimits, for_shards: bool) -> PictureFile:
     try:
         pages = TiffPages(data, limits)
         numbers = pages.numbers()
     except UnreadableImageError:
         raise
     except Exception:  # Pillow may see more in it
-        return _open_with_pillow("TIFF", data, limits, believe_checksums)
+        return _open_with_pillow("TIFF", data, limits, for_shards)
 
     def read(number: int) -> Decoded:
-        if believe_checksums:
+        if for_shards:
             pages.check(number)
-        return _read_page(pages, number, data, limits)
+        return _read_page(pages, number, data, limits, for_shards)
 
     remainder = f"what follows page {len(numbers)}: the file may be cut off" if pages.has_more() else ""
     return PictureFile("TIFF", pages.size(numbers[0]), numbers, remainder, read)
 
 
-def _read_page(pages: TiffPages, number: int, data: bytes, limits: PictureLimits) -> Decoded:
+def _read_page(pages: TiffPages, number: int, data: bytes, limits: PictureLimits, for_shards: bool) -> Decoded:
     try:
         exif, words = pages.exif(number), pages.words(number)
     except Exception:  # the pixels may be fine
         exif, words = Image.Exif(), {}
     info = {"xmp": words.get(metadata.XMP_TAG), "iptc": metadata.iptc_of_tiff(words)}
     profile = words.get(_Tag.InterColorProfile) or b""
-    if not pages.is_deep(number) and (image := _tiff_image(data, number)):
-        check_size(*image.size, limits)
-        exif.pop(metadata.ORIENTATION, None)  # Pillow turns TIFFs itself
-        return _of_image(image, profile, exif, info)
-    metadata.add_orientation(exif, words.get(metadata.XMP_TAG, b""))
-    pixels = pages.read(number)
+    pixels, is_upright = _page_pixels(pages, number, data, for_shards)
+    if is_upright:
+        exif.pop(metadata.ORIENTATION, None)
+    else:
+        metadata.add_orientation(exif, words.get(metadata.XMP_TAG, b""))
     if isinstance(pixels, Image.Image):
+        check_size(*pixels.size, limits)
         return _of_image(pixels, profile, exif, info)
     return Decoded(pixels, f"{8 * pixels.itemsize} bits", profile, exif, info)
+
+
+def _page_pixels(pages: TiffPages, number: int, data: bytes, for_shards: bool) -> tuple[Samples | Image.Image, bool]:
+    """A page by Pillow, which turns TIFFs upright itself, or by tifffile if it is deeper or unknown to Pillow."""
+    image = None if pages.bits(number) > 8 else _tiff_image(data, number)
+    if image is None:
+        try:
+            return pages.read(number), False
+        except MissingPackageError:
+            if not for_shards or pages.bits(number) != 16 or (image := _tiff_image(data, number)) is None:
+                raise
+    return image, True
 
 
 def _tiff_image(data: bytes, number: int) -> Image.Image | None:
@@ -226,7 +249,7 @@ def _tiff_image(data: bytes, number: int) -> Image.Image | None:
 # ---------------------------------------------------------------- all others
 
 
-def _open_with_pillow(kind: str, data: bytes, limits: PictureLimits, believe_checksums: bool) -> PictureFile:
+def _open_with_pillow(kind: str, data: bytes, limits: PictureLimits, for_shards: bool) -> PictureFile:
     if kind == "HEIF":
         optional_package("pillow-heif", "HEIF pictures").register_heif_opener()
     Image.init()
@@ -234,10 +257,10 @@ def _open_with_pillow(kind: str, data: bytes, limits: PictureLimits, believe_che
         raise UnreadableImageError(f"{kind}: not supported; save it as JPEG, PNG or TIFF")
     image = _opened(data, *(name for name in Image.OPEN if name not in _UNSUPPORTED))
     check_size(*image.size, limits)
-    if believe_checksums and kind == "WEBP":
+    if for_shards and kind == "WEBP":
         _check_riff(data)
     kind = image.format or kind
-    remainder = _FRAMES if kind in _ANIMATED and getattr(image, "is_animated", False) else ""
+    remainder = _REMAINDERS.get(kind, "") if getattr(image, "is_animated", False) else ""
 
     def read(number: int) -> Decoded:
         if kind == "WEBP" and (samples := _webp_samples(data, image.size)) is not None:

@@ -40,6 +40,10 @@ class UnreadableImageError(Exception):
     """A picture that cannot be used, and why."""
 
 
+class MissingPackageError(UnreadableImageError):
+    """A picture that a package of the extra `photos` would read."""
+
+
 @contextmanager
 def decoder_errors(kind: str = "") -> Iterator[None]:
     """Whatever a decoder raises, as one kind of error that says what the file is and not what a library calls it.
@@ -117,12 +121,12 @@ def optional_package(name: str, user: str) -> ModuleType:
         user: what needs it, in the plural.
 
     Raises:
-        UnreadableImageError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     try:
         return import_module(name.replace("-", "_"))
     except ImportError:
-        raise UnreadableImageError(f"{user} need {name}; {pip_line('photos')}") from None
+        raise MissingPackageError(f"{user} need {name}; {pip_line('photos')}") from None
 
 
 def _reason(error: Exception, kind: str) -> str:

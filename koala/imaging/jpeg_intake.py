@@ -5,10 +5,9 @@ chroma is what the network learns, and what was done is said. What cannot be dec
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from koala.config.data import ResizeRule
@@ -16,12 +15,19 @@ from koala.config.imaging import PictureLimits
 from koala.imaging import metadata
 from koala.imaging.color_profile import transform_to_srgb
 from koala.imaging.decoders import Decoded, PictureFile, open_picture
-from koala.imaging.errors import check_bytes, check_size, decoder_errors, kind_of
+from koala.imaging.errors import (
+    MissingPackageError,
+    UnreadableImageError,
+    check_bytes,
+    check_size,
+    decoder_errors,
+    kind_of,
+)
 from koala.imaging.jpeg_stream import JpegStream
 from koala.imaging.photo_io import upright_in_srgb
 from koala.imaging.samples import convert_depth, lay_on_white
 
-_TURNED = (5, 6, 7, 8)  # EXIF's orientations that exchange the sides
+_MOST_SIDE = 65_500  # of what libjpeg writes
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def validate_or_transcode(data: bytes, resize: ResizeRule, limits: PictureLimits
     with decoder_errors(kind):
         check_bytes(len(data), limits)
         taken = _as_it_is(data, resize, limits) if kind == "JPEG" else None
-        return taken or _transcoded(open_picture(data, limits, believe_checksums=True), resize)
+        return taken or _transcoded(open_picture(data, limits, for_shards=True), resize)
 
 
 def decode_image(data: bytes, limits: PictureLimits | None = None) -> Image.Image:
@@ -66,8 +72,8 @@ def decode_image(data: bytes, limits: PictureLimits | None = None) -> Image.Imag
         UnreadableImageError: the bytes are no picture, or not a whole one.
     """
     with decoder_errors(kind_of(data)):
-        file = open_picture(data, limits, believe_checksums=True)
-        return _on_white(upright_in_srgb(file.read(file.pages[0])))
+        file = open_picture(data, limits, for_shards=True)
+        return _shown(file.read(file.pages[0]))
 
 
 def _as_it_is(data: bytes, resize: ResizeRule, limits: PictureLimits) -> IntakeResult | None:
@@ -93,7 +99,7 @@ def _as_it_is(data: bytes, resize: ResizeRule, limits: PictureLimits) -> IntakeR
 def _transcoded(file: PictureFile, resize: ResizeRule) -> IntakeResult:
     decoded = file.read(file.pages[0])
     changes = _changes(file, decoded)
-    picture = _on_white(upright_in_srgb(decoded))
+    picture = _shown(decoded)
     size = _target_size(picture.size, resize)
     if size != picture.size:
         changes.append(f"resized from {picture.width}x{picture.height}")
@@ -126,8 +132,12 @@ def _target_size(size: tuple[int, int], resize: ResizeRule) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _on_white(samples: NDArray[np.generic]) -> Image.Image:
-    """RGB or grey of 8 bits."""
+def _shown(decoded: Decoded) -> Image.Image:
+    """RGB or grey of 8 bits, upright, in sRGB, on white."""
+    try:
+        samples = upright_in_srgb(decoded)
+    except MissingPackageError:  # which converts 16 bits
+        samples = upright_in_srgb(replace(decoded, samples=convert_depth(decoded.samples, np.uint8)))
     pixels = convert_depth(samples, np.uint8)
     if pixels.shape[-1] % 2 == 0:
         pixels = lay_on_white(pixels)
@@ -137,6 +147,8 @@ def _on_white(samples: NDArray[np.generic]) -> Image.Image:
 def _encode(picture: Image.Image, size: tuple[int, int], quality: int) -> bytes:
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
+    if max(size) > _MOST_SIDE:
+        raise UnreadableImageError(f"a side of {max(size)} pixels; a JPEG has {_MOST_SIDE} at most; make it smaller")
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
     return buffer.getvalue()

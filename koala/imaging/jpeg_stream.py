@@ -98,11 +98,7 @@ class JpegStream:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._head: list[Segment] = []
-        for segment in _segments(data):
-            self._head.append(segment._replace(scan=b""))
-            if segment.marker in (_SOS, _EOI):
-                break
+        self._head = list(_segments(data, head_alone=True))
         self.frame = self._frame()
         if "progressive" in str(self.frame) or self.frame.marker == 0xCA:
             scans = sum(segment.marker == _SOS for segment in _segments(data))
@@ -208,8 +204,13 @@ class JpegStream:
         return None
 
 
-def _segments(data: bytes) -> Iterator[Segment]:
-    """One after the other, with what lies between them passed over, to the end marker or that of the file."""
+def _segments(data: bytes, head_alone: bool = False) -> Iterator[Segment]:
+    """One after the other, with what lies between them passed over, to the end marker or that of the file.
+
+    Args:
+        data: the file.
+        head_alone: stop where the first compressed data begin.
+    """
     at = data.find(b"\xff\xd8") + 2
     while found := _MARKER.search(data, at):
         marker, at = found[1][0], found.end()
@@ -221,11 +222,13 @@ def _segments(data: bytes) -> Iterator[Segment]:
         length = max(2, int.from_bytes(data[at : at + 2], "big"))
         payload, at = data[at + 2 : at + length], at + length
         scan = b""
-        if marker == _SOS:
+        if marker == _SOS and not head_alone:
             end = _SCAN_END.search(data, at)
             stop = end.start() if end else len(data)
             scan, at = data[at:stop], stop
         yield Segment(marker, payload, scan)
+        if marker == _SOS and head_alone:
+            return
 
 
 def _encoded_pixel() -> bytes:

@@ -56,16 +56,20 @@ class TiffPages:
     def __init__(self, data: bytes, limits: PictureLimits) -> None:
         self._data, self._limits = data, limits
         self._file = tifffile.TiffFile(io.BytesIO(data))
-        self._count = sum(1 for _ in islice(self._file.pages, _MOST_PAGES))
+        self._count = 0
+        with suppress(Exception):  # a later page may be damaged
+            for _ in islice(self._file.pages, _MOST_PAGES):
+                self._count += 1
 
     def numbers(self) -> list[int]:
         """Which of its pages are pictures; the others are previews and masks.
 
         Raises:
-            UnreadableImageError: none is, or there are none.
+            UnreadableImageError: none is.
+            ValueError: there are none.
         """
         if not self._count:
-            raise UnreadableImageError("damaged TIFF: it has no page")
+            raise ValueError("no page")
         kinds = [int(self._page(number).subfiletype) for number in range(self._count)]
         found = [number for number, kind in enumerate(kinds) if not kind & (_PREVIEW | _MASK)]
         if not found:
@@ -86,10 +90,9 @@ class TiffPages:
         page = self._page(number)
         return page.imagewidth, page.imagelength
 
-    def is_deep(self, number: int) -> bool:
-        """Whether a page has more than 8 bits, which Pillow would cut off."""
-        dtype = self._page(number).dtype
-        return dtype is not None and dtype.itemsize > 1
+    def bits(self, number: int) -> int:
+        """Of a page's samples; Pillow cuts off those beyond 8."""
+        return _bits(self._page(number))
 
     def exif(self, number: int) -> Image.Exif:
         """What a page says of itself, its colour profile and XMP among it."""
@@ -130,8 +133,8 @@ class TiffPages:
         """
         page = self._checked_page(number)
         photometric = PHOTOMETRIC(page.photometric)
-        if page.compression not in (COMPRESSION.NONE, COMPRESSION.ADOBE_DEFLATE):
-            optional_package("imagecodecs", "TIFFs that are compressed like this one")
+        if page.compression not in (COMPRESSION.NONE, COMPRESSION.ADOBE_DEFLATE) or _bits(page) not in (8, 16):
+            optional_package("imagecodecs", f"TIFFs of {_bits(page)} bits that are stored like this one")
         samples = page.asarray()
         samples = np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples.reshape(*samples.shape[:2], -1)
         if photometric == PHOTOMETRIC.PALETTE:

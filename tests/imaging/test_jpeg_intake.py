@@ -1,9 +1,13 @@
 """What may enter a shard, and what is made of what may not as it is."""
 
 import io
+import sys
 
+import imagecodecs
 import numpy as np
+import pillow_heif
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from koala.config.data import ResizeRule
@@ -190,3 +194,34 @@ def test_a_profile_that_cannot_be_read_is_passed_over():
 def test_what_is_no_picture_is_refused(data, reason):
     with pytest.raises(UnreadableImageError, match=reason):
         validate_or_transcode(data, AS_IS)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("profile", [b"", swapped_profile()], ids=["sRGB", "another profile"])
+def test_16_bits_enter_as_8_where_the_package_for_16_is_missing(channels, profile, monkeypatch):
+    picture = np.asarray(make_photo(2), np.uint16)[..., :channels].squeeze() * np.uint16(257)
+    buffer = io.BytesIO()
+    kind = "rgb" if channels == 3 else "minisblack"
+    tifffile.imwrite(buffer, picture, photometric=kind, compression="lzw", iccprofile=profile or None)
+    files = [buffer.getvalue()] if profile else [buffer.getvalue(), imagecodecs.png_encode(picture)]
+    with_it = [validate_or_transcode(data, AS_IS).jpeg for data in files]
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    for data, expected in zip(files, with_it, strict=True):
+        made = decoded(validate_or_transcode(data, AS_IS).jpeg)
+        assert made.mode == ("RGB" if channels == 3 else "L")
+        assert np.abs(np.asarray(made, int) - np.asarray(decoded(expected), int)).mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_telephones_formats_enter(kind):
+    pillow_heif.register_heif_opener()
+    taken = validate_or_transcode(encoded(make_photo(3), kind, quality=95), AS_IS)
+    assert taken.changes == (f"encoded from {kind}",)
+    assert np.abs(np.asarray(decoded(taken.jpeg), int) - np.asarray(make_photo(3))).mean() < 8
+
+
+def test_a_side_that_no_jpeg_can_have_is_refused():
+    data = encoded(Image.new("L", (65_501, 2)), "PNG")
+    with pytest.raises(UnreadableImageError, match="a side of 65501 pixels; a JPEG has 65500 at most; make it"):
+        validate_or_transcode(data, AS_IS)
+    assert validate_or_transcode(data, ResizeRule("long", 1000)).width == 1000
