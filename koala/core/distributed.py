@@ -22,7 +22,6 @@ from koala.core.errors import UserError
 
 Result = TypeVar("Result")
 
-_LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # variables that launchers set
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 
 _PATIENCE = timedelta(hours=12)  # of processes that wait for the first one to download or to write
@@ -104,11 +103,8 @@ def open_accelerator(
 
 def _end_with_launcher() -> None:
     """Let Linux send SIGTERM to a process whose launcher has died: nobody would end it, or know that it trains on."""
-    if not _LAUNCHED & os.environ.keys() or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:  # it died before
-        os.kill(os.getpid(), signal.SIGTERM)
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform.startswith("linux"):  # torch's own launcher sets it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
