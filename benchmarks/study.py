@@ -88,7 +88,7 @@ class Participant:
             self.acknowledged[int(hidden["position"])] = fields["answer"]
         if "set-cookie" in headers:
             self.cookie = headers["set-cookie"].partition(";")[0]
-        await self.go("GET", f"/{headers['location']}", "page")
+        await self.go("GET", f"/{headers['location'].lstrip('.')}", "page")
 
     async def go(self, method: str, path: str, what: str) -> None:
         status, headers, body = await self.request(method, path, what)
