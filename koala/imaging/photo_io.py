@@ -149,6 +149,8 @@ def read_photo(path: Path, limits: PictureLimits | None = None) -> Photo:
 def is_large(path: Path) -> bool:
     """Whether a photo should be alone in memory, by the size of its file and by what its header says."""
     with suppress(UnreadableImageError, OSError), decoder_errors():
+        if not path.is_file():  # a pipe would be waited for
+            return False
         if path.stat().st_size > _LARGE_BYTES:
             return True
         with Image.open(path) as image:

@@ -12,7 +12,7 @@ from koala.core.errors import UserError
 from koala.imaging import decoders
 from koala.imaging.errors import UnreadableImageError, check_size, decoder_errors, kind_of
 from koala.imaging.jpeg_intake import decode_image, validate_or_transcode
-from koala.imaging.photo_io import decode_photo, open_photos
+from koala.imaging.photo_io import decode_photo, is_large, open_photos
 from tests.photographs import encoded, make_photo
 
 WAYS = {
@@ -129,6 +129,7 @@ def test_what_has_no_end_is_not_opened(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "pipe.jpg")
+    assert not is_large(tmp_path / "pipe.jpg")
     with pytest.raises(UserError, match=r"pipe.jpg: neither a file nor a folder"):
         open_photos(tmp_path / "pipe.jpg")
 
