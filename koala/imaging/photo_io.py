@@ -21,7 +21,7 @@ from koala.core.atomic_io import open_atomic
 from koala.core.errors import UserError
 from koala.imaging import metadata
 from koala.imaging.color_profile import convert_to_srgb, srgb_profile
-from koala.imaging.decoders import Decoded, decode_image, open_picture
+from koala.imaging.decoders import Decoded, decode_pillow_image, open_picture
 from koala.imaging.errors import UnreadableImageError, check_bytes, decoder_errors, kind_of, optional_package
 from koala.imaging.samples import convert_depth
 from koala.imaging.tiff_pages import TiffWriter
@@ -175,7 +175,7 @@ def is_picture_name(path: Path) -> bool:
 def from_image(image: Image.Image) -> Photo:
     """The photograph that Pillow holds in memory; see `decode_photo`."""
     with decoder_errors(image.format or ""):
-        return _finished(decode_image(image))
+        return _finished(decode_pillow_image(image))
 
 
 def suffix_for(photo: Path) -> str:
