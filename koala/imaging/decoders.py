@@ -22,7 +22,7 @@ from koala.imaging.errors import (
     MissingPackageError,
     UnreadableImageError,
     check_bytes,
-    check_size,
+    check_pixels,
     decoder_errors,
     kind_of,
     optional_package,
@@ -107,7 +107,7 @@ def open_picture(data: bytes, limits: PictureLimits | None = None, for_shards: b
 
 def _open_jpeg(data: bytes, limits: PictureLimits, for_shards: bool) -> PictureFile:
     stream = JpegStream(data)
-    check_size(*(size := (stream.frame.width, stream.frame.height)), limits)
+    check_pixels(*(size := (stream.frame.width, stream.frame.height)), limits)
     return PictureFile("JPEG", size, [0], "", lambda _: _read_jpeg(stream, data))
 
 
@@ -157,7 +157,7 @@ def _unusual_jpeg(stream: JpegStream, data: bytes) -> Samples:
 
 def _open_png(data: bytes, limits: PictureLimits, for_shards: bool) -> PictureFile:
     chunks = PngChunks(data)
-    check_size(*(size := (chunks.width, chunks.height)), limits)
+    check_pixels(*(size := (chunks.width, chunks.height)), limits)
     remainder = _FRAMES if chunks.is_animation else ""
     return PictureFile("PNG", size, [0], remainder, lambda _: _read_png(chunks, for_shards))
 
@@ -219,7 +219,7 @@ def _read_page(pages: TiffPages, number: int, data: bytes, limits: PictureLimits
     else:
         metadata.add_orientation(exif, words.get(metadata.XMP_TAG, b""))
     if isinstance(pixels, Image.Image):
-        check_size(*pixels.size, limits)
+        check_pixels(*pixels.size, limits)
         return _of_image(pixels, profile, exif, info)
     return Decoded(pixels, f"{8 * pixels.itemsize} bits", profile, exif, info)
 
@@ -256,7 +256,7 @@ def _open_with_pillow(kind: str, data: bytes, limits: PictureLimits, for_shards:
     if kind in _UNSUPPORTED or (kind and kind not in Image.OPEN):
         raise UnreadableImageError(f"{kind}: not supported; save it as JPEG, PNG or TIFF")
     image = _opened(data, *(name for name in Image.OPEN if name not in _UNSUPPORTED))
-    check_size(*image.size, limits)
+    check_pixels(*image.size, limits)
     if for_shards and kind == "WEBP":
         _check_riff(data)
     kind = image.format or kind
@@ -266,7 +266,7 @@ def _open_with_pillow(kind: str, data: bytes, limits: PictureLimits, for_shards:
         if kind == "WEBP" and (samples := _webp_samples(data, image.size)) is not None:
             profile = image.info.get("icc_profile") or b""
             return Decoded(samples, image.mode, profile, metadata.exif_of(image), dict(image.info))
-        return decode_image(image)
+        return decode_pillow_image(image)
 
     return PictureFile(kind, image.size, [0], remainder, read)
 
@@ -299,7 +299,7 @@ def _check_riff(data: bytes) -> None:
 # ---------------------------------------------------------------- samples
 
 
-def decode_image(image: Image.Image) -> Decoded:
+def decode_pillow_image(image: Image.Image) -> Decoded:
     """What Pillow holds in memory or is about to decode."""
     exif, info = metadata.exif_of(image), dict(image.info)
     info["comments"] = (info["comment"],) if isinstance(info.get("comment"), bytes) else ()

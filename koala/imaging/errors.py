@@ -87,7 +87,7 @@ def _is_accepted(accepts: Callable[[bytes], bool | str], data: bytes) -> bool:
         return False
 
 
-def check_size(width: int, height: int, limits: PictureLimits) -> None:
+def check_pixels(width: int, height: int, limits: PictureLimits) -> None:
     """Refuse a picture whose header asks for more memory than is allowed.
 
     Raises:

@@ -19,7 +19,7 @@ from koala.imaging.errors import (
     MissingPackageError,
     UnreadableImageError,
     check_bytes,
-    check_size,
+    check_pixels,
     decoder_errors,
     kind_of,
 )
@@ -80,7 +80,7 @@ def _as_it_is(data: bytes, resize: ResizeRule, limits: PictureLimits) -> IntakeR
     """A JPEG that may enter with its own compressed pixels; none where it may not."""
     stream = JpegStream(data)
     width, height = size = stream.frame.width, stream.frame.height
-    check_size(width, height, limits)
+    check_pixels(width, height, limits)
     words = stream.words()
     mode = "L" if len(stream.frame.sampling) == 1 else "RGB"
     if (

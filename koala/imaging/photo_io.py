@@ -21,7 +21,7 @@ from koala.core.atomic_io import open_atomic
 from koala.core.errors import UserError
 from koala.imaging import metadata
 from koala.imaging.color_profile import convert_to_srgb, srgb_profile
-from koala.imaging.decoders import Decoded, decode_image, open_picture
+from koala.imaging.decoders import Decoded, decode_pillow_image, open_picture
 from koala.imaging.errors import UnreadableImageError, check_bytes, decoder_errors, kind_of, optional_package
 from koala.imaging.samples import convert_depth
 from koala.imaging.tiff_pages import TiffWriter
@@ -149,6 +149,8 @@ def read_photo(path: Path, limits: PictureLimits | None = None) -> Photo:
 def is_large(path: Path) -> bool:
     """Whether a photo should be alone in memory, by the size of its file and by what its header says."""
     with suppress(UnreadableImageError, OSError), decoder_errors():
+        if not path.is_file():  # a pipe would be waited for
+            return False
         if path.stat().st_size > _LARGE_BYTES:
             return True
         with Image.open(path) as image:
@@ -173,7 +175,7 @@ def is_picture_name(path: Path) -> bool:
 def from_image(image: Image.Image) -> Photo:
     """The photograph that Pillow holds in memory; see `decode_photo`."""
     with decoder_errors(image.format or ""):
-        return _finished(decode_image(image))
+        return _finished(decode_pillow_image(image))
 
 
 def suffix_for(photo: Path) -> str:

@@ -19,7 +19,7 @@ from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
 from koala.config.imaging import PictureLimits
 from koala.imaging import metadata
 from koala.imaging.color_profile import srgb_profile
-from koala.imaging.errors import UnreadableImageError, check_size, optional_package
+from koala.imaging.errors import UnreadableImageError, check_pixels, optional_package
 from koala.imaging.png_chunks import check_zlib
 from koala.imaging.samples import ROWS, bands, convert_depth, divide_by_alpha, fill_range
 
@@ -161,9 +161,9 @@ class TiffPages:
     def _checked_page(self, number: int) -> tifffile.TiffPage:
         """A page whose header asks for nothing unusual."""
         page = self._page(number)
-        check_size(page.imagewidth, page.imagelength, self._limits)
+        check_pixels(page.imagewidth, page.imagelength, self._limits)
         if page.is_tiled:
-            check_size(page.tilewidth, page.tilelength, self._limits)
+            check_pixels(page.tilewidth, page.tilelength, self._limits)
         if page.dtype is None or page.dtype.kind not in "bu" or _bits(page) > 16:
             kind = f"of {page.dtype}" if page.dtype else f"of {page.bitspersample} bits"
             raise UnreadableImageError(f"TIFF {kind}, whose range is not known; save it with 8 or 16 bits")

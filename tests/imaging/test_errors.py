@@ -10,9 +10,9 @@ from koala.config.data import ResizeRule
 from koala.config.imaging import PictureLimits
 from koala.core.errors import UserError
 from koala.imaging import decoders
-from koala.imaging.errors import UnreadableImageError, check_size, decoder_errors, kind_of
+from koala.imaging.errors import UnreadableImageError, check_pixels, decoder_errors, kind_of
 from koala.imaging.jpeg_intake import decode_image, validate_or_transcode
-from koala.imaging.photo_io import decode_photo, open_photos
+from koala.imaging.photo_io import decode_photo, is_large, open_photos
 from tests.photographs import encoded, make_photo
 
 WAYS = {
@@ -129,6 +129,7 @@ def test_what_has_no_end_is_not_opened(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "pipe.jpg")
+    assert not is_large(tmp_path / "pipe.jpg")
     with pytest.raises(UserError, match=r"pipe.jpg: neither a file nor a folder"):
         open_photos(tmp_path / "pipe.jpg")
 
@@ -144,7 +145,7 @@ def test_more_pixels_can_be_allowed(monkeypatch):
 @pytest.mark.parametrize("size", [(0, 5), (5, 0)])
 def test_a_picture_without_pixels_is_none(size):
     with pytest.raises(UnreadableImageError, match="pixels"):
-        check_size(*size, PictureLimits())
+        check_pixels(*size, PictureLimits())
 
 
 def test_webps_are_as_long_as_they_say():
