@@ -26,6 +26,22 @@ class ExtractorSettings(Strict):
 
 
 @dataclass(frozen=True)
+class NetworkSettings(Strict):
+    """The network that is trained.
+
+    In a file, network = "pyramid" is short for a table with that name.
+    """
+
+    name: Annotated[Literal["fusion", "pyramid"], arg(name="")] = "fusion"
+    """What the network takes of the extractor: fusion, one vector for the whole picture, as in the report; pyramid, its
+    feature maps at strides 4 to 32, which say where things are."""
+    extractor_rate: Annotated[float, Field(ge=0, le=1), Advanced] = 0.0
+    """Learning rate of a pyramid's extractor, as a share of the others'; 0 leaves it frozen."""
+    hints: Annotated[bool, Advanced] = False
+    """Train a pyramid to take hints: colours that people give at some places of the picture."""
+
+
+@dataclass(frozen=True)
 class ObjectiveSettings(Strict):
     """The objective: what training minimises.
 
@@ -38,6 +54,8 @@ class ObjectiveSettings(Strict):
     rebalancing: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """How much more rare colours count in weighted-mse and classification, from 0 (no more than others) to 1. Less
     gives paler pictures with fewer wrong colours. Zhang et al. take 0.5."""
+    mean_error: Annotated[float, Field(ge=0), Advanced] = 0.0
+    """Weight of the squared error of the bins' mean colour, beside classification."""
     colorfulness: Annotated[float, Field(ge=0), Advanced] = 0.0
     """Weight of a term that asks for pictures as colourful as their photos. It rises over the first half of a
     training."""

@@ -8,7 +8,7 @@ from tyro.conf import Suppress, arg
 
 from koala.config.data import DataSettings
 from koala.config.fields import Advanced, Count, Device, Dir, MixedPrecision, Strict
-from koala.config.models import ExtractorSettings, ObjectiveSettings, _named
+from koala.config.models import ExtractorSettings, NetworkSettings, ObjectiveSettings, _named
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class TrainSettings(Strict):
     """Name of the run, which begins its folder's; by default that of RUN.toml."""
     data: DataSettings = field(default_factory=DataSettings)
     extractor: ExtractorSettings = field(default_factory=ExtractorSettings)
+    network: Annotated[NetworkSettings, BeforeValidator(_named)] = field(default_factory=NetworkSettings)
     objective: Annotated[ObjectiveSettings, BeforeValidator(_named)] = field(default_factory=ObjectiveSettings)
     batch_size: Count = 50
     """Images in a step, over all processes (the global batch)."""

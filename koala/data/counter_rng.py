@@ -34,18 +34,19 @@ def philox(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint
     return np.stack([a, b, c, d], axis=1).astype(np.uint32)
 
 
-def uniforms(seed: int, epochs: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.float64]:
+def uniforms(seed: int, epochs: NDArray[np.int64], samples: NDArray[np.int64], use: int = 0) -> NDArray[np.float64]:
     """Four numbers in [0, 1) for each sample in each epoch, whatever batch it comes in.
 
     Args:
         seed: of a training, below 2^64.
         epochs: `(N,)`.
         samples: `(N,)`.
+        use: what they are for; other uses get other numbers.
 
     Returns:
         `(N, 4)`.
     """
     samples = samples.astype(np.uint64)
-    columns = samples & _LOW, samples >> _HALF, epochs.astype(np.uint64), np.zeros_like(samples)
+    columns = samples & _LOW, samples >> _HALF, epochs.astype(np.uint64), np.full_like(samples, use)
     bits = philox(np.stack(columns, axis=1).astype(np.uint32), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
     return bits / 2.0**32

@@ -117,16 +117,20 @@ def soft_targets(ab: Tensor) -> tuple[Tensor, Tensor]:
     return shaped(which), shaped(shares)
 
 
-def annealed_mean(logits: Tensor, temperature: float) -> Tensor:
+def annealed_mean(logits: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
     """The colour of a distribution: `(B, Q, H, W)` logits to `(B, 2, H, W)`.
 
     Args:
         logits: of the bins.
         temperature: 1 gives the mean, which is grey where colours are open; towards 0 it becomes the likeliest bin.
+        weights: `(Q,)` by which each bin's share is multiplied before; none leaves the shares as they are.
 
     References:
         Zhang et al., eq. 5, with 0.38.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        shares = torch.softmax(logits.float() / temperature, dim=1)
+        logits = logits.float()
+        if weights is not None:
+            logits = logits + weights.log()[:, None, None]
+        shares = torch.softmax(logits / temperature, dim=1)
         return torch.einsum("bqhw,qc->bchw", shares, _centers_on(logits.device))

@@ -33,8 +33,8 @@ from koala.core.atomic_io import sha256, write_atomic
 from koala.core.errors import UserError
 from koala.core.version import __version__
 from koala.models import extractor, hub
-from koala.models.network import Network
-from koala.models.objectives import required_head
+from koala.models.build import blank_network
+from koala.models.network import ColorNetwork
 
 _PART = ".part-"
 
@@ -59,15 +59,14 @@ class Checkpoint:
     extractor_sha256: str
     state: dict[str, Any]
 
-    def network(self) -> Network:
+    def network(self) -> ColorNetwork:
         """The trained network, in evaluation mode on the CPU.
 
         Raises:
             UserError: its weights cannot be read, or are those of another network.
         """
         path = self.path / "model.safetensors"
-        with torch.device("meta"):  # takes no memory, whatever sizes the description names
-            network = Network(self.embedding_size, required_head(self.settings.objective))
+        network = blank_network(self.settings, self.embedding_size)
         weights = {name: weight.float() for name, weight in extractor.read_tensors(path).items()}
         try:
             network.load_state_dict(weights, assign=True)

@@ -1,9 +1,12 @@
 """The frozen network whose view of the whole picture is fused into the colourisation."""
 
+import contextlib
 import hashlib
 import importlib.util
+import logging
 import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from koala.config.models import ExtractorSettings as Settings
 from koala.core.errors import UserError, first_line
 from koala.models import hub
 from koala.models.batch_norm_folding import fold_batch_norms
+
+STRIDES = (4, 8, 16, 32)  # of the feature maps that a pyramid takes
 
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
@@ -85,8 +90,57 @@ class Extractor(nn.Module):
     def forward(self, lightness: Tensor) -> Tensor:
         """`(B, 1, H, W)` lightness in -1..1 to `(B, E)`."""
         grey = F.interpolate(lightness, self.input_size, mode="bilinear", antialias=True, align_corners=False)
-        picture = ((grey + 1) / 2 - self.mean) / self.std
-        return self.model(picture.contiguous(memory_format=torch.channels_last))
+        return self.model(_as_photo(grey, self.mean, self.std))
+
+
+class FeatureMaps(nn.Module):
+    """A timm model's feature maps, of a picture at its own size: lightness in, one map at each of `STRIDES` out.
+
+    Batch normalisation keeps the statistics that the model came with, and is folded into the convolutions.
+
+    Args:
+        model: made by timm with `features_only`, its outputs those at `STRIDES`.
+
+    Attributes:
+        channels: of the maps.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = fold_batch_norms(model.eval())
+        self.channels: list[int] = model.feature_info.channels()
+        mean, std = (torch.tensor(model.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "FeatureMaps":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, lightness: Tensor) -> list[Tensor]:
+        """`(B, 1, H, W)` lightness in -1..1 to `(B, C, H / stride, W / stride)` for each stride.
+
+        H and W are multiples of the largest stride.
+        """
+        sizes = [[length // stride for length in lightness.shape[-2:]] for stride in STRIDES]
+        maps = self.model(_as_photo(lightness, self.mean, self.std))
+        return [_fitted(features, size) for features, size in zip(maps, sizes, strict=True)]
+
+
+def _as_photo(lightness: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """`(B, 1, H, W)` lightness as a grey photo in the model's normalisation, `(B, 3, H, W)`."""
+    return (((lightness + 1) / 2 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _fitted(features: Tensor, size: list[int]) -> Tensor:
+    """A map of a model that pads in its own way, at the size that its stride says."""
+    if features.shape[-2:] == tuple(size):
+        return features
+    return F.interpolate(features, size, mode="bilinear", align_corners=False)
 
 
 def build_extractor(settings: Settings, seed: int = 0, flag: str = "--extractor.weights") -> Extractor | None:
@@ -103,10 +157,37 @@ def build_extractor(settings: Settings, seed: int = 0, flag: str = "--extractor.
     if settings.name == "none":
         return None
     _check_known(settings.name)
-    model = _random(settings.name, seed) if settings.weights == "random" else _with_weights(settings, flag)
+    model = _build(settings, seed, flag)
     if settings.features == "pooled":
         model.reset_classifier(0)
     return Extractor(model, settings.batch_statistics)
+
+
+def build_feature_maps(settings: Settings, seed: int = 0, flag: str = "--extractor.weights") -> FeatureMaps:
+    """Make the model that the settings name, for its feature maps.
+
+    Args:
+        settings: which model, and its weights.
+        seed: of random weights.
+        flag: that names a file of weights, for errors.
+
+    Raises:
+        UserError: timm has no such model, or no maps of it at these strides, or its weights are not to be had.
+    """
+    import timm
+
+    if settings.name == "none":
+        raise UserError('a pyramid needs an extractor; name one with --extractor.name, or choose --network "fusion"')
+    _check_known(settings.name)
+    config: Any = timm.create_model(settings.name, pretrained=False, features_only=True)
+    strides = config.feature_info.reduction()
+    if not set(STRIDES) <= set(strides):
+        raise UserError(
+            f"{settings.name} has feature maps at strides {', '.join(map(str, strides))}, and a pyramid needs 4, 8, 16 "
+            "and 32; choose another --extractor.name"
+        )
+    places = tuple(config.feature_info.out_indices[strides.index(stride)] for stride in STRIDES)
+    return FeatureMaps(_build(settings, seed, flag, features_only=True, out_indices=places))
 
 
 def bytes_to_download(settings: Settings, flag: str = "--extractor.weights") -> int | None:
@@ -138,15 +219,18 @@ def _check_known(name: str) -> None:
         raise UserError(f"timm has no model {name}; {hint}")
 
 
-def _random(name: str, seed: int) -> Any:
+def _build(settings: Settings, seed: int, flag: str, **options: Any) -> Any:
+    """Timm's model with the weights that the settings say."""
     import timm
 
+    if settings.weights != "random":
+        return _with_weights(settings, flag, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return timm.create_model(name, pretrained=False)
+        return timm.create_model(settings.name, pretrained=False, **options)
 
 
-def _with_weights(settings: Settings, flag: str) -> Any:
+def _with_weights(settings: Settings, flag: str, options: dict[str, Any]) -> Any:
     """The model with weights from a file, through timm, which knows how each of its models names them."""
     import timm
 
@@ -159,11 +243,25 @@ def _with_weights(settings: Settings, flag: str) -> Any:
     else:
         state = read_weights(_fetch(settings.name, flag))
     try:
-        model = timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
+        with _without_notes():
+            overlay = {"state_dict": state}
+            model = timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except (RuntimeError, KeyError, ValueError, AttributeError, TypeError):
         raise UserError(f"the weights are not those of {settings.name}; name its own file with {flag} FILE") from None
     model.pretrained_cfg.pop("state_dict")
     return model
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Timm tells of the layers of a file that a model without its head has no use for."""
+    log = logging.getLogger("timm.models")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def weights_sha256(extractor: Extractor) -> str:

@@ -86,8 +86,60 @@ def decoder(head: Head = "ab") -> nn.Sequential:
     return nn.Sequential(*trunk, up(), _with_relu(_conv(64, 32)), _conv(32, 2), nn.Tanh(), up())
 
 
-class Network(nn.Module):
-    """Lightness and the embedding of the whole picture to ab: the part that is trained.
+class ColorNetwork(nn.Module):
+    """What all networks that are trained share: what they predict, and how that becomes ab.
+
+    Args:
+        head: what is predicted: ab itself, or which bin of the ab plane it lies in.
+
+    Attributes:
+        stride: height and width of pictures are multiples of it.
+        embedding_size: E of the embedding that is taken; 0 where none is.
+        hints: whether hints are taken.
+        prior: `(Q,)` how often each bin occurs in what was trained on, where that is kept.
+    """
+
+    stride = STRIDE
+    embedding_size = 0
+    hints = False
+    prior: Tensor | None
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head: Head = head
+        self.register_buffer("prior", None)
+
+    def check(self, lightness: Tensor, hints: Tensor | None) -> None:
+        """Refuse what the network cannot take.
+
+        Raises:
+            ValueError: height or width is no multiple of the stride, or there are hints and none are taken.
+        """
+        if lightness.shape[-1] % self.stride or lightness.shape[-2] % self.stride:
+            raise ValueError(f"height and width must be multiples of {self.stride}, got {tuple(lightness.shape)}")
+        if hints is not None and not self.hints:
+            raise ValueError("this network was not trained to take hints")
+
+    def to_ab(self, output: Tensor, temperature: float = ab_bins.TEMPERATURE, rebalancing: float = 0.0) -> Tensor:
+        """What `forward` returns as `(B, 2, H, W)` ab, float32.
+
+        Args:
+            output: of `forward`.
+            temperature: of the mean over bins, see `ab_bins.annealed_mean`; a network that predicts ab has none.
+            rebalancing: how much more rare colours count in it, see `ab_bins.rebalancing_weights`; a network that
+                keeps no prior has none.
+        """
+        if self.head == "ab":
+            return output.float()
+        weights = (
+            ab_bins.rebalancing_weights(self.prior, rebalancing) if self.prior is not None and rebalancing else None
+        )
+        ab = color.from_units(ab_bins.annealed_mean(output, temperature, weights))
+        return F.interpolate(ab, scale_factor=ab_bins.STRIDE, mode="bilinear", align_corners=False)
+
+
+class Network(ColorNetwork):
+    """Deep Koalarization: lightness and the embedding of the whole picture to ab.
 
     Args:
         embedding_size: E; 0 for a network without extractor.
@@ -95,18 +147,19 @@ class Network(nn.Module):
     """
 
     def __init__(self, embedding_size: int = 1000, head: Head = "ab") -> None:
-        super().__init__()
-        self.head = head
+        super().__init__(head)
+        self.embedding_size = embedding_size
         self.encoder = encoder()
         self.fusion = Fusion(embedding_size)
         self.decoder = decoder(head)
 
-    def forward(self, lightness: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def forward(self, lightness: Tensor, embedding: Tensor | None = None, hints: Tensor | None = None) -> Tensor:
         """Predict ab, or where it lies.
 
         Args:
             lightness: `(B, 1, H, W)` in -1..1.
             embedding: `(B, E)`, or none for a network without extractor.
+            hints: none; see `koala.models.pyramid` for a network that takes some.
 
         Returns:
             `(B, 2, H, W)` ab in -1..1, or `(B, Q, H/4, W/4)` logits.
@@ -114,21 +167,8 @@ class Network(nn.Module):
         Raises:
             ValueError: H or W is no multiple of 8.
         """
-        if lightness.shape[-1] % STRIDE or lightness.shape[-2] % STRIDE:
-            raise ValueError(f"height and width must be multiples of {STRIDE}, got {tuple(lightness.shape)}")
+        self.check(lightness, hints)
         return self.decoder(self.fusion(self.encoder(lightness), embedding))
-
-    def to_ab(self, output: Tensor, temperature: float = ab_bins.TEMPERATURE) -> Tensor:
-        """What `forward` returns as `(B, 2, H, W)` ab, float32.
-
-        Args:
-            output: of `forward`.
-            temperature: of the mean over bins, see `ab_bins.annealed_mean`; a network that predicts ab has none.
-        """
-        if self.head == "ab":
-            return output.float()
-        ab = color.from_units(ab_bins.annealed_mean(output, temperature))
-        return F.interpolate(ab, scale_factor=ab_bins.STRIDE, mode="bilinear", align_corners=False)
 
 
 class Colorizer(nn.Module):
@@ -141,31 +181,48 @@ class Colorizer(nn.Module):
 
     Attributes:
         temperature: for a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest one.
+        rebalancing: for a network that keeps a prior: how much more rare colours count.
     """
 
-    def __init__(self, network: Network, extractor: nn.Module | None, size: int) -> None:
+    def __init__(self, network: ColorNetwork, extractor: nn.Module | None, size: int) -> None:
         super().__init__()
         self.network = network
         self.extractor = extractor
         self.size = size
         self.temperature = ab_bins.TEMPERATURE
+        self.rebalancing = 0.0
 
     @torch.inference_mode()
-    def forward(self, lightness: Tensor, embedding: Tensor | None = None, temperature: float | None = None) -> Tensor:
+    def forward(
+        self,
+        lightness: Tensor,
+        embedding: Tensor | None = None,
+        temperature: float | None = None,
+        hints: Tensor | None = None,
+    ) -> Tensor:
         """Predict ab.
 
         Args:
             lightness: `(B, 1, H, W)` in -1..1.
             embedding: `(B, E)`, what the extractor saw, where that is known.
             temperature: in place of the model's own.
+            hints: `(B, 3, H, W)`, ab where people gave it and 1 there, for a network that takes hints.
 
         Returns:
             `(B, 2, H, W)` ab in -1..1, float32.
         """
-        return self.predict(lightness.contiguous(memory_format=torch.channels_last), embedding, temperature)
+        lightness = lightness.contiguous(memory_format=torch.channels_last)
+        return self.predict(lightness, embedding, temperature, hints)
 
-    def predict(self, lightness: Tensor, embedding: Tensor | None = None, temperature: float | None = None) -> Tensor:
+    def predict(
+        self,
+        lightness: Tensor,
+        embedding: Tensor | None = None,
+        temperature: float | None = None,
+        hints: Tensor | None = None,
+    ) -> Tensor:
         """`forward` in a form that can be traced: the memory's format and the mode of inference stay as they are."""
         if embedding is None and self.extractor is not None:
             embedding = self.extractor(lightness)
-        return self.network.to_ab(self.network(lightness, embedding), temperature or self.temperature)
+        output = self.network(lightness, embedding, hints)
+        return self.network.to_ab(output, temperature or self.temperature, self.rebalancing)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from koala.config.models import ObjectiveSettings
 from koala.imaging import ab_bins, color
-from koala.models.network import Head, Network
+from koala.models.network import ColorNetwork, Head
 
 _HUBER_DELTA = color.from_units(1.0)
 _COLORED = 5.0  # a* or b* that a picture must reach somewhere to be told colours from
@@ -64,6 +64,16 @@ def classification(logits: Tensor, true: Tensor, weights: Tensor) -> Tensor:
     surprise = -(shares * likelihood).sum(dim=1) * weights[ab_bins.bin_index(ab)]
     colored = (ab.abs().amax(dim=(1, 2, 3)) > _COLORED).float()
     return (surprise.mean(dim=(1, 2)) * colored).mean()
+
+
+def mean_error(logits: Tensor, true: Tensor) -> Tensor:
+    """Mean squared error of the mean colour of distributions over bins.
+
+    Args:
+        logits: `(B, Q, H / 4, W / 4)`.
+        true: `(B, 2, H, W)` ab.
+    """
+    return mse(color.from_units(ab_bins.annealed_mean(logits, 1.0)), F.avg_pool2d(true.float(), ab_bins.STRIDE))
 
 
 def colorfulness_error(lightness: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
@@ -125,7 +135,7 @@ class Objective:
         self._settings, self._weights, self._distance = settings, weights, distance
 
     def __call__(
-        self, network: Network, output: Tensor, lightness: Tensor, true: Tensor, joined: float = 1.0
+        self, network: ColorNetwork, output: Tensor, lightness: Tensor, true: Tensor, joined: float = 1.0
     ) -> Tensor:
         """The objective of a batch.
 
@@ -156,4 +166,5 @@ class Objective:
         assert self._weights is not None, "the objective needs a prior"
         if self._settings.name == "weighted-mse":
             return weighted_mse(output, true, self._weights)
-        return classification(output, true, self._weights)
+        loss = classification(output, true, self._weights)
+        return loss + self._settings.mean_error * mean_error(output, true) if self._settings.mean_error else loss

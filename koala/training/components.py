@@ -21,9 +21,10 @@ from koala.data.loader import Batch, load_batches
 from koala.data.sampler import EpochSampler, micro_batches
 from koala.data.shards import Shards, read_manifest
 from koala.imaging import ab_bins
+from koala.models.build import build_network
 from koala.models.extractor import Extractor, build_extractor, weights_sha256
-from koala.models.network import Network
-from koala.models.objectives import Objective, needs_prior, required_head
+from koala.models.network import ColorNetwork
+from koala.models.objectives import Objective, needs_prior
 from koala.models.perceptual import PerceptualLoss
 
 
@@ -84,11 +85,13 @@ class Loss:
 
     Attributes:
         objective: a function of a batch and its prediction.
-        prior_sha256: of the prior of colours; empty where none is used.
+        prior: `(Q,)` of colours, where one is used.
+        prior_sha256: of it; empty where none is used.
         perceptual_sha256: of the perceptual network's weights; empty without that term.
     """
 
     objective: Objective
+    prior: Tensor | None = None
     prior_sha256: str = ""
     perceptual_sha256: str = ""
 
@@ -99,7 +102,7 @@ class Components:
 
     data: TrainingData
     embedder: Embedder
-    network: Network
+    network: ColorNetwork
     loss: Loss
 
 
@@ -110,10 +113,17 @@ def build_components(settings: TrainSettings, accelerator: Accelerator) -> Compo
         UserError: shards, embeddings, weights or prior are not to be had, or the settings do not fit together.
     """
     data = open_data(settings.data, settings.seed, settings.deterministic)
-    embedder = build_embedder(settings.extractor, settings.data, settings.mixed_precision, settings.seed, accelerator)
+    embedder = Embedder()  # a pyramid holds its extractor itself
+    if settings.network.name == "fusion":
+        embedder = build_embedder(
+            settings.extractor, settings.data, settings.mixed_precision, settings.seed, accelerator
+        )
     torch.manual_seed(settings.seed)
-    network = Network(embedder.size, required_head(settings.objective))
+    # the first process fetches the extractor's weights, the others find them
+    network = main_process_first(accelerator, lambda: build_network(settings, embedder.size))
     loss = build_loss(settings.objective, settings.data.shards, settings.data.size, accelerator)
+    if network.prior is not None and loss.prior is not None:
+        network.prior.copy_(loss.prior)
     return Components(data, embedder, network, loss)
 
 
@@ -158,7 +168,7 @@ def build_embedder(
 
 def build_loss(settings: ObjectiveSettings, shards: Path, size: int, accelerator: Accelerator) -> Loss:
     """The objective, with the weights of rare colours and the perceptual network that it needs."""
-    device, prior_sha256, weights, perceptual = accelerator.device, "", None, None
+    device, prior, prior_sha256, weights, perceptual = accelerator.device, None, "", None, None
     if needs_prior(settings):
         prior = on_main_process(accelerator, lambda: color_prior.read_prior(shards))
         prior_sha256 = color_prior.prior_sha256(prior)
@@ -167,7 +177,7 @@ def build_loss(settings: ObjectiveSettings, shards: Path, size: int, accelerator
         # the first process fetches the weights, the others find them
         perceptual = main_process_first(accelerator, lambda: PerceptualLoss(settings, size)).to(device)
     objective = Objective(settings, weights, perceptual)
-    return Loss(objective, prior_sha256, perceptual.sha256 if perceptual is not None else "")
+    return Loss(objective, prior, prior_sha256, perceptual.sha256 if perceptual is not None else "")
 
 
 def training_batches(

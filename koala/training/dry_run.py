@@ -16,9 +16,8 @@ from koala.core.templates import template_path
 from koala.data.sample_filter import open_filtered
 from koala.data.sampler import EpochSampler, micro_batches
 from koala.data.shards import read_manifest
+from koala.models.build import build_network
 from koala.models.extractor import build_extractor
-from koala.models.network import Network
-from koala.models.objectives import required_head
 from koala.training import estimate
 from koala.training.run_folder import lasting
 from koala.training.schedule import total_images
@@ -53,8 +52,10 @@ def describe_training(settings: TrainSettings, processes: int) -> str:
     """
     images = count_images(settings)
     total = total_images(images.train, settings.epochs, settings.batch_size)
-    extractor = build_extractor(replace(settings.extractor, weights="random"))
-    network = Network(extractor.embedding_size if extractor is not None else 0, required_head(settings.objective))
+    fused = settings.network.name == "fusion"
+    extractor = build_extractor(replace(settings.extractor, weights="random")) if fused else None
+    size = extractor.embedding_size if extractor is not None else 0
+    network = build_network(settings, size, pretrained=False)
     sampler, pieces = EpochSampler((settings.batch_size,), settings.seed), settings.gradient_accumulation_steps
     piece = len(next(micro_batches(sampler, 0, settings.batch_size, rank=0, world_size=processes, accumulation=pieces)))
     facts = {

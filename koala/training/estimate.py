@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from koala.config.training import TrainSettings
-from koala.models.network import Network
+from koala.models.network import ColorNetwork
 
 Module = TypeVar("Module", bound=nn.Module)
 _IMAGES = 2  # in the batch that is thought through: batch normalisation refuses a single one
 
 
-def flops_per_image(network: Network, extractor: nn.Module | None, size: int) -> int:
+def flops_per_image(network: ColorNetwork, extractor: nn.Module | None, size: int) -> int:
     """Floating-point operations of one training step, for each image of it.
 
     Multiplications and additions of convolutions and matrices are counted, as is usual: forward and backward through
@@ -35,7 +35,7 @@ def flops_per_image(network: Network, extractor: nn.Module | None, size: int) ->
     return counter.get_total_flops() // _IMAGES
 
 
-def activation_bytes(network: Network, size: int) -> int:
+def activation_bytes(network: ColorNetwork, size: int) -> int:
     """Bytes of fp32 that the forward pass keeps of each image for the backward pass."""
     network, kept = _shadow(network), dict[int, Tensor]()
     weights = {id(weight) for weight in network.parameters()}
@@ -50,7 +50,7 @@ def activation_bytes(network: Network, size: int) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in kept.values()) // _IMAGES
 
 
-def layer_shapes(network: Network, size: int) -> Mapping[str, tuple[int, ...]]:
+def layer_shapes(network: ColorNetwork, size: int) -> Mapping[str, tuple[int, ...]]:
     """Output shape of each part of the network, without the batch."""
     network, found = _shadow(network), dict[str, tuple[int, ...]]()
     with _watching(network, found), torch.no_grad():
@@ -59,7 +59,7 @@ def layer_shapes(network: Network, size: int) -> Mapping[str, tuple[int, ...]]:
 
 
 def training_facts(
-    settings: TrainSettings, network: Network, extractor: nn.Module | None, piece: int, total: int
+    settings: TrainSettings, network: ColorNetwork, extractor: nn.Module | None, piece: int, total: int
 ) -> dict[str, str]:
     """What a training takes, in words: shapes, parameters, arithmetic, memory.
 
@@ -78,7 +78,7 @@ def training_facts(
     state = trained * 4 * (5 if settings.ema else 4) + sum(weight.numel() * weight.element_size() for weight in frozen)
     activations = activation_bytes(network, size) * piece // (1 if settings.mixed_precision == "no" else 2)
     return {
-        "input": f"lightness (1, {size}, {size}), embedding ({network.fusion.embedding_size})",
+        "input": f"lightness (1, {size}, {size}), embedding ({network.embedding_size})",
         **{part: str(shape) for part, shape in layer_shapes(network, size).items()},
         "parameters": f"{trained:,} trained, {sum(weight.numel() for weight in frozen):,} frozen",
         "arithmetic": f"{flops / 1e9:.1f} GFLOP an image, {flops * total:.3g} FLOP in all",
@@ -107,6 +107,6 @@ def _lightness(size: int) -> Tensor:
     return torch.empty(_IMAGES, 1, size, size, device="meta")
 
 
-def _embedding(network: Network) -> Tensor | None:
-    size = network.fusion.embedding_size
+def _embedding(network: ColorNetwork) -> Tensor | None:
+    size = network.embedding_size
     return torch.empty(_IMAGES, size, device="meta") if size else None

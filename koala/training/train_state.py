@@ -10,7 +10,7 @@ from torch import Tensor
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models.checkpoint import Checkpoint
-from koala.models.network import Network
+from koala.models.network import ColorNetwork
 
 
 @dataclass
@@ -24,20 +24,20 @@ class TrainState:
         images_seen: the clock, over all processes.
     """
 
-    network: Network
+    network: ColorNetwork
     optimizer: torch.optim.Optimizer
-    ema: Network | None = None
+    ema: ColorNetwork | None = None
     images_seen: int = 0
 
     @classmethod
-    def new(cls, network: Network, settings: TrainSettings) -> "TrainState":
+    def new(cls, network: ColorNetwork, settings: TrainSettings) -> "TrainState":
         """The state before the first step of a network that is on its device."""
         # the report's optimizer, all its arithmetic in one pass over the weights
-        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(parameter_groups(network, settings), lr=settings.learning_rate, fused=True)
         return cls(network, optimizer, deepcopy(network).requires_grad_(False) if settings.ema else None)
 
     @property
-    def model(self) -> Network:
+    def model(self) -> ColorNetwork:
         """What is validated, saved and used: the moving average, where there is one."""
         return self.network if self.ema is None else self.ema
 
@@ -61,7 +61,7 @@ class TrainState:
             self.optimizer.load_state_dict(saved["optimizer"])
             if scaler is not None and saved.get("scaler"):
                 scaler.load_state_dict(saved["scaler"])
-            fits = all(self._fits(weight) for weight in self.network.parameters())
+            fits = all(self._fits(weight) for weight in self.network.parameters() if weight.requires_grad)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             fits = False
         if not fits:
@@ -93,6 +93,15 @@ class TrainState:
         differences = list(torch._foreach_sub(weights, averages))
         torch._foreach_mul_(differences, (1 - skip) * (share if self.images_seen else 1.0))
         torch._foreach_add_(averages, differences)
+
+
+def parameter_groups(network: ColorNetwork, settings: TrainSettings) -> list[dict[str, Any]]:
+    """What is trained, each with its share of the learning rate: a pyramid's extractor has its own."""
+    trained = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    extractor = [weight for name, weight in trained if name.startswith("extractor.")]
+    rest = [weight for name, weight in trained if not name.startswith("extractor.")]
+    groups = [{"params": rest, "rate_share": 1.0}]
+    return [*groups, {"params": extractor, "rate_share": settings.network.extractor_rate}] if extractor else groups
 
 
 def ema_share(batch: int, half_life: int) -> float:

@@ -25,6 +25,7 @@ from koala.core.distributed import GracefulStop, is_main_process, mean_over_proc
 from koala.core.errors import UserError, first_line
 from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
+from koala.data.hints import draw_squares, reveal
 from koala.data.loader import Batch
 from koala.evaluation.failure_signs import FailureWatch
 from koala.models import checkpoint
@@ -139,15 +140,16 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
         parts: this process's micro-batches.
     """
     settings, state, accelerator = trainer.settings, trainer.state, trainer.accelerator
+    rate = learning_rate(state.images_seen, trainer.total, settings)
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.images_seen, trainer.total, settings)
+        group["lr"] = rate * group.get("rate_share", 1.0)
     share = ramp_up(state.images_seen, trainer.total)
     objective, pieces, losses = trainer.components.loss.objective, settings.gradient_accumulation_steps, []
     for piece in range(pieces):
         batch = trainer.next_batch(parts)
         last = piece == pieces - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(trainer.model):
-            output = predict(trainer.model, trainer.components.embedder, batch, accelerator)
+            output = predict(trainer.model, trainer.components.embedder, batch, accelerator, trainer.hints(batch))
             loss = objective(state.network, output, batch.lightness, batch.ab, share) / pieces
             accelerator.backward(loss)
         losses.append(loss.detach())
@@ -268,6 +270,13 @@ class Trainer:
             batch = next(parts)
         self.samples.add(self.state.images_seen, batch)
         return batch
+
+    def hints(self, batch: Batch) -> Tensor | None:
+        """What is revealed of a batch's colours, to a network that takes hints."""
+        if not self.state.network.hints:
+            return None
+        settings = self.settings
+        return reveal(batch.ab, draw_squares(settings.seed, self.state.images_seen, batch.samples, settings.data.size))
 
     def update(self, norm: Tensor) -> None:
         """Step the optimizer and the moving average, unless the gradient is not finite: decided on the device."""

@@ -15,17 +15,19 @@ from koala.data.loader import Batch, load_batches
 from koala.data.sampler import sequential_batches
 from koala.data.shards import Shards
 from koala.models import checkpoint
-from koala.models.network import Network
+from koala.models.network import ColorNetwork
 from koala.training.components import Components, Embedder
 
 _BATCH = 50  # images at a time, in each process, at the most
 
 
-def predict(model: nn.Module, embedder: Embedder, batch: Batch, accelerator: Accelerator) -> Tensor:
-    """The network's output, from a batch's lightness and its embedding, cached or computed now."""
+def predict(
+    model: nn.Module, embedder: Embedder, batch: Batch, accelerator: Accelerator, hints: Tensor | None = None
+) -> Tensor:
+    """The network's output, from a batch's lightness, its embedding, cached or computed now, and hints."""
     lightness = batch.lightness.contiguous(memory_format=torch.channels_last)
     with accelerator.autocast():
-        return model(lightness, embedder.embed(lightness, batch.embedding))
+        return model(lightness, embedder.embed(lightness, batch.embedding), hints)
 
 
 class Validator:
@@ -53,7 +55,7 @@ class Validator:
         return known is None or known.images_seen < images_seen
 
     @torch.no_grad()
-    def loss(self, model: Network, show: Callable[[Batch, Tensor], None]) -> float | None:
+    def loss(self, model: ColorNetwork, show: Callable[[Batch, Tensor], None]) -> float | None:
         """Mean of the objective over all validation images, each once, on any number of processes.
 
         Args:

@@ -1,0 +1,48 @@
+"""The network that a training's settings name."""
+
+import contextlib
+from dataclasses import replace
+
+import torch
+
+from koala.config.training import TrainSettings
+from koala.core.errors import UserError
+from koala.models.extractor import build_feature_maps
+from koala.models.network import ColorNetwork, Network
+from koala.models.objectives import required_head
+
+
+def build_network(settings: TrainSettings, embedding_size: int = 0, *, pretrained: bool = True) -> ColorNetwork:
+    """Make the network, with weights drawn from torch's generator.
+
+    Args:
+        settings: of the training.
+        embedding_size: E of what a fusion network is given.
+        pretrained: give a pyramid's extractor the weights that the settings say; else random ones, for others follow.
+
+    Raises:
+        UserError: the settings do not fit together, or the extractor's weights are not to be had.
+    """
+    head, network, extractor = required_head(settings.objective), settings.network, settings.extractor
+    if network.name == "fusion":
+        if network.hints or network.extractor_rate:
+            raise UserError("only a pyramid takes hints or trains its extractor; choose --network pyramid")
+        return Network(embedding_size, head)
+    from koala.models.pyramid import PyramidNetwork
+
+    if extractor.cache or extractor.batch_statistics:
+        raise UserError(
+            "a pyramid uses no cached embeddings and no batch statistics; leave out --extractor.cache and "
+            "--extractor.batch-statistics"
+        )
+    if settings.data.size % PyramidNetwork.stride:
+        raise UserError(f"a pyramid needs --data.size to be a multiple of {PyramidNetwork.stride}")
+    maps = build_feature_maps(extractor if pretrained else replace(extractor, weights="random"), settings.seed)
+    return PyramidNetwork(maps, head, tuned=network.extractor_rate > 0, hints=network.hints)
+
+
+def blank_network(settings: TrainSettings, embedding_size: int) -> ColorNetwork:
+    """The network without its weights, for those of a checkpoint; arguments as of `build_network`."""
+    # a fusion network takes no memory, whatever sizes a checkpoint's description names
+    with torch.device("meta") if settings.network.name == "fusion" else contextlib.nullcontext():
+        return build_network(settings, embedding_size, pretrained=False)
