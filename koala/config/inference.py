@@ -48,6 +48,9 @@ class ColorizeSettings(Strict):
     options: OmitArgPrefixes[ColorizeOptions] = field(default_factory=ColorizeOptions)
     recolor: bool = False
     """Give photos that are in colour already new colours. By default these are copied as they are."""
+    hints: File | None = None
+    """Dabs of colour that the network is to follow, of the one photo: a transparent picture of the photo's size, or an
+    OpenRaster file with a layer named hints. An earlier result is replaced."""
     layers: Literal["none", "ora", "png"] = "none"
     """Write one more file for each photo, for retouching: ora writes NAME.ora (OpenRaster) with the grey photo and its
     colours on a layer, png writes NAME.layer.png, a transparent layer to put over the photo."""

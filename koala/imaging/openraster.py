@@ -18,6 +18,7 @@ References:
 
 import xml.etree.ElementTree as ET
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
@@ -27,7 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from koala.config.imaging import PictureLimits
 from koala.core.atomic_io import open_atomic
+from koala.core.errors import UserError, first_line
+from koala.imaging import photo_io
+from koala.imaging.errors import UnreadableImageError, check_bytes, check_pixels
+from koala.imaging.samples import convert_depth
 
 _LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded sRGB
 _THUMBNAIL = (256, 256)  # the largest that OpenRaster allows
@@ -71,6 +77,48 @@ def write_layer(path: Path, photo: Picture, color: Picture) -> None:
     layer = Image.fromarray(color_layer(photo, color))
     with open_atomic(path) as file:
         _save(layer, file)
+
+
+def read_layer(path: Path, name: str) -> Picture:
+    """A layer of an OpenRaster file, at its place in the whole picture.
+
+    Args:
+        path: the file.
+        name: of the layer, in any case.
+
+    Returns:
+        `(H, W, 4)` uint8 sRGB with alpha, of the whole picture's size.
+
+    Raises:
+        UserError: it is no OpenRaster file, or holds no such layer.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            image = ET.fromstring(archive.read("stack.xml"))
+            found = next((layer for layer in image.iter("layer") if layer.get("name", "").lower() == name), None)
+            if found is None:
+                raise UserError(f'{path} has no layer named "{name}"; name the layer so that holds the dabs of colour')
+            check_bytes(archive.getinfo(found.attrib["src"]).file_size, PictureLimits())
+            layer = photo_io.decode_photo(archive.read(found.attrib["src"]))
+            width, height, left, top = (int(place) for place in (image.attrib["w"], image.attrib["h"], *_corner(found)))
+            check_pixels(width, height, PictureLimits())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (zipfile.BadZipFile, ET.ParseError, KeyError, ValueError, NotImplementedError, zlib.error) as error:
+        raise UserError(f"{path} is no OpenRaster file that can be read ({first_line(error)}); save it again") from None
+    except UnreadableImageError as error:
+        raise UserError(f'{path}: the layer "{name}" cannot be read: {error}') from None
+    pixels, alpha = layer.pixels, layer.alpha
+    if alpha is None:
+        alpha = np.full(pixels.shape[:2], np.iinfo(pixels.dtype).max, pixels.dtype)
+    whole = Image.new("RGBA", (width, height))
+    whole.paste(Image.fromarray(convert_depth(np.dstack([pixels, alpha]), np.uint8)), (left, top))
+    return np.array(whole)
+
+
+def _corner(layer: ET.Element) -> tuple[str, str]:
+    """X and y of a layer's corner in the whole picture."""
+    return layer.get("x", "0"), layer.get("y", "0")
 
 
 def blend(grey: Picture, color: Picture) -> Picture:

@@ -22,7 +22,8 @@ def colorize_command(settings: ColorizeSettings) -> int:
         UserError: there is nothing to colour, no model, or a photo would be written over.
     """
     plan = plan_jobs(settings)
-    todo = plan.jobs if settings.overwrite else [job for job in plan.jobs if not job.is_done()]
+    again = settings.overwrite or settings.hints is not None
+    todo = plan.jobs if again else [job for job in plan.jobs if not job.is_done()]
     counts: Counter[Outcome] = Counter({"there": len(plan.jobs) - len(todo)})
     if todo:
         from koala.inference.workers import colorize_photos  # torch is not needed to say that nothing is to be done

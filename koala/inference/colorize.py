@@ -20,7 +20,9 @@ from torch import Tensor
 from koala.config.fields import Device
 from koala.config.inference import ColorizeOptions
 from koala.config.load import validate
+from koala.core.errors import UserError
 from koala.imaging import color, guided_filter, photo_io, toning
+from koala.inference.hints import HintsInput, place_hints, read_hints
 from koala.inference.photo_input import PhotoInput, read_pixels
 from koala.models.network import STRIDE, Colorizer
 from koala.models.pretrained import load_model
@@ -59,6 +61,7 @@ def colorize(  # type: ignore[overload-overlap]  # a str is a sequence of str, a
     strength: float = ...,
     temperature: float | None = ...,
     flip: bool = ...,
+    hints: HintsInput | None = ...,
 ) -> NDArray[Any]: ...
 
 
@@ -74,6 +77,7 @@ def colorize(
     strength: float = ...,
     temperature: float | None = ...,
     flip: bool = ...,
+    hints: None = ...,
 ) -> list[NDArray[Any]]: ...
 
 
@@ -88,6 +92,7 @@ def colorize(
     strength: float = 1.0,
     temperature: float | None = None,
     flip: bool = False,
+    hints: HintsInput | None = None,
 ) -> NDArray[Any] | list[NDArray[Any]]:
     """Colour a photo, or a list of photos. One that is in colour already comes back as it is.
 
@@ -105,6 +110,9 @@ def colorize(
         temperature: of a network trained by classification: 1 gives the mean colour, less gives the likeliest; by
             default the model's own.
         flip: colour the photo and its mirror image, and take the mean.
+        hints: dabs of colour that the network is to follow, of the one photo: a path of a picture with transparency or
+            of an OpenRaster file with a layer `hints`, a PIL image, or an array `(H, W, 4)` uint8. The photo is then
+            coloured also if it is in colour already.
 
     Returns:
         `(H, W, 3)` sRGB of the photo's own type: uint8, uint16, or float32 in 0..1; for a list, a list. L* is that of
@@ -112,24 +120,31 @@ def colorize(
         `koala.imaging.toning.gray_conversion`. Transparency is left out.
 
     Raises:
-        UserError: a photo cannot be read or has another shape, there is no such model, or an option is out of range.
+        UserError: a photo or its hints cannot be read or have another shape, there is no such model, an option is out
+            of range, or the model takes no hints.
         TypeError: it is no photo, or no model.
     """
     given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
     options = validate(ColorizeOptions, given, "colorize")
     network = _network(model, device)
+    check_hints(network, hints)
     if isinstance(photo, list | tuple):
+        if hints is not None:
+            raise UserError("hints are of one photo; give the photos one at a time")
         return [_colorize(one, network, options, recolor) for one in photo]
-    return _colorize(photo, network, options, recolor)
+    return _colorize(photo, network, options, recolor or hints is not None, hints)
 
 
-def _colorize(photo: Any, model: Colorizer, options: ColorizeOptions, recolor: bool) -> NDArray[Any]:
+def _colorize(
+    photo: Any, model: Colorizer, options: ColorizeOptions, recolor: bool, hints: HintsInput | None = None
+) -> NDArray[Any]:
     pixels = read_pixels(photo)
     levels = pixels if pixels.dtype != np.float32 else np.rint(pixels * 65535).astype(np.uint16)
-    view = look(levels, options.size or model.size)
+    view = look(levels, options.size or model.size, model.network.stride)
     if view.kind == "color" and not recolor:
         return pixels.copy()
-    painted = paint(levels, view, predict(model, view.lightness, options), options)
+    placed = placed_hints(hints, levels, view, options)
+    painted = paint(levels, view, predict(model, view.lightness, options, placed), options)
     return painted if levels is pixels else painted.astype(np.float32) / 65535
 
 
@@ -152,37 +167,63 @@ def _device(device: str | torch.device) -> str | torch.device:
     return device_for("auto") if device == "auto" else device
 
 
-def look(pixels: NDArray[Any], short_side: int) -> View:
+def check_hints(model: Colorizer, hints: object) -> None:
+    """Refuse hints to a model that takes none.
+
+    Raises:
+        UserError: it takes none.
+    """
+    if hints is not None and not model.network.hints:
+        raise UserError("this model was not trained to take hints; leave them out, or choose another model")
+
+
+def placed_hints(hints: HintsInput | None, pixels: NDArray[Any], view: View, options: ColorizeOptions) -> Tensor | None:
+    """A photo's hints as the network takes them, `(1, 3, h, w)`; none where there are none.
+
+    Raises:
+        UserError: they cannot be read, or are not of the photo's size.
+    """
+    if hints is None:
+        return None
+    height, width = view.lightness.shape[-2:]
+    return place_hints(read_hints(hints, pixels.shape), height, width, options.saturation)
+
+
+def look(pixels: NDArray[Any], short_side: int, stride: int = STRIDE) -> View:
     """See a photo as the network will.
 
     Args:
         pixels: `(H, W, 3)` sRGB, uint8 or uint16.
         short_side: at which the network works, in pixels.
+        stride: of the network: it takes multiples of it.
     """
     height, width, _ = pixels.shape
-    small = _reduced(pixels, _size(height, width, max(short_side, _THUMBNAIL)))
+    small = _reduced(pixels, _size(height, width, max(short_side, _THUMBNAIL), STRIDE))
     thumbnail = small[0].permute(1, 2, 0).numpy()
     kind = toning.classify_tone(thumbnail)
     reduction = toning.gray_conversion(thumbnail, kind)
-    lightness = _resize(_lightness_of_grey(reduction(small)), _size(height, width, short_side))
+    lightness = _resize(_lightness_of_grey(reduction(small)), _size(height, width, short_side, stride))
     return View(kind, reduction, lightness)
 
 
-def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions) -> Tensor:
+def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints: Tensor | None = None) -> Tensor:
     """Let the network colour photos of one size.
 
     Args:
         model: on any device.
         lightness: `(B, 1, h, w)`.
         options: of which temperature and flip matter here.
+        hints: `(B, 3, h, w)`, for a network that takes them.
 
     Returns:
         `(B, 2, h, w)` ab, on the model's device.
     """
     lightness = lightness.to(device_of(model))
-    ab = model(lightness, temperature=options.temperature)
+    hints = hints.to(lightness.device) if hints is not None else None
+    ab = model(lightness, temperature=options.temperature, hints=hints)
     if options.flip:
-        ab = (ab + model(lightness.flip(-1), temperature=options.temperature).flip(-1)) / 2
+        mirrored = hints.flip(-1) if hints is not None else None
+        ab = (ab + model(lightness.flip(-1), temperature=options.temperature, hints=mirrored).flip(-1)) / 2
     return ab
 
 
@@ -257,11 +298,11 @@ def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _size(height: int, width: int, short_side: int) -> tuple[int, int]:
+def _size(height: int, width: int, short_side: int, stride: int) -> tuple[int, int]:
     """Height and width of a photo made small: its proportions, in multiples of the network's stride."""
     shortest = min(height, width)
     sides = (short_side * min(length / shortest, _MOST_SIDES) for length in (height, width))
-    height, width = (max(STRIDE, round(side / STRIDE) * STRIDE) for side in sides)
+    height, width = (max(stride, round(side / stride) * stride) for side in sides)
     return height, width
 
 

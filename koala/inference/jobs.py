@@ -92,6 +92,8 @@ def plan_jobs(settings: ColorizeSettings) -> Plan:
     }
     jobs, renamed = _places(sorted(pictures.values(), key=_rank), settings)
     plan = Plan(tuple(jobs), left_out, tuple(renamed))
+    if settings.hints is not None and len(plan.jobs) > 1:
+        raise UserError(f"--hints are of one photo, and there are {len(plan.jobs)}; name one photo")
     if not plan.jobs:
         reason = f" ({'; '.join(plan.notes())})" if left_out else ""
         raise UserError(f"there is no photo to colour{reason}; name photos or folders of photos")

@@ -30,9 +30,10 @@ from koala.imaging import openraster, photo_io
 from koala.imaging.errors import UnreadableImageError
 from koala.inference import colorize
 from koala.inference.jobs import Job, Outcome
+from koala.models.network import Colorizer
 from koala.models.pretrained import load_model
 
-_Predict = Callable[[Tensor], Tensor]
+_Predict = Callable[..., Tensor]  # of lightness, and of hints where there are some
 
 _MOST_WAIT = 64  # photos that the network takes at once
 
@@ -44,6 +45,7 @@ def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[
         UserError: there is no such model, or its extractor's weights are not to be had.
     """
     model = load_model(settings.model, settings.extractor.weights).to(colorize.device_for(settings.device))
+    colorize.check_hints(model, settings.hints)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(settings.jobs or cores, len(todo))
     counts: Counter[Outcome] = Counter()
@@ -55,7 +57,8 @@ def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[
         ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, cores // workers),)) as pool,
     ):
         # a GPU is quicker with several photos at once, cores are with one each
-        worker = _Worker(queued.predict if colorize.device_of(model).type == "cuda" else predict, model.size, settings)
+        together = colorize.device_of(model).type == "cuda" and settings.hints is None
+        worker = _Worker(queued.predict if together else predict, model, settings)
         futures = [pool.submit(worker.do, job) for job in todo]
         try:
             for future in as_completed(futures):
@@ -81,9 +84,9 @@ class _InColorError(Exception):
 class _Worker:
     """What a thread does with a photo."""
 
-    def __init__(self, predict: _Predict, size: int, settings: ColorizeSettings) -> None:
+    def __init__(self, predict: _Predict, model: Colorizer, settings: ColorizeSettings) -> None:
         self._predict, self._settings = predict, settings
-        self._size = settings.options.size or size
+        self._size, self._stride = settings.options.size or model.size, model.network.stride
         self._large = Lock()
 
     def do(self, job: Job) -> tuple[Outcome, str]:
@@ -116,14 +119,16 @@ class _Worker:
         """A photo's pages, coloured; those that are in colour already as they are, unless they all are."""
         in_color = 0
         for number, photo in enumerate(photos, start=1):
-            view = colorize.look(photo.pixels, self._size)
-            if view.kind == "color" and not self._settings.recolor:
+            view = colorize.look(photo.pixels, self._size, self._stride)
+            if view.kind == "color" and not (self._settings.recolor or self._settings.hints):
                 in_color += 1
                 if in_color == len(photos):
                     raise _InColorError
                 yield photo.pixels, photo
                 continue
-            ab, over = self._predict(view.lightness), None if job.layers else photo.pixels
+            hints = colorize.placed_hints(self._settings.hints, photo.pixels, view, self._settings.options)
+            ab = self._predict(view.lightness) if hints is None else self._predict(view.lightness, hints=hints)
+            over = None if job.layers else photo.pixels
             colored = colorize.paint(photo.pixels, view, ab, self._settings.options, out=over)
             if job.layers:
                 self._write_layers(job.layers_of(number), photo, view, colored)

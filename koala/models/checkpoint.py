@@ -92,6 +92,7 @@ class Checkpoint:
             "trained_at": str(settings.data.size),
             "geometry": settings.data.geometry,
             "lightness": settings.data.lightness,
+            "network": settings.network.name,
             "extractor": settings.extractor.name,
             "objective": settings.objective.name,
             "images_seen": str(self.images_seen),

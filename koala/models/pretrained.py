@@ -103,7 +103,9 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
 
 
 def _extractor(found: Checkpoint, weights: str) -> extractor.Extractor | None:
-    """The extractor that a network was trained with."""
+    """The extractor that a network was trained with; none where it takes no embedding, or holds its extractor itself."""
+    if not found.embedding_size:
+        return None
     settings = found.settings.extractor
     built = extractor.build_extractor(replace(settings, weights=weights or settings.weights), found.settings.seed)
     if built is not None and extractor.weights_sha256(built) != found.extractor_sha256:

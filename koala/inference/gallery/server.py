@@ -37,7 +37,7 @@ from koala.imaging import photo_io
 from koala.imaging.decoders import open_picture
 from koala.imaging.errors import UnreadableImageError, decoder_errors, kind_of
 from koala.inference.colorize import colorize, device_for
-from koala.models.network import STRIDE, Colorizer
+from koala.models.network import Colorizer
 from koala.models.pretrained import load_model
 
 _PAGE = Path(__file__).parent / "page"
@@ -123,7 +123,7 @@ def sliders_for(model: Colorizer) -> tuple[Slider, ...]:
     saturation = Slider("saturation", "Saturation", 0, 2, 0.05, 1)
     strength = Slider("strength", "Strength", 0, 1, 0.05, 1)
     temperature = Slider("temperature", "Temperature", 0.05, 1, 0.01, model.temperature)
-    size = Slider("size", "Working size", min(64, model.size), max(512, model.size), STRIDE, model.size)
+    size = Slider("size", "Working size", min(64, model.size), max(512, model.size), model.network.stride, model.size)
     return saturation, strength, *([temperature] if model.network.head == "bins" else []), size
 
 

@@ -1,0 +1,79 @@
+"""Colours that a person gives at some places of a photo: dabs on an otherwise transparent picture of its size.
+
+Only their hue and chroma count; lightness stays the photo's own.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from koala.core.errors import UserError
+from koala.imaging import color, openraster, photo_io
+from koala.imaging.samples import convert_depth
+
+LAYER = "hints"  # name of the layer in an OpenRaster file
+
+HintsInput = str | Path | Image.Image | NDArray[np.uint8]
+"""Dabs of colour: a picture with transparency, an OpenRaster file with a layer `hints`, or an array `(H, W, 4)`."""
+
+
+def read_hints(hints: HintsInput, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The dabs as `(H, W, 4)` sRGB with alpha.
+
+    Args:
+        hints: see `HintsInput`.
+        shape: of the photo, `(H, W, ...)`.
+
+    Raises:
+        UserError: they cannot be read, have no transparency, or are not of the photo's size.
+    """
+    name = str(hints) if isinstance(hints, str | Path) else "the picture of hints"
+    dabs = _read(hints, name)
+    if dabs.ndim != 3 or dabs.shape[2] != 4 or dabs.dtype != np.uint8:
+        raise UserError(f"{name} has no transparency; paint the hints on a transparent picture of the photo's size")
+    if dabs.shape[:2] != shape[:2]:
+        (height, width), (rows, columns) = dabs.shape[:2], shape[:2]
+        raise UserError(f"{name} has {width} x {height} pixels and the photo {columns} x {rows}; make them the same")
+    return dabs
+
+
+def _read(hints: HintsInput, name: str) -> NDArray[np.uint8]:
+    if isinstance(hints, np.ndarray):
+        return hints
+    if isinstance(hints, str | Path):
+        if Path(hints).suffix.lower() == ".ora":
+            return openraster.read_layer(Path(hints), LAYER)
+        photo = photo_io.read_photo(Path(hints))
+    else:
+        photo = photo_io.from_image(hints)
+    if photo.alpha is None:
+        raise UserError(f"{name} has no transparency; paint the hints on a transparent picture of the photo's size")
+    return convert_depth(np.dstack([photo.pixels, photo.alpha]), np.uint8)
+
+
+def place_hints(dabs: NDArray[np.uint8], height: int, width: int, saturation: float = 1.0) -> Tensor:
+    """Dabs as a network takes them, at its working size.
+
+    Args:
+        dabs: `(H, W, 4)` sRGB with alpha.
+        height: h.
+        width: w.
+        saturation: factor that the network's colours are to be multiplied by; what is given is divided by it, so that
+            people get the colours that they gave.
+
+    Returns:
+        `(1, 3, h, w)`: mean ab of the dabs that touch a pixel, else 0, and 1 where there are any.
+    """
+    rows, columns = np.nonzero(dabs[..., 3])
+    given = dabs[rows, columns]
+    ab = color.rgb_to_lab(given[None, :, :3])[0, :, 1:]
+    places = rows * height // dabs.shape[0] * width + columns * width // dabs.shape[1]
+    weight = given[:, 3].astype(np.float64)
+    total, *sums = (np.bincount(places, each, height * width) for each in (weight, *(weight[:, None] * ab).T))
+    mean = np.stack(sums) / np.maximum(total, 1e-9) / max(saturation, 1e-3)
+    planes = np.concatenate([color.from_units(mean).clip(-1, 1), [total > 0]]).reshape(1, 3, height, width)
+    return torch.from_numpy(planes.astype(np.float32))
