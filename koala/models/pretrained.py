@@ -103,7 +103,7 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
 
 
 def _extractor(found: Checkpoint, weights: str) -> extractor.Extractor | None:
-    """The extractor that a network was trained with; none where it takes no embedding, or holds its extractor itself."""
+    """The extractor that a network was trained with; none where it takes no embedding, or holds one itself."""
     if not found.embedding_size:
         return None
     settings = found.settings.extractor

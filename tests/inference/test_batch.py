@@ -217,10 +217,10 @@ def test_one_photo_never_ends_the_command(run, folder, tmp_path, capsys, monkeyp
     """Whatever happens to it: here there is no memory to paint it."""
     look = workers.colorize.look
 
-    def fail(pixels, side):
+    def fail(pixels, side, stride):
         if pixels.shape[:2] == (41, 61):
             raise MemoryError
-        return look(pixels, side)
+        return look(pixels, side, stride)
 
     monkeypatch.setattr(workers.colorize, "look", fail)
     (folder / "large.png").write_bytes(encoded(make_photo(0, 61, 41).convert("L"), "PNG"))
