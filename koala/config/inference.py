@@ -19,6 +19,9 @@ _PHOTOS = arg(metavar="PHOTO|DIR")
 class ColorizeOptions(Strict):
     """How the colours look."""
 
+    preset: str = ""
+    """Name of one of the model's presets; by default its first. The built-in model has natural and faithful: the second
+    is paler, and nearer to the truth on average."""
     size: Annotated[int, Field(ge=0, le=2048)] = 0
     """Short side at which the network sees the photo, in pixels; 0 takes the size it was trained at."""
     saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
@@ -26,7 +29,8 @@ class ColorizeOptions(Strict):
     strength: Share = 1.0
     """Share of the coloured photo in the result, from 0 to 1; the rest is the original."""
     temperature: Temperature = None
-    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default 0.38."""
+    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default the
+    preset's."""
     flip: bool = False
     """Colour the photo and its mirror image, and take the mean. Takes twice as long."""
 
@@ -104,6 +108,9 @@ class ExportSettings(Strict):
     """Write extractor, network and decoding as an ONNX file, and compare it with PyTorch."""
     program: File | None = None
     """Write the same for torch.export.load (FILE.pt2)."""
+    presets: File | None = None
+    """Give the model these presets: a TOML file of a table [NAME] with temperature, rebalancing and saturation.
+    The first one is taken where nobody names one; ONNX and program hold it."""
     temperature: Temperature = None
     """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default 0.38."""
     extractor: ExtractorWeights = field(default_factory=ExtractorWeights)

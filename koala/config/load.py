@@ -42,6 +42,18 @@ def load_toml(cls: type[Settings], path: Path) -> Settings:
     return validate(cls, read_settings(path), str(path))
 
 
+def load_tables(cls: type[Settings], path: Path) -> dict[str, Settings]:
+    """Read a TOML file of tables that are all settings of one kind, by their names.
+
+    Raises:
+        UserError: as `load_toml`, or it holds something else than tables.
+    """
+    tables = read_settings(path)
+    if odd := next((name for name, table in tables.items() if not isinstance(table, dict)), None):
+        raise UserError(f"{path}: {odd} stands outside of a table; write a line [NAME] above it")
+    return {name: validate(cls, table, f"{path} [{name}]") for name, table in tables.items()}
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a TOML file of settings, as plain values.
 

@@ -42,6 +42,18 @@ class NetworkSettings(Strict):
 
 
 @dataclass(frozen=True)
+class Preset(Strict):
+    """How the colours look that a network predicts, where nobody says otherwise."""
+
+    temperature: Annotated[float, Field(gt=0)] = 0.38
+    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest."""
+    rebalancing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """For networks that keep a prior of colours: how much more rare ones count, as in training."""
+    saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
+    """Factor of the colours' strength."""
+
+
+@dataclass(frozen=True)
 class ObjectiveSettings(Strict):
     """The objective: what training minimises.
 

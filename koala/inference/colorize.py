@@ -6,7 +6,7 @@ photo's own lightness, some rows at a time, so that a hundred megapixels need li
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -62,6 +62,7 @@ def colorize(  # type: ignore[overload-overlap]  # a str is a sequence of str, a
     temperature: float | None = ...,
     flip: bool = ...,
     hints: HintsInput | None = ...,
+    preset: str = ...,
 ) -> NDArray[Any]: ...
 
 
@@ -78,6 +79,7 @@ def colorize(
     temperature: float | None = ...,
     flip: bool = ...,
     hints: None = ...,
+    preset: str = ...,
 ) -> list[NDArray[Any]]: ...
 
 
@@ -93,6 +95,7 @@ def colorize(
     temperature: float | None = None,
     flip: bool = False,
     hints: HintsInput | None = None,
+    preset: str = "",
 ) -> NDArray[Any] | list[NDArray[Any]]:
     """Colour a photo, or a list of photos. One that is in colour already comes back as it is.
 
@@ -113,6 +116,7 @@ def colorize(
         hints: dabs of colour that the network is to follow, of the one photo: a path of a picture with transparency or
             of an OpenRaster file with a layer `hints`, a PIL image, or an array `(H, W, 4)` uint8. The photo is then
             coloured also if it is in colour already.
+        preset: name of one of the model's ways in which colours can look; by default its first.
 
     Returns:
         `(H, W, 3)` sRGB of the photo's own type: uint8, uint16, or float32 in 0..1; for a list, a list. L* is that of
@@ -125,8 +129,9 @@ def colorize(
         TypeError: it is no photo, or no model.
     """
     given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
-    options = validate(ColorizeOptions, given, "colorize")
+    options = validate(ColorizeOptions, {**given, "preset": preset}, "colorize")
     network = _network(model, device)
+    network.find_preset(preset)
     check_hints(network, hints)
     if isinstance(photo, list | tuple):
         if hints is not None:
@@ -212,7 +217,7 @@ def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints
     Args:
         model: on any device.
         lightness: `(B, 1, h, w)`.
-        options: of which temperature and flip matter here.
+        options: of which preset, temperature and flip matter here.
         hints: `(B, 3, h, w)`, for a network that takes them.
 
     Returns:
@@ -220,10 +225,11 @@ def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints
     """
     lightness = lightness.to(device_of(model))
     hints = hints.to(lightness.device) if hints is not None else None
-    ab = model(lightness, temperature=options.temperature, hints=hints)
+    look = partial(model, temperature=options.temperature, preset=model.find_preset(options.preset))
+    ab = look(lightness, hints=hints)
     if options.flip:
         mirrored = hints.flip(-1) if hints is not None else None
-        ab = (ab + model(lightness.flip(-1), temperature=options.temperature, hints=mirrored).flip(-1)) / 2
+        ab = (ab + look(lightness.flip(-1), hints=mirrored).flip(-1)) / 2
     return ab
 
 

@@ -1,9 +1,10 @@
 """A trained network for others: a folder of its weights, or a program that runs without koala.
 
 A program, for ONNX or for `torch.export.load`, holds extractor, network and decoding, and takes any number of pictures
-of any size. In goes "lightness", `(B, 1, H, W)` float32: L* in 0..100 of the photo turned grey, H and W multiples of 8
-from 16 on. Out comes "ab", `(B, 2, H, W)` float32: a* and b*, units of CIE L*a*b* (D65) as well. Brought to the photo's
-size it is joined with the photo's own L*. With nothing of koala::
+of any size. In goes "lightness", `(B, 1, H, W)` float32: L* in 0..100 of the photo turned grey, H and W multiples of
+the network's stride (8, or 32 of a pyramid) from twice that on. Out comes "ab", `(B, 2, H, W)` float32: a* and b*,
+units of CIE L*a*b* (D65) as well. Brought to the photo's size it is joined with the photo's own L*.
+With nothing of koala::
 
     import numpy as np
     from onnxruntime import InferenceSession
@@ -14,10 +15,11 @@ size it is joined with the photo's own L*. With nothing of koala::
         return np.asarray(Image.fromarray(plane.astype("float32")).resize((width, height), Image.Resampling.BILINEAR))
 
     session = InferenceSession("koala.onnx")
-    side = int(session.get_modelmeta().custom_metadata_map["trained_at"])
+    facts = session.get_modelmeta().custom_metadata_map
+    side, multiple = int(facts["trained_at"]), int(facts["multiple_of"])
     photo = Image.open("photo.png").convert("RGB")
     grey = photo.convert("L").convert("RGB")
-    width, height = (max(16, round(length * side / min(photo.size) / 8) * 8) for length in photo.size)
+    width, height = (max(2, round(length * side / min(photo.size) / multiple)) * multiple for length in photo.size)
     lightness = resized(rgb2lab(np.asarray(grey))[..., 0], width, height)
     (ab,) = session.run(["ab"], {"lightness": lightness[None, None]})
     a, b = (resized(plane, *photo.size) for plane in ab[0])
@@ -32,6 +34,7 @@ a program for torch.
 import io
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,18 +44,21 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from koala.config.inference import ExportSettings
+from koala.config.load import load_tables
+from koala.config.models import Preset
 from koala.core import extras
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.imaging import color
 from koala.models import checkpoint, hub, pretrained
-from koala.models.network import STRIDE, Colorizer
+from koala.models.network import Colorizer
 
 TOLERANCE = 1e-3  # of a program against PyTorch, in units of a*b*
 
 _AXES = {0: "batch", 2: "height", 3: "width"}  # that may have any length
 _INTERFACE = {
-    "input": "lightness: (B, 1, H, W) float32, L* of CIE L*a*b* (D65) in 0..100; H and W multiples of 8, 16 or more",
+    "input": "lightness: (B, 1, H, W) float32, L* of CIE L*a*b* (D65) in 0..100; H and W multiples of multiple_of "
+    "from twice that on",
     "output": "ab: (B, 2, H, W) float32, a* and b* in the same units",
     "before": "L* of the photo (sRGB) turned grey (luma of ITU-R 601, Pillow's mode L), made smaller with "
     "antialiasing, its short side to about trained_at",
@@ -78,11 +84,14 @@ class Program(nn.Module):
 
 
 def trace(program: Program) -> ExportedProgram:
-    """What the program computes, for any number of pictures and any multiples of 8 from 16 on."""
-    height, width = (STRIDE * Dim(name, min=2) for name in ("rows", "columns"))
+    """What the program computes, for any number of pictures and any multiples of the network's stride from two on."""
+    stride = program.model.network.stride
+    height, width = (stride * Dim(name, min=2) for name in ("rows", "columns"))
     with torch.no_grad():
         return torch.export.export(
-            program, (torch.zeros(2, 1, 64, 96),), dynamic_shapes={"lightness": {0: Dim("batch"), 2: height, 3: width}}
+            program,
+            (torch.zeros(2, 1, 2 * stride, 3 * stride),),
+            dynamic_shapes={"lightness": {0: Dim("batch"), 2: height, 3: width}},
         )
 
 
@@ -123,9 +132,9 @@ def run_torch(data: bytes) -> Callable[[Tensor], Tensor]:
 
 def largest_difference(run: Callable[[Tensor], Tensor], program: Program) -> float:
     """Between what a file computes and what PyTorch does, for random pictures of three sizes: in units of a*b*."""
-    generator, side = torch.Generator().manual_seed(0), program.model.size
+    generator, side, stride = torch.Generator().manual_seed(0), program.model.size, program.model.network.stride
     differences = []
-    for shape in ((1, 1, max(16, side), max(16, side)), (2, 1, 96, 160), (1, 1, 320, 184)):
+    for shape in ((1, 1, max(2 * stride, side), max(2 * stride, side)), (2, 1, 96, 160), (1, 1, 320, 192)):
         lightness = 100 * torch.rand(shape, generator=generator)
         with torch.no_grad():
             differences.append((run(lightness) - program(lightness)).abs().max())
@@ -144,6 +153,8 @@ def export_command(settings: ExportSettings) -> int:
     """
     _check(settings)
     found = checkpoint.find_checkpoint(hub.resolve_model(settings.model))
+    if settings.presets is not None:
+        found = replace(found, presets=load_tables(Preset, settings.presets))
     if settings.out is not None:
         checkpoint.publish_weights(found, settings.out)
         size = sum(path.stat().st_size for path in settings.out.iterdir())
@@ -176,6 +187,7 @@ def _write_programs(settings: ExportSettings, found: checkpoint.Checkpoint) -> N
     model = pretrained.PretrainedColorizer.of(found, settings.extractor.weights)
     model.temperature = settings.temperature or model.temperature
     program, facts = Program(model), {**_INTERFACE, **found.facts(), "license": _licences(model)}
+    facts["multiple_of"] = str(model.network.stride)
     traced = trace(program)
     for path, write, run in ((settings.program, to_torch, run_torch), (settings.onnx, to_onnx, run_onnx)):
         if path is None:

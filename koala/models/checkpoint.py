@@ -17,7 +17,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from koala.config.load import to_dict, validate
+from koala.config.models import Preset
 from koala.config.training import TrainSettings
 from koala.core.atomic_io import sha256, write_atomic
 from koala.core.errors import UserError
@@ -50,6 +51,7 @@ class Checkpoint:
         embedding_size: E of the network.
         extractor_sha256: fingerprint of the extractor's weights; empty without extractor.
         state: what else the training keeps: plain values.
+        presets: ways in which its colours can look, by name; the first one is taken where none is named.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Checkpoint:
     embedding_size: int
     extractor_sha256: str
     state: dict[str, Any]
+    presets: dict[str, Preset] = field(default_factory=dict)
 
     def network(self) -> ColorNetwork:
         """The trained network, in evaluation mode on the CPU.
@@ -111,6 +114,7 @@ class Snapshot:
         extractor_sha256: fingerprint of the extractor.
         training: states of optimizer and loss scaler.
         state: plain values that the training keeps.
+        presets: by name.
     """
 
     images_seen: int
@@ -120,6 +124,7 @@ class Snapshot:
     extractor_sha256: str
     training: dict[str, Any]
     state: dict[str, Any]
+    presets: dict[str, Preset] = field(default_factory=dict)
 
 
 class AsyncSaver:
@@ -205,7 +210,10 @@ def public_files(found: Checkpoint, weights: dict[str, Tensor]) -> dict[str, byt
         objective=replace(objective, perceptual_weights=_no_file(objective.perceptual_weights)),
     )
     return _files(
-        Snapshot(found.images_seen, settings, weights, found.embedding_size, found.extractor_sha256, {}, {}), {}
+        Snapshot(
+            found.images_seen, settings, weights, found.embedding_size, found.extractor_sha256, {}, {}, found.presets
+        ),
+        {},
     )
 
 
@@ -229,6 +237,7 @@ def _files(snapshot: Snapshot, more: Mapping[str, bytes]) -> dict[str, bytes]:
         embedding_size=snapshot.embedding_size,
         extractor_sha256=snapshot.extractor_sha256,
         state=snapshot.state,
+        presets=snapshot.presets,
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     )
     return {**files, "checkpoint.json": json.dumps(asdict(description), indent=1).encode()}
@@ -345,6 +354,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         embedding_size=description.embedding_size,
         extractor_sha256=description.extractor_sha256,
         state=description.state,
+        presets=description.presets,
     )
 
 
@@ -358,6 +368,7 @@ class _Description:
     extractor_sha256: str
     state: dict[str, Any]
     sha256: dict[str, str]
+    presets: dict[str, Preset] = field(default_factory=dict)
 
 
 def _path(folder: Path, images_seen: int) -> Path:

@@ -110,7 +110,7 @@ class FeatureMaps(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = fold_batch_norms(model.eval())
+        self.model = _with_fixed_padding(fold_batch_norms(model.eval()))
         self.channels: list[int] = model.feature_info.channels()
         mean, std = (torch.tensor(model.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
         self.register_buffer("mean", mean, persistent=False)
@@ -129,6 +129,31 @@ class FeatureMaps(nn.Module):
         sizes = [[length // stride for length in lightness.shape[-2:]] for stride in STRIDES]
         maps = self.model(_as_photo(lightness, self.mean, self.std))
         return [_fitted(features, size) for features, size in zip(maps, sizes, strict=True)]
+
+
+class _FixedSameConv2d(nn.Conv2d):
+    """A convolution of stride 2 with TensorFlow's "same" padding, for even sizes, where it is always the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = (length - 2 for length in self.kernel_size)
+        padded = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        return super().forward(padded)
+
+
+def _with_fixed_padding(model: nn.Module) -> nn.Module:
+    """The model, whose convolutions need not compute their padding from the size of each picture.
+
+    At multiples of the largest stride every convolution of stride 2 is given an even size.
+    """
+    from timm.layers import Conv2dSame
+
+    for name, conv in list(model.named_modules()):
+        if isinstance(conv, Conv2dSame) and conv.stride == (2, 2) and conv.dilation == (1, 1):
+            options: Any = {"stride": 2, "groups": conv.groups, "bias": conv.bias is not None}
+            fixed = _FixedSameConv2d(conv.in_channels, conv.out_channels, conv.kernel_size, **options)
+            fixed.weight, fixed.bias = conv.weight, conv.bias
+            model.set_submodule(name, fixed)
+    return model
 
 
 def _as_photo(lightness: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -7,12 +7,15 @@ References:
     Baldassarre, Gonzalez Morin, Rodes-Guirao: Deep Koalarization, arXiv:1712.03400.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from koala.config.models import Preset
+from koala.core.errors import UserError
 from koala.imaging import ab_bins, color
 
 Head = Literal["ab", "bins"]
@@ -180,8 +183,8 @@ class Colorizer(nn.Module):
         size: height and width of the pictures it was trained on.
 
     Attributes:
-        temperature: for a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest one.
-        rebalancing: for a network that keeps a prior: how much more rare colours count.
+        presets: ways in which its colours can look, by name; the first one is taken where none is named.
+        preset: the one that is taken.
     """
 
     def __init__(self, network: ColorNetwork, extractor: nn.Module | None, size: int) -> None:
@@ -189,8 +192,30 @@ class Colorizer(nn.Module):
         self.network = network
         self.extractor = extractor
         self.size = size
-        self.temperature = ab_bins.TEMPERATURE
-        self.rebalancing = 0.0
+        self.presets: dict[str, Preset] = {}
+        self.preset = Preset()
+
+    def find_preset(self, name: str) -> Preset:
+        """The preset of a name; the one that is taken where it is empty.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        if not name:
+            return self.preset
+        if name not in self.presets:
+            known = f"choose one of {', '.join(self.presets)}" if self.presets else "this model has none"
+            raise UserError(f"there is no preset {name}; {known}")
+        return self.presets[name]
+
+    @property
+    def temperature(self) -> float:
+        """For a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest one."""
+        return self.preset.temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self.preset = replace(self.preset, temperature=value)
 
     @torch.inference_mode()
     def forward(
@@ -199,20 +224,22 @@ class Colorizer(nn.Module):
         embedding: Tensor | None = None,
         temperature: float | None = None,
         hints: Tensor | None = None,
+        preset: Preset | None = None,
     ) -> Tensor:
         """Predict ab.
 
         Args:
             lightness: `(B, 1, H, W)` in -1..1.
             embedding: `(B, E)`, what the extractor saw, where that is known.
-            temperature: in place of the model's own.
+            temperature: in place of the preset's.
             hints: `(B, 3, H, W)`, ab where people gave it and 1 there, for a network that takes hints.
+            preset: in place of the one that is taken.
 
         Returns:
             `(B, 2, H, W)` ab in -1..1, float32.
         """
         lightness = lightness.contiguous(memory_format=torch.channels_last)
-        return self.predict(lightness, embedding, temperature, hints)
+        return self.predict(lightness, embedding, temperature, hints, preset)
 
     def predict(
         self,
@@ -220,9 +247,13 @@ class Colorizer(nn.Module):
         embedding: Tensor | None = None,
         temperature: float | None = None,
         hints: Tensor | None = None,
+        preset: Preset | None = None,
     ) -> Tensor:
         """`forward` in a form that can be traced: the memory's format and the mode of inference stay as they are."""
         if embedding is None and self.extractor is not None:
             embedding = self.extractor(lightness)
+        preset = preset or self.preset
+        if hints is not None:  # people get the colours that they gave
+            hints = hints / hints.new_tensor([preset.saturation, preset.saturation, 1])[:, None, None].clamp(min=1e-3)
         output = self.network(lightness, embedding, hints)
-        return self.network.to_ab(output, temperature or self.temperature, self.rebalancing)
+        return preset.saturation * self.network.to_ab(output, temperature or preset.temperature, preset.rebalancing)

@@ -31,6 +31,8 @@ class PretrainedColorizer(Colorizer, ModelHubMixin):
     def __init__(self, found: Checkpoint, built: extractor.Extractor | None) -> None:
         super().__init__(found.network(), built, found.settings.data.size)
         self.found = found
+        self.presets = found.presets
+        self.preset = next(iter(found.presets.values()), self.preset)
         self._hub_mixin_config = None  # checkpoint.json says all
         self.eval().to(memory_format=torch.channels_last)
 

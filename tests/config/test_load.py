@@ -21,7 +21,7 @@ from koala.core.errors import UserError
         ('[data]\ngeometry = "round"', "data.geometry = 'round': input should be 'pad', 'crop'"),
         (
             "zoom = 1\nlimit = 2\n[data]\nx = 3",
-            "there is no setting zoom, limit; known: name, data, extractor, objective, batch_size",
+            "there is no setting zoom, limit; known: name, data, extractor, network, objective, batch_size",
         ),
         ("[data]\nx = 3", "there is no setting data.x; known: shards, geometry, size"),
         ('batch_size = "many"', "batch_size = 'many': input should be a valid integer"),

@@ -28,7 +28,7 @@ class Painter(Colorizer):
         super().__init__(Network(0), None, 32)
         self.ab = torch.tensor([a, b]).reshape(1, 2, 1, 1) / 127
 
-    def forward(self, lightness, embedding=None, temperature=None, hints=None):
+    def forward(self, lightness, embedding=None, temperature=None, hints=None, preset=None):
         return self.ab.expand(len(lightness), 2, *lightness.shape[-2:])
 
 
@@ -153,7 +153,7 @@ def test_flipping_takes_the_mean_of_both_ways():
     class Slanted(Painter):
         """Green on the left, red on the right."""
 
-        def forward(self, lightness, embedding=None, temperature=None, hints=None):
+        def forward(self, lightness, embedding=None, temperature=None, hints=None, preset=None):
             return super().forward(lightness) * torch.linspace(-1, 1, lightness.shape[-1])
 
     grey = np.full((40, 40), 120, np.uint8)
@@ -213,4 +213,5 @@ def test_options_have_one_meaning_everywhere():
         "model",
         "device",
         "recolor",
+        "hints",
     }
