@@ -23,6 +23,11 @@ class TrainSettings(Strict):
     data: DataSettings = field(default_factory=DataSettings)
     extractor: ExtractorSettings = field(default_factory=ExtractorSettings)
     objective: Annotated[ObjectiveSettings, BeforeValidator(_named)] = field(default_factory=ObjectiveSettings)
+    init: Annotated[str, arg(metavar="MODEL")] = ""
+    """Begin with the weights of a model: "builtin", a run, a checkpoint, an exported folder, or USER/NAME on the hub.
+    By default with random ones."""
+    init_partial: Annotated[bool, Advanced] = False
+    """Take what fits of --init, such as all but the output of another objective. What does not fit is named."""
     batch_size: Count = 50
     """Images in a step, over all processes (the global batch)."""
     gradient_accumulation_steps: Annotated[Count, Advanced] = 1

@@ -59,6 +59,11 @@ class Checkpoint:
     extractor_sha256: str
     state: dict[str, Any]
 
+    @property
+    def weights_sha256(self) -> str:
+        """Of the file of weights."""
+        return sha256(self.path / "model.safetensors")
+
     def network(self) -> Network:
         """The trained network, in evaluation mode on the CPU.
 
@@ -200,6 +205,7 @@ def public_files(found: Checkpoint, weights: dict[str, Tensor]) -> dict[str, byt
     extractor, objective = settings.extractor, settings.objective
     settings = replace(
         settings,
+        init=Path(settings.init).name,
         data=replace(settings.data, shards=Path(settings.data.shards.name)),
         extractor=replace(extractor, weights=_no_file(extractor.weights), cache=False),
         objective=replace(objective, perceptual_weights=_no_file(objective.perceptual_weights)),

@@ -24,7 +24,7 @@ RUNS = Path("runs")
 _OLD_RUNS = Path("log/koala")  # where koala 0.1 put runs, by date alone
 _DATE = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(?:_\d+)?"
 _MUST_STAY = (  # in a run that is resumed
-    *("seed", "objective.name", "objective.rebalancing", "objective.colorfulness"),
+    *("seed", "init", "objective.name", "objective.rebalancing", "objective.colorfulness"),
     *("objective.perceptual", "objective.perceptual_network"),
     *("data.geometry", "data.size", "data.lightness", "data.filter", "data.mirror", "data.aging"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
@@ -89,7 +89,7 @@ def snapshot(
         embedding_size=components.embedder.size,
         extractor_sha256=components.embedder.sha256,
         training=state.state_dict(scaler),
-        state={**identity(components), "window": window.state_dict()},
+        state={**identity(components), "origin": state.origin, "window": window.state_dict()},
     )
 
 

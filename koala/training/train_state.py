@@ -1,7 +1,7 @@
 """What changes while training: weights, optimizer, moving average, clock; and how a checkpoint keeps it."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,19 +22,22 @@ class TrainState:
         optimizer: its state.
         ema: the weights' moving average, or none.
         images_seen: the clock, over all processes.
+        origin: what the weights began as (`koala.training.initial_weights.Origin`); empty for random ones.
     """
 
     network: Network
     optimizer: torch.optim.Optimizer
     ema: Network | None = None
     images_seen: int = 0
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def new(cls, network: Network, settings: TrainSettings) -> "TrainState":
         """The state before the first step of a network that is on its device."""
         # the report's optimizer, all its arithmetic in one pass over the weights
         optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
-        return cls(network, optimizer, deepcopy(network).requires_grad_(False) if settings.ema else None)
+        ema = deepcopy(network).requires_grad_(False) if settings.ema else None
+        return cls(network, optimizer, ema)
 
     @property
     def model(self) -> Network:
@@ -69,7 +72,7 @@ class TrainState:
                 f"{found.path / 'training.pt'} holds the state of another training; name another --run, or delete "
                 f"{found.path} to resume from the checkpoint before it"
             )
-        self.images_seen = found.images_seen
+        self.images_seen, self.origin = found.images_seen, found.state.get("origin", {})
         if self.ema is not None:
             self.ema.load_state_dict(model)
 

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from koala.config.load import save_toml
 from koala.config.training import TrainSettings
-from koala.core.distributed import GracefulStop, is_main_process, mean_over_processes, on_main_process, open_accelerator
+from koala.core.distributed import (
+    GracefulStop,
+    is_main_process,
+    main_process_first,
+    mean_over_processes,
+    on_main_process,
+    open_accelerator,
+)
 from koala.core.errors import UserError, first_line
 from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
@@ -31,6 +38,7 @@ from koala.models import checkpoint
 from koala.training import estimate
 from koala.training.components import Components, build_components, training_batches
 from koala.training.dry_run import describe_training
+from koala.training.initial_weights import start_from
 from koala.training.metric_log import MetricWindow, TrainingLog, peak_tflops
 from koala.training.run_folder import (
     SampleLog,
@@ -114,8 +122,10 @@ def prepare(
     found = on_main_process(accelerator, lambda: checkpoint.latest_checkpoint(run / "checkpoints"))
     if found is not None:
         check_same(run, found, settings, components)
+    origin = _origin(settings, components, accelerator) if found is None and settings.init else {}
     network = components.network.to(accelerator.device).to(memory_format=torch.channels_last)
     state = TrainState.new(network, settings)
+    state.origin = origin
     if found is not None:
         state.restore(found, accelerator.scaler)
     if settings.compile:
@@ -126,6 +136,14 @@ def prepare(
     if found is not None:
         trainer.window = MetricWindow(**found.state.get("window", {}))
     return trainer
+
+
+def _origin(settings: TrainSettings, components: Components, accelerator: Accelerator) -> dict[str, Any]:
+    """Give the network the weights that it begins with; what they are, in plain values."""
+    # the first process fetches them, the others find them
+    origin = main_process_first(accelerator, lambda: start_from(settings, components))
+    _say(accelerator, str(origin))
+    return asdict(origin)
 
 
 def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
