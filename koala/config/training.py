@@ -12,6 +12,23 @@ from koala.config.models import ExtractorSettings, ObjectiveSettings, _named
 
 
 @dataclass(frozen=True)
+class OptimizerSettings(Strict):
+    """The optimizer.
+
+    In a file, optimizer = "adamw" is short for a table with that name.
+    """
+
+    name: Annotated[str, arg(name="", metavar="NAME")] = "adam"
+    """Its name in timm: adam, adamw, sgd, lamb, lion, muon, ... Each wants a learning rate of its own."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights. Biases and normalisation do not decay."""
+    layer_decay: Annotated[float, Field(gt=0, le=1), Advanced] = 1.0
+    """Share of the next layer's learning rate that each layer has, counted back from the output."""
+    options: Annotated[dict[str, Any], Suppress] = field(default_factory=dict)
+    """Its further options, as in [optimizer.options] betas = [0.9, 0.95]."""
+
+
+@dataclass(frozen=True)
 class TrainSettings(Strict):
     """Train a network, or resume a training.
 
@@ -28,14 +45,16 @@ class TrainSettings(Strict):
     By default with random ones."""
     init_partial: Annotated[bool, Advanced] = False
     """Take what fits of --init, such as all but the output of another objective. What does not fit is named."""
+    optimizer: Annotated[OptimizerSettings, BeforeValidator(_named)] = field(default_factory=OptimizerSettings)
     batch_size: Count = 50
     """Images in a step, over all processes (the global batch)."""
-    gradient_accumulation_steps: Annotated[Count, Advanced] = 1
-    """Pieces in which each process computes its part of the batch, to need less memory. The batch stays the same."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=0), Advanced] = 1
+    """Pieces in which each process computes its part of the batch, to need less memory. The batch stays the same. 0
+    takes the fewest that fit the GPU."""
     epochs: Annotated[float, Field(gt=0)] = 40.0
     """Times through the training set."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Learning rate of Adam."""
+    """Learning rate after the warm-up. Adam's; others want another one."""
     learning_rate_scaling: Annotated[Literal["none", "linear", "sqrt"], Advanced] = "none"
     """Multiply the learning rate by batch_size / 50 (linear) or its square root (sqrt)."""
     warmup_images: Annotated[int, Field(ge=0)] = 0

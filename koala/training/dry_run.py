@@ -55,7 +55,7 @@ def describe_training(settings: TrainSettings, processes: int) -> str:
     total = total_images(images.train, settings.epochs, settings.batch_size)
     extractor = build_extractor(replace(settings.extractor, weights="random"))
     network = Network(extractor.embedding_size if extractor is not None else 0, required_head(settings.objective))
-    sampler, pieces = EpochSampler((settings.batch_size,), settings.seed), settings.gradient_accumulation_steps
+    sampler, pieces = EpochSampler((settings.batch_size,), settings.seed), max(1, settings.gradient_accumulation_steps)
     piece = len(next(micro_batches(sampler, 0, settings.batch_size, rank=0, world_size=processes, accumulation=pieces)))
     facts = {
         "images": _images(images, total),

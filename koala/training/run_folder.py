@@ -27,6 +27,7 @@ _MUST_STAY = (  # in a run that is resumed
     *("seed", "init", "objective.name", "objective.rebalancing", "objective.colorfulness"),
     *("objective.perceptual", "objective.perceptual_network"),
     *("data.geometry", "data.size", "data.lightness", "data.filter", "data.mirror", "data.aging"),
+    *("optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.options"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
 )
 

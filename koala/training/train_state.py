@@ -11,6 +11,7 @@ from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import Network
+from koala.training.optimizer import build_optimizer, fits
 
 
 @dataclass
@@ -34,8 +35,7 @@ class TrainState:
     @classmethod
     def new(cls, network: Network, settings: TrainSettings) -> "TrainState":
         """The state before the first step of a network that is on its device."""
-        # the report's optimizer, all its arithmetic in one pass over the weights
-        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
+        optimizer = build_optimizer(network, settings.optimizer, settings.learning_rate)
         ema = deepcopy(network).requires_grad_(False) if settings.ema else None
         return cls(network, optimizer, ema)
 
@@ -64,10 +64,10 @@ class TrainState:
             self.optimizer.load_state_dict(saved["optimizer"])
             if scaler is not None and saved.get("scaler"):
                 scaler.load_state_dict(saved["scaler"])
-            fits = all(self._fits(weight) for weight in self.network.parameters())
+            whole = all(fits(self.optimizer, weight) for weight in self.network.parameters())
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
-            fits = False
-        if not fits:
+            whole = False
+        if not whole:
             raise UserError(
                 f"{found.path / 'training.pt'} holds the state of another training; name another --run, or delete "
                 f"{found.path} to resume from the checkpoint before it"
@@ -75,11 +75,6 @@ class TrainState:
         self.images_seen, self.origin = found.images_seen, found.state.get("origin", {})
         if self.ema is not None:
             self.ema.load_state_dict(model)
-
-    def _fits(self, weight: Tensor) -> bool:
-        """Whether the optimizer's moments are those of a weight."""
-        moments = self.optimizer.state[weight]
-        return all(moments[name].shape == weight.shape for name in ("exp_avg", "exp_avg_sq"))
 
     @torch.no_grad()
     def update_ema(self, share: float, skip: Tensor) -> None:

@@ -39,7 +39,9 @@ from koala.training import estimate
 from koala.training.components import Components, build_components, training_batches
 from koala.training.dry_run import describe_training
 from koala.training.initial_weights import start_from
+from koala.training.memory_fit import with_fitting_pieces
 from koala.training.metric_log import MetricWindow, TrainingLog, peak_tflops
+from koala.training.optimizer import set_learning_rate, skips_on_device
 from koala.training.run_folder import (
     SampleLog,
     check_same,
@@ -94,6 +96,7 @@ def train(settings: TrainSettings, command: str = "") -> int:
         settings.device, settings.mixed_precision, settings.processes, tf32=settings.tf32
     ) as accelerator:
         components = build_components(settings, accelerator)
+        settings = with_fitting_pieces(settings, components, accelerator)
         with contextlib.ExitStack() as held, GracefulStop(accelerator) as stop:
             trainer = prepare(settings, components, accelerator, held)
             try:
@@ -157,8 +160,7 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
         parts: this process's micro-batches.
     """
     settings, state, accelerator = trainer.settings, trainer.state, trainer.accelerator
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.images_seen, trainer.total, settings)
+    set_learning_rate(state.optimizer, learning_rate(state.images_seen, trainer.total, settings))
     share = ramp_up(state.images_seen, trainer.total)
     objective, pieces, losses = trainer.components.loss.objective, settings.gradient_accumulation_steps, []
     for piece in range(pieces):
@@ -288,9 +290,13 @@ class Trainer:
         return batch
 
     def update(self, norm: Tensor) -> None:
-        """Step the optimizer and the moving average, unless the gradient is not finite: decided on the device."""
+        """Step the optimizer and the moving average, unless the gradient is not finite.
+
+        That is decided on the device, but for optimizers that cannot: they wait for the norm.
+        """
         skip = self.monitor.flag(self.state.optimizer, norm)
-        self.optimizer.step()
+        if self.accelerator.scaler is not None or skips_on_device(self.state.optimizer) or not skip:
+            self.optimizer.step()
         self.state.update_ema(self._ema_share, skip)
         self.optimizer.zero_grad()
 
