@@ -10,6 +10,13 @@ from koala.config.data import DataSettings
 from koala.config.fields import Advanced, Count, Device, Dir, MixedPrecision, Strict
 from koala.config.models import ExtractorSettings, ObjectiveSettings, _named
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "aim", "clearml", "comet_ml", "dvclive", "swanlab"]
+
+
+def _listed(value: Any) -> Any:
+    """One name alone, as a list of names."""
+    return (value,) if isinstance(value, str) else value
+
 
 @dataclass(frozen=True)
 class OptimizerSettings(Strict):
@@ -89,8 +96,13 @@ class TrainSettings(Strict):
     """Resume the newest run of this name in runs/."""
     processes: Annotated[int, Field(ge=0), Advanced] = 0
     """Refuse to start unless the launcher started this many processes; 0 takes any number."""
+    tracker: Annotated[tuple[TrackerName, ...], BeforeValidator(_listed)] = ("tensorboard",)
+    """Experiment trackers, one or several; metrics.jsonl is always written."""
+    notify: Annotated[str, arg(metavar="COMMAND")] = ""
+    """Shell command that is run at the end, a failure and an alarm. It finds KOALA_EVENT, KOALA_RUN and KOALA_MESSAGE
+    in its environment."""
     log_every: Count = 100
-    """Steps between entries in TensorBoard."""
+    """Steps between entries in trackers and metrics.jsonl."""
     validate_every: Count = 1
     """Epochs between validations, each with a checkpoint."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
@@ -98,7 +110,7 @@ class TrainSettings(Strict):
     keep_checkpoints: Annotated[Count, Advanced] = 3
     """Newest checkpoints to keep, besides the best."""
     log_pictures: Annotated[int, Field(ge=0), Advanced] = 8
-    """Pictures in each entry in TensorBoard."""
+    """Pictures in each entry in trackers."""
     log_samples: Annotated[bool, Advanced] = False
     """Write the numbers of each step's samples to the run folder."""
     peak_tflops: Annotated[float, Field(ge=0), Advanced] = 0.0
