@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
-from tyro.conf import Suppress, arg
+from tyro.conf import Positional, Suppress, arg
 
 from koala.config.data import DataSettings
-from koala.config.fields import Advanced, Count, Device, Dir, MixedPrecision, Strict
+from koala.config.fields import Advanced, Count, Device, Dir, File, MixedPrecision, Strict
 from koala.config.models import ExtractorSettings, ObjectiveSettings, _named
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "aim", "clearml", "comet_ml", "dvclive", "swanlab"]
@@ -123,6 +123,19 @@ class TrainSettings(Strict):
     """Training images for --dry-run, if there are no shards yet."""
     images_per_second: Annotated[float, Field(ge=0)] = 0.0
     """Speed for --dry-run, over all devices: it then says how many hours the training takes."""
+
+
+@dataclass(frozen=True)
+class ReportRun(Strict):
+    """Write one page of a training: curves, pictures over time, speed, alarms, settings, hashes, environment.
+
+    The page holds all it needs. It may be written while the training goes.
+    """
+
+    run: Annotated[Positional[Dir], arg(metavar="RUN")]
+    """Run folder."""
+    out: File | None = None
+    """The page; by default report.html in the run folder."""
 
 
 @dataclass(frozen=True)
