@@ -65,6 +65,7 @@ GROUPS = {
     },
     "Train": {
         "train": Command("training:TrainSettings", "training.trainer:train", "train a network, or resume", "."),
+        "report": Command("training:ReportRun", "training.run_report:report_command", "write a page of a training"),
         "doctor": Command(
             "training:DoctorSettings", "training.doctor:doctor", "check a machine before a training", "."
         ),

@@ -164,6 +164,14 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return plain(asdict(settings))
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted names with their values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def save_toml(settings: Any, path: Path) -> None:
     """Write settings as TOML, so that `load` gives them back."""
     import tomli_w

@@ -80,7 +80,7 @@ class ObjectiveSettings(Strict):
 
 
 def _named(value: Any) -> Any:
-    """An objective's name alone, as a table."""
+    """The name of an objective or an optimizer alone, as a table."""
     return {"name": value} if isinstance(value, str) else value
 
 

@@ -4,11 +4,35 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
-from tyro.conf import Suppress, arg
+from tyro.conf import Positional, Suppress, arg
 
 from koala.config.data import DataSettings
-from koala.config.fields import Advanced, Count, Device, Dir, MixedPrecision, Strict
+from koala.config.fields import Advanced, Count, Device, Dir, File, MixedPrecision, Strict
 from koala.config.models import ExtractorSettings, NetworkSettings, ObjectiveSettings, _named
+
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "aim", "clearml", "comet_ml", "dvclive", "swanlab"]
+
+
+def _listed(value: Any) -> Any:
+    """One name alone, as a list of names."""
+    return (value,) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(Strict):
+    """The optimizer.
+
+    In a file, optimizer = "adamw" is short for a table with that name.
+    """
+
+    name: Annotated[str, arg(name="", metavar="NAME")] = "adam"
+    """Its name in timm: adam, adamw, sgd, lamb, lion, muon, ... Each wants a learning rate of its own."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decay of the weights. Biases and normalisation do not decay."""
+    layer_decay: Annotated[float, Field(gt=0, le=1), Advanced] = 1.0
+    """Share of the next layer's learning rate that each layer has, counted back from the output."""
+    options: Annotated[dict[str, Any], Suppress] = field(default_factory=dict)
+    """Its further options, as in [optimizer.options] betas = [0.9, 0.95]."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +48,21 @@ class TrainSettings(Strict):
     extractor: ExtractorSettings = field(default_factory=ExtractorSettings)
     network: Annotated[NetworkSettings, BeforeValidator(_named)] = field(default_factory=NetworkSettings)
     objective: Annotated[ObjectiveSettings, BeforeValidator(_named)] = field(default_factory=ObjectiveSettings)
+    init: Annotated[str, arg(metavar="MODEL")] = ""
+    """Begin with the weights of a model: "builtin", a run, a checkpoint, an exported folder, or USER/NAME on the hub.
+    By default with random ones."""
+    init_partial: Annotated[bool, Advanced] = False
+    """Take what fits of --init, such as all but the output of another objective. What does not fit is named."""
+    optimizer: Annotated[OptimizerSettings, BeforeValidator(_named)] = field(default_factory=OptimizerSettings)
     batch_size: Count = 50
     """Images in a step, over all processes (the global batch)."""
-    gradient_accumulation_steps: Annotated[Count, Advanced] = 1
-    """Pieces in which each process computes its part of the batch, to need less memory. The batch stays the same."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=0), Advanced] = 1
+    """Pieces in which each process computes its part of the batch, to need less memory. The batch stays the same. 0
+    takes the fewest that fit the GPU."""
     epochs: Annotated[float, Field(gt=0)] = 40.0
     """Times through the training set."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Learning rate of Adam."""
+    """Learning rate after the warm-up. Adam's; others want another one."""
     learning_rate_scaling: Annotated[Literal["none", "linear", "sqrt"], Advanced] = "none"
     """Multiply the learning rate by batch_size / 50 (linear) or its square root (sqrt)."""
     warmup_images: Annotated[int, Field(ge=0)] = 0
@@ -66,8 +97,13 @@ class TrainSettings(Strict):
     """Resume the newest run of this name in runs/."""
     processes: Annotated[int, Field(ge=0), Advanced] = 0
     """Refuse to start unless the launcher started this many processes; 0 takes any number."""
+    tracker: Annotated[tuple[TrackerName, ...], BeforeValidator(_listed)] = ("tensorboard",)
+    """Experiment trackers, one or several; metrics.jsonl is always written."""
+    notify: Annotated[str, arg(metavar="COMMAND")] = ""
+    """Shell command that is run at the end, a failure and an alarm. It finds KOALA_EVENT, KOALA_RUN and KOALA_MESSAGE
+    in its environment."""
     log_every: Count = 100
-    """Steps between entries in TensorBoard."""
+    """Steps between entries in trackers and metrics.jsonl."""
     validate_every: Count = 1
     """Epochs between validations, each with a checkpoint."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
@@ -75,7 +111,7 @@ class TrainSettings(Strict):
     keep_checkpoints: Annotated[Count, Advanced] = 3
     """Newest checkpoints to keep, besides the best."""
     log_pictures: Annotated[int, Field(ge=0), Advanced] = 8
-    """Pictures in each entry in TensorBoard."""
+    """Pictures in each entry in trackers."""
     log_samples: Annotated[bool, Advanced] = False
     """Write the numbers of each step's samples to the run folder."""
     peak_tflops: Annotated[float, Field(ge=0), Advanced] = 0.0
@@ -88,6 +124,19 @@ class TrainSettings(Strict):
     """Training images for --dry-run, if there are no shards yet."""
     images_per_second: Annotated[float, Field(ge=0)] = 0.0
     """Speed for --dry-run, over all devices: it then says how many hours the training takes."""
+
+
+@dataclass(frozen=True)
+class ReportRun(Strict):
+    """Write one page of a training: curves, pictures over time, speed, alarms, settings, hashes, environment.
+
+    The page holds all it needs. It may be written while the training goes.
+    """
+
+    run: Annotated[Positional[Dir], arg(metavar="RUN")]
+    """Run folder."""
+    out: File | None = None
+    """The page; by default report.html in the run folder."""
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,38 @@ def bars(series: Sequence[Series], ticks: Sequence[str], extra: str = "") -> str
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(drawn)}{axis}{"".join(labels)}{extra}</svg>'
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Points from left to right with the colour class they are drawn in: "first" as a line, "second" with dots."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    style: str
+
+
+def curves(drawn: Sequence[Curve]) -> str:
+    """A chart of lines over a common axis that begins at 0; the least and the largest value stand beside it."""
+    right = max(float(curve.x.max()) for curve in drawn) or 1.0
+    low, high = (float(edge(np.concatenate([curve.y for curve in drawn]))) for edge in (np.min, np.max))
+    width, height = _WIDTH - 2 * _LEFT, _HEIGHT - _BOTTOM - 2 * _TOP
+    parts = []
+    for curve in drawn:
+        x = _LEFT + curve.x / right * width
+        y = 2 * _TOP + (1 - (curve.y - low) / ((high - low) or 1.0)) * height
+        places = [f"{one:.1f},{two:.1f}" for one, two in zip(x, y, strict=True)]
+        ink = f'stroke="var(--{curve.style})" stroke-width="1.5"'
+        parts.append(f'<polyline points="{" ".join(places)}" fill="none" {ink}/>')
+        if curve.style == "second":
+            dots = (place.split(",") for place in places)
+            parts += [f'<circle cx="{one}" cy="{two}" r="2.5" fill="var(--second)"/>' for one, two in dots]
+    floor = _HEIGHT - _BOTTOM
+    parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _LEFT}" y1="{floor}" y2="{floor}" stroke="var(--line)"/>')
+    texts = [(_LEFT, 12, "start", f"{high:.4g}"), (_LEFT, floor - 3, "start", f"{low:.4g}")]
+    texts += [(_LEFT, _HEIGHT - 8, "start", "0"), (_WIDTH - _LEFT, _HEIGHT - 8, "end", f"{right:,.0f} images")]
+    parts += [f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>' for x, y, anchor, text in texts]
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>'
+
+
 def color_strip(colors: Sequence[str]) -> str:
     """Colours from left to right, below a chart's axis."""
     width, top = (_WIDTH - 2 * _LEFT) / len(colors), _HEIGHT - _BOTTOM + 1
@@ -165,6 +197,11 @@ def column_heads(names: Sequence[str]) -> str:
 
 def _columns(names: Sequence[str]) -> str:
     return f'style="grid-template-columns: repeat({len(names)}, minmax(0, 1fr))"'
+
+
+def folded(summary: str, content: str) -> str:
+    """What is seen once its summary is clicked; both are HTML already."""
+    return f"<details><summary>{summary}</summary>{content}</details>"
 
 
 def data_uri(picture: NDArray[np.uint8], side: int = 224) -> str:

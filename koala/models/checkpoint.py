@@ -62,6 +62,11 @@ class Checkpoint:
     state: dict[str, Any]
     presets: dict[str, Preset] = field(default_factory=dict)
 
+    @property
+    def weights_sha256(self) -> str:
+        """Of the file of weights."""
+        return sha256(self.path / "model.safetensors")
+
     def network(self) -> ColorNetwork:
         """The trained network, in evaluation mode on the CPU.
 
@@ -205,6 +210,7 @@ def public_files(found: Checkpoint, weights: dict[str, Tensor]) -> dict[str, byt
     extractor, objective = settings.extractor, settings.objective
     settings = replace(
         settings,
+        init=Path(settings.init).name,
         data=replace(settings.data, shards=Path(settings.data.shards.name)),
         extractor=replace(extractor, weights=_no_file(extractor.weights), cache=False),
         objective=replace(objective, perceptual_weights=_no_file(objective.perceptual_weights)),

@@ -8,7 +8,7 @@ References:
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -147,7 +147,12 @@ class Network(ColorNetwork):
     Args:
         embedding_size: E; 0 for a network without extractor.
         head: what is predicted: ab itself, or which bin of the ab plane it lies in.
+
+    Attributes:
+        embedding_columns: weights that the embedding enters, and their first column that does.
     """
+
+    embedding_columns: ClassVar[dict[str, int]] = {"fusion.mix.weight": 256}
 
     def __init__(self, embedding_size: int = 1000, head: Head = "ab") -> None:
         super().__init__(head)

@@ -53,7 +53,7 @@ def batch(settings: TrainSettings, store: ProcessStore) -> Finding:
     from koala.data.sampler import EpochSampler, micro_batches
 
     order = EpochSampler((settings.batch_size,), settings.seed)
-    pieces = settings.gradient_accumulation_steps
+    pieces = max(1, settings.gradient_accumulation_steps)  # 0 is found out when it trains
     part = next(micro_batches(order, 0, settings.batch_size, rank=0, world_size=store.size, accumulation=pieces))
     processes = format_count(store.size, "process")
     return Finding("ok", f"{settings.batch_size} images = {processes} x {format_count(pieces, 'piece')} x {len(part)}")

@@ -4,13 +4,11 @@ Nothing is written, nothing is fetched, and no GPU is needed: the extractor is b
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from koala.config.data import ShardRecipe
-from koala.config.load import load_toml, to_dict
+from koala.config.load import flat, load_toml, to_dict
 from koala.config.training import TrainSettings
 from koala.core.templates import template_path
 from koala.data.sample_filter import open_filtered
@@ -56,7 +54,7 @@ def describe_training(settings: TrainSettings, processes: int) -> str:
     extractor = build_extractor(replace(settings.extractor, weights="random")) if fused else None
     size = extractor.embedding_size if extractor is not None else 0
     network = build_network(settings, size, pretrained=False)
-    sampler, pieces = EpochSampler((settings.batch_size,), settings.seed), settings.gradient_accumulation_steps
+    sampler, pieces = EpochSampler((settings.batch_size,), settings.seed), max(1, settings.gradient_accumulation_steps)
     piece = len(next(micro_batches(sampler, 0, settings.batch_size, rank=0, world_size=processes, accumulation=pieces)))
     facts = {
         "images": _images(images, total),
@@ -67,7 +65,7 @@ def describe_training(settings: TrainSettings, processes: int) -> str:
     if settings.images_per_second:
         hours = total / settings.images_per_second / 3600
         facts["time"] = f"{hours:,.1f} hours at {settings.images_per_second:,g} images/s, without validation"
-    lines = [f"{name} = {json.dumps(value)}" for name, value in _flat(to_dict(lasting(settings)))]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in flat(to_dict(lasting(settings))).items()]
     return "\n".join([*lines, "", *(f"{name:10}  {fact}" for name, fact in facts.items())])
 
 
@@ -100,12 +98,3 @@ def _images(images: ImageCounts, total: int) -> str:
     val = "" if images.val is None else f", {images.val:,} to validate on"
     origin = f" ({images.origin})" if images.origin else ""
     return f"{images.train:,} in an epoch{val}, {total:,} in all{origin}"
-
-
-def _flat(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested tables as dotted names with their values."""
-    if not isinstance(values, dict):
-        yield name, values
-        return
-    for key, value in values.items():
-        yield from _flat(value, f"{name}.{key}" if name else key)

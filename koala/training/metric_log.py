@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: to TensorBoard, to `metrics.jsonl` and in a line for people.
+"""What a run says of itself while it trains: to `metrics.jsonl`, to trackers and in a line for people.
 
 Times are shares of the training time: waiting for data, computing on the device, saving. Validation is left out.
 """
@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from koala.data.loader import Batch
 from koala.evaluation import failure_signs, metrics
 from koala.imaging import color
 from koala.imaging.contact_sheet import grid, out_of_gamut, triptychs
+from koala.training.trackers import Tracker
 
 Activity = Literal["data", "saving", "validating"]
 
@@ -140,37 +141,31 @@ def color_statistics(batch: Batch, predicted: Tensor) -> dict[str, float]:
     return found
 
 
-def tensorboard_tag(name: str) -> str:
-    """The name of an entry in TensorBoard, which sorts by it: loss and pictures come first, speed comes last."""
-    group, _, rest = name.partition("/")
-    if rest in ("loss", "pictures"):
-        return f"{rest}/{group}"
-    return f"usage/{group}_{rest}" if group in ("speed", "time", "memory") else name
-
-
 class MetricLogger:
-    """TensorBoard's file and `metrics.jsonl` of a run folder; on other processes than the first, nothing.
+    """`metrics.jsonl` of a run folder, and trackers; on other processes than the first, nothing.
 
-    Entries after the clock will be made again and are taken away.
+    Entries of the file after the clock will be made again and are taken away.
+
+    Args:
+        run: the run's folder.
+        images_seen: the clock.
+        write: False writes nothing.
+        trackers: that get the same.
     """
 
-    def __init__(self, run: Path, images_seen: int, write: bool) -> None:
+    def __init__(self, run: Path, images_seen: int, write: bool, trackers: Sequence[Tracker] = ()) -> None:
         self._path, self._images_seen, self._write = run / "metrics.jsonl", images_seen, write
-        self._board: Any = None
+        self._trackers = trackers
         self._file: Any = None
 
     def __enter__(self) -> Self:
         if self._write:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self._board = SummaryWriter(str(self._path.parent), purge_step=self._images_seen + 1)
             write_atomic(self._path, b"".join(_until(self._path, self._images_seen)))
             self._file = self._path.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._write:
-            self._board.close()
             self._file.close()
 
     def add(self, images_seen: int, entry: Mapping[str, float]) -> None:
@@ -178,17 +173,16 @@ class MetricLogger:
         if not self._write:
             return
         entry = {name: value for name, value in entry.items() if math.isfinite(value)}
-        for name, value in entry.items():
-            self._board.add_scalar(tensorboard_tag(name), value, images_seen)
-        self._board.flush()
+        for tracker in self._trackers:
+            tracker.add(images_seen, entry)
         line = {"images_seen": images_seen, "at": datetime.now(UTC).isoformat(timespec="seconds"), **entry}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
     def show(self, images_seen: int, name: str, picture: Any) -> None:
-        """Put a picture, `(H, W, 3)` uint8, into TensorBoard."""
-        if self._write:
-            self._board.add_image(tensorboard_tag(name), picture, images_seen, dataformats="HWC")
+        """Show a picture, `(H, W, 3)` uint8, in trackers."""
+        for tracker in self._trackers:
+            tracker.show(images_seen, name, picture)
 
 
 class TrainingLog(MetricLogger):
@@ -202,6 +196,7 @@ class TrainingLog(MetricLogger):
         peak_tflops: of one device; 0 where it is not known.
         pictures: in each entry.
         watch: notices what goes wrong.
+        trackers: in the first process.
 
     Attributes:
         words: the newest entry, for people.
@@ -217,8 +212,9 @@ class TrainingLog(MetricLogger):
         peak_tflops: float,
         pictures: int,
         watch: failure_signs.FailureWatch,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
-        super().__init__(run, images_seen, write=accelerator.is_main_process)
+        super().__init__(run, images_seen, write=accelerator.is_main_process, trackers=trackers)
         self._device, self._devices = accelerator.device, accelerator.num_processes
         self._flops_per_image, self._peak_tflops, self._pictures = flops_per_image, peak_tflops, pictures
         self._watch = watch

@@ -1,8 +1,10 @@
 """The folder of a run: which one it is, whether the training in it may be resumed, and its log of samples."""
 
 import contextlib
+import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from koala.config.load import flat, to_dict
 from koala.config.training import TrainSettings
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
@@ -24,10 +27,11 @@ RUNS = Path("runs")
 _OLD_RUNS = Path("log/koala")  # where koala 0.1 put runs, by date alone
 _DATE = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(?:_\d+)?"
 _MUST_STAY = (  # in a run that is resumed
-    *("seed", "objective.name", "objective.rebalancing", "objective.colorfulness"),
+    *("seed", "init", "objective.name", "objective.rebalancing", "objective.colorfulness"),
     *("objective.perceptual", "objective.perceptual_network"),
     *("data.geometry", "data.size", "data.lightness", "data.filter", "data.mirror", "data.aging"),
     *("network.name", "network.hints", "objective.mean_error"),
+    *("optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.options"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
 )
 
@@ -62,15 +66,25 @@ def _newest(name: str) -> Path:
     return dates[max(begun)]
 
 
-def tensorboard_line(run: Path) -> str:
-    """What shows a run, and the runs beside it."""
-    return f"tensorboard --logdir {run.parent if run.parent.name == RUNS.name else run}"
+def how_to_watch(run: Path, trackers: Sequence[str]) -> str:
+    """What shows a run, and the runs beside it; empty where its trackers say so themselves."""
+    folder = run.parent if run.parent.name == RUNS.name else run
+    return f"; to watch it: tensorboard --logdir {folder}" if "tensorboard" in trackers else ""
 
 
 def lasting(settings: TrainSettings) -> TrainSettings:
     """The settings that belong to the run, without those of one start of it."""
     once = replace(settings, run=None, resume=False, profile=0)
     return replace(once, dry_run=False, dry_run_images=0, images_per_second=0.0)
+
+
+def facts(settings: TrainSettings, components: Components, state: TrainState) -> dict[str, str]:
+    """What trackers are told of a run: its settings, and the hashes of what it is made of."""
+    shards = hashlib.sha256("".join(components.data.sha256).encode()).hexdigest()
+    hashes = {"sha256.shards": shards, "sha256.extractor": components.embedder.sha256}
+    hashes |= {"sha256.prior": components.loss.prior_sha256, "sha256.init": state.origin.get("sha256", "")}
+    told = {**flat(to_dict(lasting(settings))), **hashes}
+    return {name: str(value) for name, value in told.items() if value != ""}
 
 
 def identity(components: Components) -> dict[str, Any]:
@@ -90,7 +104,7 @@ def snapshot(
         embedding_size=components.embedder.size,
         extractor_sha256=components.embedder.sha256,
         training=state.state_dict(scaler),
-        state={**identity(components), "window": window.state_dict()},
+        state={**identity(components), "origin": state.origin, "window": window.state_dict()},
     )
 
 

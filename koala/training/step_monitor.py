@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from koala.core.device_reads import DelayedReads
+from koala.training.optimizer import skips_on_device
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,14 @@ class StepMonitor:
     def flag(self, optimizer: torch.optim.Optimizer, norm: Tensor) -> Tensor:
         """Let the optimizer leave its next step out, on the device, where the gradient is not finite.
 
-        In fp16 the loss scaler does so, by the same gradient.
+        In fp16 the loss scaler does so, by the same gradient. An optimizer that cannot must not be asked to step.
 
         Returns:
             1 where the step is left out, else 0.
         """
         bad = (~torch.isfinite(norm)).float()
         self._bad = torch.maximum(self._bad, bad) if self._halt else bad
-        if self._scaler is None:
+        if self._scaler is None and skips_on_device(optimizer):
             optimizer.found_inf = self._bad  # type: ignore[attr-defined]  # as a loss scaler would
         return self._bad
 

@@ -1,7 +1,7 @@
 """What changes while training: weights, optimizer, moving average, clock; and how a checkpoint keeps it."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import ColorNetwork
+from koala.training.optimizer import build_optimizer, fits
 
 
 @dataclass
@@ -22,19 +23,23 @@ class TrainState:
         optimizer: its state.
         ema: the weights' moving average, or none.
         images_seen: the clock, over all processes.
+        origin: what the weights began as (`koala.training.initial_weights.Origin`); empty for random ones.
     """
 
     network: ColorNetwork
     optimizer: torch.optim.Optimizer
     ema: ColorNetwork | None = None
     images_seen: int = 0
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def new(cls, network: ColorNetwork, settings: TrainSettings) -> "TrainState":
         """The state before the first step of a network that is on its device."""
-        # the report's optimizer, all its arithmetic in one pass over the weights
-        optimizer = torch.optim.Adam(parameter_groups(network, settings), lr=settings.learning_rate, fused=True)
-        return cls(network, optimizer, deepcopy(network).requires_grad_(False) if settings.ema else None)
+        optimizer = build_optimizer(
+            network, settings.optimizer, settings.learning_rate, settings.network.extractor_rate
+        )
+        ema = deepcopy(network).requires_grad_(False) if settings.ema else None
+        return cls(network, optimizer, ema)
 
     @property
     def model(self) -> ColorNetwork:
@@ -61,22 +66,18 @@ class TrainState:
             self.optimizer.load_state_dict(saved["optimizer"])
             if scaler is not None and saved.get("scaler"):
                 scaler.load_state_dict(saved["scaler"])
-            fits = all(self._fits(weight) for weight in self.network.parameters() if weight.requires_grad)
+            trained = (weight for weight in self.network.parameters() if weight.requires_grad)
+            whole = all(fits(self.optimizer, weight) for weight in trained)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
-            fits = False
-        if not fits:
+            whole = False
+        if not whole:
             raise UserError(
                 f"{found.path / 'training.pt'} holds the state of another training; name another --run, or delete "
                 f"{found.path} to resume from the checkpoint before it"
             )
-        self.images_seen = found.images_seen
+        self.images_seen, self.origin = found.images_seen, found.state.get("origin", {})
         if self.ema is not None:
             self.ema.load_state_dict(model)
-
-    def _fits(self, weight: Tensor) -> bool:
-        """Whether the optimizer's moments are those of a weight."""
-        moments = self.optimizer.state[weight]
-        return all(moments[name].shape == weight.shape for name in ("exp_avg", "exp_avg_sq"))
 
     @torch.no_grad()
     def update_ema(self, share: float, skip: Tensor) -> None:
@@ -93,15 +94,6 @@ class TrainState:
         differences = list(torch._foreach_sub(weights, averages))
         torch._foreach_mul_(differences, (1 - skip) * (share if self.images_seen else 1.0))
         torch._foreach_add_(averages, differences)
-
-
-def parameter_groups(network: ColorNetwork, settings: TrainSettings) -> list[dict[str, Any]]:
-    """What is trained, each with its share of the learning rate: a pyramid's extractor has its own."""
-    trained = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
-    extractor = [weight for name, weight in trained if name.startswith("extractor.")]
-    rest = [weight for name, weight in trained if not name.startswith("extractor.")]
-    groups = [{"params": rest, "rate_share": 1.0}]
-    return [*groups, {"params": extractor, "rate_share": settings.network.extractor_rate}] if extractor else groups
 
 
 def ema_share(batch: int, half_life: int) -> float:

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from torch import Tensor, nn
 
 from koala.config.load import save_toml
 from koala.config.training import TrainSettings
-from koala.core.distributed import GracefulStop, is_main_process, mean_over_processes, on_main_process, open_accelerator
+from koala.core.distributed import (
+    GracefulStop,
+    is_main_process,
+    main_process_first,
+    mean_over_processes,
+    on_main_process,
+    open_accelerator,
+)
 from koala.core.errors import UserError, first_line
 from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
@@ -32,18 +39,24 @@ from koala.models import checkpoint
 from koala.training import estimate
 from koala.training.components import Components, build_components, training_batches
 from koala.training.dry_run import describe_training
+from koala.training.initial_weights import start_from
+from koala.training.journal import Journal, environment, open_journal
+from koala.training.memory_fit import with_fitting_pieces
 from koala.training.metric_log import MetricWindow, TrainingLog, peak_tflops
+from koala.training.optimizer import set_learning_rate, skips_on_device
 from koala.training.run_folder import (
     SampleLog,
     check_same,
     choose_run_folder,
+    facts,
+    how_to_watch,
     lasting,
     snapshot,
-    tensorboard_line,
     write_bad_batch,
 )
 from koala.training.schedule import is_due, learning_rate, ramp_up, total_images
 from koala.training.step_monitor import StepMonitor, StepNumbers
+from koala.training.trackers import check_installed, open_trackers
 from koala.training.train_state import TrainState, ema_share
 from koala.training.validation import Validator, predict
 
@@ -82,13 +95,20 @@ def train(settings: TrainSettings, command: str = "") -> int:
         if is_main_process():
             print(describe_training(settings, settings.processes or int(os.environ.get("WORLD_SIZE", "1"))))
         return 0
+    check_installed(settings.tracker)
     _choose_algorithms(settings.deterministic)
-    with open_accelerator(
-        settings.device, settings.mixed_precision, settings.processes, tf32=settings.tf32
-    ) as accelerator:
+    with (
+        open_accelerator(
+            settings.device, settings.mixed_precision, settings.processes, tf32=settings.tf32
+        ) as accelerator,
+        open_journal(settings.notify, accelerator) as journal,
+    ):
         components = build_components(settings, accelerator)
+        settings = with_fitting_pieces(settings, components, accelerator)
         with contextlib.ExitStack() as held, GracefulStop(accelerator) as stop:
             trainer = prepare(settings, components, accelerator, held)
+            journal.follow(trainer.run, lambda: trainer.state.images_seen)
+            trainer.journal = journal
             try:
                 return trainer.loop(stop, command or f"the same command with --run {trainer.run}")
             except torch.OutOfMemoryError as error:
@@ -115,8 +135,10 @@ def prepare(
     found = on_main_process(accelerator, lambda: checkpoint.latest_checkpoint(run / "checkpoints"))
     if found is not None:
         check_same(run, found, settings, components)
+    origin = _origin(settings, components, accelerator) if found is None and settings.init else {}
     network = components.network.to(accelerator.device).to(memory_format=torch.channels_last)
     state = TrainState.new(network, settings)
+    state.origin = origin
     if found is not None:
         state.restore(found, accelerator.scaler)
     if settings.compile:
@@ -127,6 +149,14 @@ def prepare(
     if found is not None:
         trainer.window = MetricWindow(**found.state.get("window", {}))
     return trainer
+
+
+def _origin(settings: TrainSettings, components: Components, accelerator: Accelerator) -> dict[str, Any]:
+    """Give the network the weights that it begins with; what they are, in plain values."""
+    # the first process fetches them, the others find them
+    origin = main_process_first(accelerator, lambda: start_from(settings, components))
+    _say(accelerator, str(origin))
+    return asdict(origin)
 
 
 def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
@@ -140,9 +170,7 @@ def train_step(trainer: "Trainer", parts: Iterator[Batch]) -> StepResult:
         parts: this process's micro-batches.
     """
     settings, state, accelerator = trainer.settings, trainer.state, trainer.accelerator
-    rate = learning_rate(state.images_seen, trainer.total, settings)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate * group.get("rate_share", 1.0)
+    set_learning_rate(state.optimizer, learning_rate(state.images_seen, trainer.total, settings))
     share = ramp_up(state.images_seen, trainer.total)
     objective, pieces, losses = trainer.components.loss.objective, settings.gradient_accumulation_steps, []
     for piece in range(pieces):
@@ -182,7 +210,7 @@ class Trainer:
         self.optimizer: Any = prepared[1]
         self.total = total_images(len(components.data.train), settings.epochs, settings.batch_size)
         self.checkpoints = run / "checkpoints"
-        self.window = MetricWindow()
+        self.window, self.journal = MetricWindow(), Journal("", write=False)
         self.monitor = StepMonitor(accelerator, halt=settings.on_nan == "stop")
         self._ema_share = ema_share(settings.batch_size, settings.ema)
         self.validator = Validator(settings, components, accelerator, self.checkpoints)
@@ -200,7 +228,8 @@ class Trainer:
             _say(self.accelerator, f"{self.run} is complete: {state.images_seen} images seen")
             return 0
         what = f"resuming after {state.images_seen} images" if state.images_seen else "a new run"
-        _say(self.accelerator, f"{self.run}: {what}; to watch it: {tensorboard_line(self.run)}")
+        _say(self.accelerator, f"{self.run}: {what}{how_to_watch(self.run, settings.tracker)}")
+        self.journal.note("start", what, environment(self.accelerator))
         with self._open_logs() as (bar, profiled):
             if unvalidated:  # it was interrupted
                 self._validate(bar)
@@ -223,9 +252,11 @@ class Trainer:
                     self._validate(bar)
                 if number:
                     self._settle()
+                    self.journal.note("stopped", f"by signal {number}")
                     bar.say(f"stopped after {state.images_seen} images; to resume, run {command}")
                     return 128 + number
             self._settle()
+        self.journal.note("end", f"complete: {state.images_seen} images seen")
         return 0
 
     @contextlib.contextmanager
@@ -238,22 +269,22 @@ class Trainer:
         first, settings, accelerator = self.accelerator.is_main_process, self.settings, self.accelerator
         if first:
             save_toml(lasting(settings), self.run / "config.toml")
-        network, extractor = self.components.network, self.components.embedder.extractor
-        flops = estimate.flops_per_image(network, extractor, settings.data.size)
-        peak = settings.peak_tflops or peak_tflops(accelerator.device, settings.mixed_precision)
+        names, told = settings.tracker if first else (), facts(settings, self.components, self.state)
         self.samples = SampleLog(self.run, self.accelerator, settings.log_samples)
         self.saver = checkpoint.AsyncSaver(self.checkpoints, settings.keep_checkpoints)
         with (
             contextlib.closing(self.samples),
             contextlib.closing(self.saver),
+            open_trackers(names, self.run, self.state.images_seen, told) as trackers,
             TrainingLog(
                 self.run,
                 self.state.images_seen,
                 accelerator,
-                flops_per_image=flops,
-                peak_tflops=peak,
+                flops_per_image=_flops_per_image(settings, self.components),
+                peak_tflops=settings.peak_tflops or peak_tflops(accelerator.device, settings.mixed_precision),
                 pictures=settings.log_pictures,
                 watch=FailureWatch(settings),
+                trackers=trackers,
             ) as self.log,
             _profiling(self.run / "profile", settings.profile if first else 0) as profiled,
             Progress(self.total, "training", start=self.state.images_seen, show=first) as bar,
@@ -279,9 +310,13 @@ class Trainer:
         return reveal(batch.ab, draw_squares(settings.seed, self.state.images_seen, batch.samples, settings.data.size))
 
     def update(self, norm: Tensor) -> None:
-        """Step the optimizer and the moving average, unless the gradient is not finite: decided on the device."""
+        """Step the optimizer and the moving average, unless the gradient is not finite.
+
+        That is decided on the device, but for optimizers that cannot: they wait for the norm.
+        """
         skip = self.monitor.flag(self.state.optimizer, norm)
-        self.optimizer.step()
+        if self.accelerator.scaler is not None or skips_on_device(self.state.optimizer) or not skip:
+            self.optimizer.step()
         self.state.update_ema(self._ema_share, skip)
         self.optimizer.zero_grad()
 
@@ -309,6 +344,7 @@ class Trainer:
         what = f"the gradient after {numbers.images_seen} images is not finite (loss {numbers.loss})"
         if self.settings.on_nan == "skip":
             _say(self.accelerator, f"warning: {what}; its samples are in {path}, the step is left out")
+            self.journal.note("alarm", f"{what}; the step is left out")
             return
         self.state.images_seen = numbers.images_seen  # nothing has changed since then
         self._save()
@@ -332,6 +368,7 @@ class Trainer:
         predicted = state.network.to_ab(taken.output)
         for warning in self.log.add_training(state.images_seen, window, means, taken.batch, predicted):
             bar.say(warning)
+            self.journal.note("alarm", warning)
 
     def _validate(self, bar: Progress) -> None:
         """The loss over the whole validation set, and pictures of it; the best checkpoint is remembered."""
@@ -355,6 +392,10 @@ class Trainer:
         """Wait until the newest checkpoint is on the disk; in all processes, an error if it is not."""
         with self.window.during("saving"):
             on_main_process(self.accelerator, self.saver.wait)
+
+
+def _flops_per_image(settings: TrainSettings, components: Components) -> int:
+    return estimate.flops_per_image(components.network, components.embedder.extractor, settings.data.size)
 
 
 def _choose_algorithms(deterministic: bool) -> None:

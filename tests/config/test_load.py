@@ -20,8 +20,8 @@ from koala.core.errors import UserError
         ("[objective]\ncolourfulness = 0.5", "there is no setting objective.colourfulness; did you mean colorfulness?"),
         ('[data]\ngeometry = "round"', "data.geometry = 'round': input should be 'pad', 'crop'"),
         (
-            "zoom = 1\nlimit = 2\n[data]\nx = 3",
-            "there is no setting zoom, limit; known: name, data, extractor, network, objective, batch_size",
+            "zoom = 1\nflavour = 2\n[data]\nx = 3",
+            "there is no setting zoom, flavour; known: name, data, extractor, network, objective, init",
         ),
         ("[data]\nx = 3", "there is no setting data.x; known: shards, geometry, size"),
         ('batch_size = "many"', "batch_size = 'many': input should be a valid integer"),

@@ -101,20 +101,3 @@ def test_shares_of_the_time_leave_validation_out(monkeypatch):
 def test_an_entry_in_words():
     entry = {"train/gradient_norm": 0.034, "train/chroma_ratio": 0.623, "time/data": 0.004, "speed/mfu": 0.41}
     assert metric_log.format_entry(entry) == "gradient 0.034, chroma 0.62, data 0.4 %, MFU 41 %"
-
-
-def test_tensorboard_opens_on_loss_and_pictures_and_ends_with_speed():
-    """It sorts tags by their names."""
-    names = [
-        "train/loss",
-        "train/learning_rate",
-        "speed/mfu",
-        "time/data",
-        "memory/gpu_gib",
-        "val/pictures",
-        "val/loss",
-    ]
-    assert sorted(map(metric_log.tensorboard_tag, names)) == [
-        *("loss/train", "loss/val", "pictures/val", "train/learning_rate"),
-        *("usage/memory_gpu_gib", "usage/speed_mfu", "usage/time_data"),
-    ]

@@ -1,0 +1,91 @@
+"""Fine-tuning: a run that begins with the weights of a trained network, by `--init`."""
+
+from dataclasses import dataclass
+
+from koala.config.training import TrainSettings
+from koala.core.errors import UserError
+from koala.models import hub
+from koala.models.checkpoint import Checkpoint, find_checkpoint
+from koala.models.pretrained import PRETRAINED
+from koala.models.weight_transfer import Transfer, plan_transfer, take_weights
+from koala.training.components import Components
+
+BUILT_IN = "builtin"
+_SHOWN = 4  # weights that do not fit and are named
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run's weights began as; its checkpoints keep it.
+
+    Attributes:
+        name: as it was given.
+        sha256: of the file of weights.
+        images_seen: in its own training.
+        left_out: what did not fit, in a few words each.
+    """
+
+    name: str
+    sha256: str
+    images_seen: int
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        taken = f"beginning with {self.name} ({self.images_seen} images seen, sha256 {self.sha256[:12]})"
+        return f"{taken} without {_listed(self.left_out)}" if self.left_out else taken
+
+
+def find_model(name: str) -> Checkpoint:
+    """The checkpoint of a model: a run's best, a checkpoint, an exported folder, one of the hub, or the built-in.
+
+    Raises:
+        UserError: there is none.
+    """
+    return find_checkpoint(PRETRAINED if name == BUILT_IN else hub.resolve_model(name))
+
+
+def start_from(settings: TrainSettings, components: Components) -> Origin:
+    """Give the network, which is on the CPU, the weights that `--init` names.
+
+    Returns:
+        What they are.
+
+    Raises:
+        UserError: there is no such model, or it does not fit and `--init-partial` does not allow that.
+    """
+    found = find_model(settings.init)
+    same_extractor = found.extractor_sha256 == components.embedder.sha256
+    transfer = plan_transfer(components.network, found.network().state_dict(), same_extractor)
+    _check(settings, found, transfer, same_extractor)
+    take_weights(components.network, transfer)
+    return Origin(settings.init, found.weights_sha256, found.images_seen, tuple(transfer.faults()))
+
+
+def _check(settings: TrainSettings, found: Checkpoint, transfer: Transfer, same_extractor: bool) -> None:
+    if not transfer.weights:
+        raise UserError(f"{settings.init} has no weight that this network has; leave out --init, or name another model")
+    if transfer.whole or settings.init_partial:
+        return
+    ways = [*([] if same_extractor else [_as_extractor(found)]), *_as_objective(settings, found)]
+    wanted = f"train with {' and '.join(ways)}, or take" if ways else "take"
+    raise UserError(
+        f"{settings.init} does not fit this network: {_listed(tuple(transfer.faults()))}; {wanted} what fits with "
+        "--init-partial"
+    )
+
+
+def _as_extractor(found: Checkpoint) -> str:
+    """Flags that give a training the extractor of a model."""
+    extractor = found.settings.extractor
+    features = f" --extractor.features {extractor.features}" if extractor.features != "logits" else ""
+    return f"--extractor.name {extractor.name}{features} with the weights it had"
+
+
+def _as_objective(settings: TrainSettings, found: Checkpoint) -> list[str]:
+    name = found.settings.objective.name
+    return [f"--objective {name}"] if name != settings.objective.name else []
+
+
+def _listed(faults: tuple[str, ...]) -> str:
+    more = [f"{len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+    return ", ".join([*faults[:_SHOWN], *more])
