@@ -14,7 +14,8 @@ from koala.core.errors import UserError
 from koala.data import sample_filter
 from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
 from koala.data.shards import Shards, read_manifest
-from koala.evaluation import features, metrics, protocol
+from koala.evaluation import baselines, features, metrics, protocol
+from koala.evaluation.baselines import MeanColor
 from koala.evaluation.features import FeatureNetwork, Lpips, SkippedMetric
 from koala.evaluation.predictions import FolderPictures, NetworkPictures, PictureSource, picture_files
 from koala.models import checkpoint
@@ -66,6 +67,7 @@ class Components:
         pictures: what is judged.
         cache: of the embeddings that the network is given, if they are cached.
         judges: networks that judge.
+        constant: the mean colour of the training pictures; None where it is not known.
         title: what the pictures are called.
         out: folder for what is written.
     """
@@ -75,6 +77,7 @@ class Components:
     pictures: PictureSource
     cache: EmbeddingCache | None
     judges: Judges
+    constant: MeanColor | None
     title: str
     out: Path
 
@@ -104,7 +107,13 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         pictures = NetworkPictures(found, model, settings.saturation, rules.assembly, accelerator.autocast)
         title, out = "koala", settings.model / "evaluation"
     judges = build_judges(settings, rules, images, accelerator.device)
-    return Components(rules, images, pictures, cache, judges, title, settings.out or out)
+    constant = baselines.training_color(_training_shards(settings, found))
+    return Components(rules, images, pictures, cache, judges, constant, title, settings.out or out)
+
+
+def _training_shards(settings: EvaluateSettings, found: Checkpoint | None) -> list[Path]:
+    """Where the colours of the training pictures may be known: the network's shards, or else those that judge it."""
+    return [*([found.settings.data.shards] if found is not None else []), settings.shards]
 
 
 def find_checkpoint(model: Path) -> Checkpoint | None:

@@ -18,19 +18,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from koala.core.distributed import dali_device
+from koala.core.distributed import dali_device, wait_for_all
 from koala.core.progress import Progress
 from koala.data.loader import Batch, load_batches
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
-from koala.evaluation import scoring
+from koala.evaluation import baselines, metrics, scoring
 from koala.evaluation.components import Components
 from koala.evaluation.metrics import Histograms
 from koala.evaluation.partial_results import PartialResults
 from koala.evaluation.predictions import Prediction, evaluation_window, true_photos
 from koala.imaging import contact_sheet
 
-Kind = Literal["scores", "reference"]
+Kind = Literal["colors", "scores", "reference"]
+
+_WORK = {
+    "colors": "measuring the mean colour",
+    "scores": "evaluating",
+    "reference": "looking at true pictures",
+}  # in a word or two
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _KEPT, _FROM_SYSTEM = 1 << 30, 1 << 25  # bytes of free memory that are kept; larger pieces are not
@@ -64,18 +70,28 @@ class Measuring:
     def run(self) -> None:
         """Measure this process's share of the batches that are not measured yet, and write their pictures."""
         images = self._components.images
+        self._constant = self._constant_color()
         self._run("scores", images.shards, self._score)
         if images.reference is not None and self._components.judges.features is not None:
             self._run("reference", images.reference, self._keep_features)
+
+    def _constant_color(self) -> Tensor:
+        """The constant colour that others are compared with, `(2,)`: the photos' own mean where no other is known."""
+        if (known := self._components.constant) is not None:
+            return torch.tensor(known.ab)
+        shards = self._components.images.shards
+        self._run("colors", shards, self._keep_colors)
+        wait_for_all(self._accelerator)
+        parts = self._results.read(part_name("colors", samples) for samples in sample_batches(len(shards), self._batch))
+        return torch.from_numpy(np.concatenate([part["ab"] for part in parts]).mean(axis=0))
 
     def _run(self, kind: Kind, shards: Shards, measure: Callable[[str, Batch], Callable[[], int]]) -> None:
         rank, world_size = self._accelerator.process_index, self._accelerator.num_processes
         mine = sample_batches(len(shards), self._batch)[rank::world_size]
         left = [samples for samples in mine if part_name(kind, samples) not in self._results]
         total, left_total = (sum(len(samples) for samples in some) for some in (mine, left))
-        what = "evaluating" if kind == "scores" else "looking at true pictures"
         with (
-            Progress(total, what, start=total - left_total, show=self._accelerator.is_main_process) as progress,
+            Progress(total, _WORK[kind], start=total - left_total, show=self._accelerator.is_main_process) as progress,
             # batches are scored in threads of their own while the next ones are coloured
             ThreadPoolExecutor(self._threads, "koala-scorer", _begin_scoring, (self._accelerator.device,)) as pool,
         ):
@@ -97,6 +113,15 @@ class Measuring:
             return len(prediction.photos)
 
         return score
+
+    def _keep_colors(self, part: str, photos: Batch) -> Callable[[], int]:
+        """What keeps the mean colours of a batch's photos."""
+
+        def keep() -> int:
+            self._results.write(part, {"ab": metrics.mean_ab(photos.ab, self._weight(photos)).cpu().numpy()})
+            return len(photos.ab)
+
+        return keep
 
     def _keep_features(self, part: str, photos: Batch) -> Callable[[], int]:
         """What keeps the features of a batch's true pictures."""
@@ -137,14 +162,19 @@ class Measuring:
 
     def _measure(self, prediction: Prediction) -> dict[str, NDArray]:
         """All that is measured of a batch."""
-        weight, judges = self._weight(prediction), self._components.judges
-        scores = scoring.score_batch(prediction, weight, judges.lpips.distance if judges.lpips else None)
+        weight, judges = self._weight(prediction.batch), self._components.judges
+        perceptual = judges.lpips.distance if judges.lpips else None
+        scores = scoring.score_batch(prediction, weight, perceptual)
+        assembly = self._components.protocol.assembly
+        scores |= baselines.score_baselines(prediction, self._constant, assembly, weight, perceptual)
         histograms = [Histograms.of(lab, weight) for lab in (prediction.lab, prediction.photo_lab)]
         measured = {
             "names": np.array(list(scores)),
             "scores": torch.stack(list(scores.values())).cpu().numpy(),
             "hues": np.stack([colors.hue for colors in histograms]),
             "chromas": np.stack([colors.chroma for colors in histograms]),
+            "named": np.stack([colors.named for colors in histograms]),
+            "constant": self._constant.numpy(),
         }
         if judges.features is not None:
             measured["predicted"] = self._features(prediction.pictures)
@@ -159,15 +189,15 @@ class Measuring:
         assert network is not None
         return network.extract(shown).cpu().numpy()
 
-    def _weight(self, prediction: Prediction) -> Tensor | None:
+    def _weight(self, photos: Batch) -> Tensor | None:
         """Which pixels count, `(B, 1, H, W)`; None where all do."""
         rules, size = self._components.protocol, self._components.images.data.size
         if rules.padding == "counted" or rules.geometry not in ("pad", "legacy"):
             return None
-        weight = np.zeros((len(prediction.ab), 1, size, size), np.float32)
-        for square, sample in zip(weight[:, 0], prediction.batch.samples, strict=True):
+        weight = np.zeros((len(photos.ab), 1, size, size), np.float32)
+        for square, sample in zip(weight[:, 0], photos.samples, strict=True):
             self.without_padding(square, int(sample))[...] = 1
-        return None if weight.all() else torch.from_numpy(weight).to(prediction.ab.device)
+        return None if weight.all() else torch.from_numpy(weight).to(photos.ab.device)
 
     def without_padding(self, square: NDArray, sample: int) -> NDArray:
         """The photo within its square: a view of `(H, W, ...)`."""

@@ -30,10 +30,10 @@ from koala.models.checkpoint import Checkpoint
 from koala.models.network import Colorizer
 
 
-class Prediction(ABC):
-    """A batch with the colours that were made of it, worked out when they are asked for, in the thread that asks.
+class Truth:
+    """The photos of a batch, with what is worked out of them when it is asked for.
 
-    Attributes:
+    Args:
         batch: with the photos themselves.
     """
 
@@ -46,14 +46,45 @@ class Prediction(ABC):
         return true_photos(self.batch)
 
     @cached_property
-    def photo_lightness(self) -> Tensor:
+    def lightness(self) -> Tensor:
         """L* of the photos' colours on the network's scale, `(B, 1, H, W)`."""
         return color.to_lightness(self.photos, "color")
 
     @cached_property
+    def grey_lightness(self) -> Tensor:
+        """L* of the photos turned grey, likewise."""
+        return color.to_lightness(self.photos, "grey")
+
+    @cached_property
+    def lab(self) -> Tensor:
+        """L*a*b* of the photos, `(B, 3, H, W)`."""
+        return color.to_lab(self.lightness, self.batch.ab)
+
+
+class Prediction(ABC):
+    """A batch with the colours that were made of it, worked out when they are asked for, in the thread that asks.
+
+    Args:
+        batch: with the photos themselves.
+        truth: what is known of the photos already.
+
+    Attributes:
+        batch: with the photos themselves.
+        truth: the photos.
+    """
+
+    def __init__(self, batch: Batch, truth: Truth | None = None) -> None:
+        self.batch, self.truth = batch, truth or Truth(batch)
+
+    @property
+    def photos(self) -> Tensor:
+        """The photos themselves, `(B, 3, H, W)` uint8."""
+        return self.truth.photos
+
+    @property
     def photo_lab(self) -> Tensor:
         """L*a*b* of the photos, `(B, 3, H, W)`."""
-        return color.to_lab(self.photo_lightness, self.batch.ab)
+        return self.truth.lab
 
     @property
     @abstractmethod
@@ -90,10 +121,11 @@ class AssembledPrediction(Prediction):
         batch: with the photos.
         ab: `(B, 2, H, W)` on the network's scale.
         assembly: whose L*: the grey-scaled photos', or the photos'.
+        truth: what is known of the photos already.
     """
 
-    def __init__(self, batch: Batch, ab: Tensor, assembly: LightnessSource) -> None:
-        super().__init__(batch)
+    def __init__(self, batch: Batch, ab: Tensor, assembly: LightnessSource, truth: Truth | None = None) -> None:
+        super().__init__(batch, truth)
         self._ab, self._assembly = ab.float(), assembly
 
     @property
@@ -104,8 +136,7 @@ class AssembledPrediction(Prediction):
     @cached_property
     def _rgb(self) -> Tensor:
         """In 0..1, and beyond that outside sRGB."""
-        grey = self._assembly == "grey"
-        lightness = color.to_lightness(self.photos, "grey") if grey else self.photo_lightness
+        lightness = self.truth.grey_lightness if self._assembly == "grey" else self.truth.lightness
         return color.lab_to_rgb(color.to_lab(lightness, self.ab), outside="keep")
 
     @cached_property

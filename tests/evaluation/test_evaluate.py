@@ -30,6 +30,7 @@ from koala.evaluation import (
     results,
     scoring,
     summary,
+    text_report,
 )
 from koala.evaluation.components import build_components
 from tests.processes import finish, start_several
@@ -46,32 +47,46 @@ def scores_of(folder: Path) -> dict:
 
 
 def test_the_text_has_what_the_page_has():
-    """Header, direction, intervals, and the values of the photos themselves."""
+    """Header, direction, intervals, the values of the photos themselves, baselines, hues, and the verdict."""
     protocol = {"name": "mine", "sha256": "0123456789", "lightness": "grey", "assembly": "color", "padding": "counted"}
     scores = {"mse": 0.0125, "psnr": 23.5, "fid": 30.25, "chroma_ratio": 0.75, "cf": 15.5, "cf_true": 39.75}
     report = {
         **{"protocol": protocol, "checkpoint": "runs/mine", "pictures": 8, "scores": scores, "judges": {}},
-        **{
-            "intervals": {"mse": (0.01, 0.015)},
-            "warnings": ["grey collapse: ..."],
-            "left_out": {"lpips": "no weights"},
-        },
+        "intervals": {"mse": (0.01, 0.015)},
+        "baselines": {"grey": {"mse": 0.016}, "constant": {"mse": 0.014, "chroma_ratio": 0.5}, "own mean": {}},
+        "nearer_than_grey": {"mse": 0.625},
+        "constant": {"ab": [2.5, 9.0], "of": "the pictures that are judged"},
+        "hues": {"red": {"predicted": 0.02, "true": 0.11}, "brown/orange": {"predicted": 0.98, "true": 0.89}},
+        "verdict": {"beaten": False, "text": "these colours are no nearer"},
+        "warnings": ["grey collapse: ..."],
+        "left_out": {"lpips": "no weights"},
     }
-    assert evaluate.lines(report) == [
+    said = [
         "runs/mine: 8 pictures under the protocol mine (sha256 01234567)",
         "L* of the grey photo in, of the color photo out; padding counted",
         "",
-        "score                           value   95 % interval            the photos'",
-        "mse                     ↓     0.01250   0.01000 to 0.01500",
-        "psnr                    ↑    23.50000",
-        "fid                     ↓    30.25000",
-        "chroma_ratio                  0.75000                            1.00000",
-        "cf                           15.50000                            39.75000",
+        "score                       value   95 % interval          photos     grey constant own mean nearer",
+        "mse                   ↓    0.0125   0.01 to 0.015                    0.016    0.014             62%",
+        "psnr                  ↑      23.5",
+        "fid                   ↓     30.25",
+        "chroma_ratio                 0.75                               1               0.5",
+        "cf                           15.5                           39.75",
         "",
         "↓ lower is better, ↑ higher is better; intervals are over pictures (bootstrap)",
+        "nearer: share of the pictures that are nearer to their photos than grey; constant: ab [2.5, 9.0], the mean of "
+        "the pictures that are judged",
+        "",
+        "coloured pixels, %       red brown/orange",
+        "predicted                2.0         98.0",
+        "true                    11.0         89.0",
+        "",
+        "These colours are no nearer.",
         "warning: grey collapse: ...",
         "left out: lpips: no weights",
     ]
+    assert text_report.lines(report) == said
+    red = text_report.lines(report, colored=True)
+    assert [line for line in red if line not in said] == ["\033[1;31mThese colours are no nearer.\033[0m"]
 
 
 def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_folder):
