@@ -59,6 +59,8 @@ class EvaluationProtocol(Strict):
     """What the network sees: L* of the grey-scaled picture, or of the colour picture."""
     assembly: LightnessSource = "color"
     """What predicted ab is joined with to make the picture that is judged."""
+    judged: Literal["pictures", "ab"] = "pictures"
+    """Of pictures that others made: the pictures as they are, or their ab alone, joined as predicted ab is."""
     padding: Literal["counted", "left out"] = "left out"
     """Whether the black around a padded photo counts; networks that judge pictures see it in any case."""
     features: Literal["inception_2015", "inception_torchvision", "tf_efficientnet_lite0", "none"] = "inception_2015"
@@ -107,6 +109,8 @@ class EvaluateSettings(Strict):
     """L* that the network sees, in place of the protocol's."""
     assembly: Annotated[LightnessSource | None, Advanced] = None
     """L* that is combined with the predicted ab, in place of the protocol's."""
+    judged: Annotated[Literal["pictures", "ab"] | None, Advanced] = None
+    """What of a folder's pictures is judged, in place of the protocol's: the pictures, or their ab alone."""
     features: Literal["protocol", "none"] = "protocol"
     """none leaves out FID, KID and LPIPS, which take most of the time."""
     inception: Annotated[File | None, Advanced] = None

@@ -66,7 +66,7 @@ def score_baselines(
     weight: Tensor | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The measures of each baseline of each picture of a batch.
+    """The measures of each baseline of each picture of a batch: of colours, and for grey of structure as well.
 
     Args:
         prediction: of the same batch.
@@ -76,14 +76,16 @@ def score_baselines(
         perceptual: LPIPS, where there is one.
 
     Returns:
-        "MEASURE of BASELINE" to `(B,)` float64: those of `NEARNESS`, and "chroma".
+        "MEASURE of BASELINE" to `(B,)` float64, with "chroma" among the measures.
     """
     true = prediction.batch.ab
     own = metrics.mean_ab(true, weight).to(true.dtype)
     scores: dict[str, Tensor] = {}
     for name, ab in zip(BASELINES, (own * 0, constant.to(own).expand_as(own), own), strict=True):
         made = AssembledPrediction(prediction.batch, ab[:, :, None, None].expand_as(true), assembly, prediction.truth)
-        measured = scoring.score_nearness(made, weight, perceptual)
+        measured = scoring.score_colors(made, weight)
+        if name == "grey":  # structure takes most of the time, and says little of one colour
+            measured |= scoring.score_structure(made, weight, perceptual)
         measured["chroma"] = ab.double().norm(dim=1)
         scores |= {column(measure, name): values for measure, values in measured.items()}
     return scores
@@ -98,7 +100,7 @@ def column(measure: str, baseline: str) -> str:
 
 
 def baseline_scores(table: Table) -> dict[str, dict[str, float]]:
-    """The scores of each baseline: those of `NEARNESS`, chroma_ratio, and the best factor with its error.
+    """The scores of each baseline: those of `NEARNESS` that it has, chroma_ratio, the best factor with its error.
 
     Args:
         table: names to `(N,)` measures of each picture; nothing comes of one without baselines.
@@ -113,12 +115,6 @@ def _scores(table: Table, name: str) -> dict[str, float]:
     scores["chroma_ratio"] = float(chroma.mean() / max(table["chroma_true"].mean(), 1e-12))
     factor, error = scoring.best_factor(scores["mse"], (chroma**2).mean() / 2, true_power)
     return scores | {"best_factor": float(factor), "mse_best_factor": float(error)}
-
-
-def baseline_table(table: Table, name: str) -> Table:
-    """The measures of each picture of one baseline, under the names that a colouriser's have."""
-    measures = {key: table[column(key, name)] for key in NEARNESS if column(key, name) in table}
-    return measures | {"chroma_predicted": table[column("chroma", name)], "chroma_true": table["chroma_true"]}
 
 
 def nearer_than_grey(table: Table) -> dict[str, float]:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from koala.config.data import DataSettings, for_evaluation
 from koala.config.evaluation import EvaluateSettings, EvaluationProtocol, ImageIds
 from koala.config.models import ExtractorWeightsOrCache
-from koala.core.distributed import main_process_first, on_main_process
+from koala.core.distributed import dali_device, main_process_first, on_main_process
 from koala.core.errors import UserError
 from koala.data import sample_filter
 from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
@@ -17,7 +17,8 @@ from koala.data.shards import Shards, read_manifest
 from koala.evaluation import baselines, features, metrics, protocol
 from koala.evaluation.baselines import MeanColor
 from koala.evaluation.features import FeatureNetwork, Lpips, SkippedMetric
-from koala.evaluation.predictions import FolderPictures, NetworkPictures, PictureSource, picture_files
+from koala.evaluation.folder_pictures import FolderPictures, picture_files
+from koala.evaluation.predictions import NetworkPictures, PictureSource
 from koala.models import checkpoint
 from koala.models.checkpoint import Checkpoint
 from koala.models.pretrained import PretrainedColorizer
@@ -97,7 +98,7 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         entries = read_manifest(settings.shards).splits[settings.split]
         images = replace(images, embeddings=CachedEmbeddings(cache, entries, images.shards))
     if found is None:
-        pictures: PictureSource = FolderPictures(settings.model, images.shards, data)
+        pictures: PictureSource = _of_folder(settings, rules, images, dali_device(accelerator))
         title, out = (
             settings.model.resolve().name,
             settings.model.with_name(f"{settings.model.resolve().name}-evaluation"),
@@ -109,6 +110,14 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
     judges = build_judges(settings, rules, images, accelerator.device)
     constant = baselines.training_color(_training_shards(settings, found))
     return Components(rules, images, pictures, cache, judges, constant, title, settings.out or out)
+
+
+def _of_folder(settings: EvaluateSettings, rules: EvaluationProtocol, images: Images, device: str) -> FolderPictures:
+    """The pictures of a folder."""
+    if settings.saturation != 1 and rules.judged == "pictures":
+        raise UserError("--saturation changes colours alone, but the pictures are judged as they are; add --judged ab")
+    assembly = rules.assembly if rules.judged == "ab" else None
+    return FolderPictures(settings.model, images.shards, images.data, device, assembly, settings.saturation)
 
 
 def _training_shards(settings: EvaluateSettings, found: Checkpoint | None) -> list[Path]:
@@ -135,7 +144,7 @@ def choose_protocol(settings: EvaluateSettings, found: Checkpoint | None) -> Eva
         data = for_evaluation(found.settings.data)
         named = EvaluationProtocol("as in training", geometry=data.geometry, size=data.size, lightness=data.lightness)
     ids = replace(named.ids, file=str(settings.ids)) if settings.ids is not None else None
-    changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly")}
+    changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly", "judged")}
     changed = protocol.override(named, **changes)
     if changed.geometry == "random_crop":
         raise UserError("random_crop is another picture each time; judge with --geometry crop")

@@ -34,9 +34,9 @@ from koala.core.version import __version__
 from koala.data.shards import Shards, read_manifest
 from koala.evaluation import protocol, results, summary, text_report
 from koala.evaluation.components import Components, build_components
+from koala.evaluation.folder_pictures import FolderPictures
 from koala.evaluation.measuring import Measuring
 from koala.evaluation.partial_results import PartialResults
-from koala.evaluation.predictions import FolderPictures
 
 _WRITTEN = ("report.html", "scores.json", "per_image.csv", "convincing.txt", "sheet.png", "pictures")
 

@@ -8,8 +8,9 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from koala.evaluation.partial_results import PartialResults
 from koala.evaluation.predictions import Prediction, evaluation_window, true_photos
 from koala.imaging import contact_sheet
 
+Item = TypeVar("Item")
 Kind = Literal["colors", "scores", "reference"]
 
 _WORK = {
@@ -71,23 +73,37 @@ class Measuring:
         """Measure this process's share of the batches that are not measured yet, and write their pictures."""
         images = self._components.images
         self._constant = self._constant_color()
-        self._run("scores", images.shards, self._score)
+        self._run("scores", len(images.shards), self.predictions, self._score)
         if images.reference is not None and self._components.judges.features is not None:
-            self._run("reference", images.reference, self._keep_features)
+            self._run("reference", len(images.reference), partial(self._photos, images.reference), self._keep_features)
 
     def _constant_color(self) -> Tensor:
         """The constant colour that others are compared with, `(2,)`: the photos' own mean where no other is known."""
         if (known := self._components.constant) is not None:
             return torch.tensor(known.ab)
         shards = self._components.images.shards
-        self._run("colors", shards, self._keep_colors)
+        self._run("colors", len(shards), partial(self._photos, shards), self._keep_colors)
         wait_for_all(self._accelerator)
         parts = self._results.read(part_name("colors", samples) for samples in sample_batches(len(shards), self._batch))
         return torch.from_numpy(np.concatenate([part["ab"] for part in parts]).mean(axis=0))
 
-    def _run(self, kind: Kind, shards: Shards, measure: Callable[[str, Batch], Callable[[], int]]) -> None:
+    def _run(
+        self,
+        kind: Kind,
+        count: int,
+        load: Callable[[Sequence[NDArray]], Iterator[Item]],
+        measure: Callable[[str, Item], int],
+    ) -> None:
+        """Load what is not measured yet, batch after batch, and measure it in threads.
+
+        Args:
+            kind: of the parts that are kept.
+            count: samples, over all processes.
+            load: gives the batches of some samples.
+            measure: keeps a part of a batch, and says how many pictures were in it.
+        """
         rank, world_size = self._accelerator.process_index, self._accelerator.num_processes
-        mine = sample_batches(len(shards), self._batch)[rank::world_size]
+        mine = sample_batches(count, self._batch)[rank::world_size]
         left = [samples for samples in mine if part_name(kind, samples) not in self._results]
         total, left_total = (sum(len(samples) for samples in some) for some in (mine, left))
         with (
@@ -96,41 +112,28 @@ class Measuring:
             ThreadPoolExecutor(self._threads, "koala-scorer", _begin_scoring, (self._accelerator.device,)) as pool,
         ):
             under_way: deque[Future[int]] = deque()
-            for samples, photos in zip(left, self._photos(shards, left), strict=True):
-                under_way.append(pool.submit(measure(part_name(kind, samples), photos)))
+            for samples, loaded in zip(left, load(left), strict=True):
+                under_way.append(pool.submit(measure, part_name(kind, samples), loaded))
                 if len(under_way) > self._threads:
                     progress.advance(under_way.popleft().result())
             for work in under_way:
                 progress.advance(work.result())
 
-    def _score(self, part: str, photos: Batch) -> Callable[[], int]:
-        """Colour a batch; what is returned writes its pictures and keeps what is measured of it."""
-        prediction = self._components.pictures.predict(photos)
+    def _score(self, part: str, prediction: Prediction) -> int:
+        """Write a batch's pictures, and keep what is measured of it."""
+        self._write_pictures(prediction)
+        self._results.write(part, self._measure(prediction))
+        return len(prediction.photos)
 
-        def score() -> int:
-            self._write_pictures(prediction)
-            self._results.write(part, self._measure(prediction))
-            return len(prediction.photos)
+    def _keep_colors(self, part: str, photos: Batch) -> int:
+        """Keep the mean colours of a batch's photos."""
+        self._results.write(part, {"ab": metrics.mean_ab(photos.ab, self._weight(photos)).cpu().numpy()})
+        return len(photos.ab)
 
-        return score
-
-    def _keep_colors(self, part: str, photos: Batch) -> Callable[[], int]:
-        """What keeps the mean colours of a batch's photos."""
-
-        def keep() -> int:
-            self._results.write(part, {"ab": metrics.mean_ab(photos.ab, self._weight(photos)).cpu().numpy()})
-            return len(photos.ab)
-
-        return keep
-
-    def _keep_features(self, part: str, photos: Batch) -> Callable[[], int]:
-        """What keeps the features of a batch's true pictures."""
-
-        def keep() -> int:
-            self._results.write(part, {"true": self._features(true_photos(photos))})
-            return len(photos.ab)
-
-        return keep
+    def _keep_features(self, part: str, photos: Batch) -> int:
+        """Keep the features of a batch's true pictures."""
+        self._results.write(part, {"true": self._features(true_photos(photos))})
+        return len(photos.ab)
 
     def _photos(self, shards: Shards, some: Sequence[NDArray]) -> Iterator[Batch]:
         images = self._components.images
@@ -147,7 +150,7 @@ class Measuring:
 
     def predictions(self, some: Sequence[NDArray]) -> Iterator[Prediction]:
         """The predictions of samples, batch after batch."""
-        return map(self._components.pictures.predict, self._photos(self._components.images.shards, some))
+        return self._components.pictures.predictions(self._photos(self._components.images.shards, some), some)
 
     def triptychs(self, samples: Collection[int]) -> dict[int, NDArray[np.uint8]]:
         """Grey, coloured and original of samples, `(3, H, W, 3)` each."""

@@ -181,6 +181,8 @@ def protocol_hashes(protocol: EvaluationProtocol) -> ProtocolHashes:
     values = asdict(protocol)
     for key in ("name", "about", "departures"):
         del values[key]
+    if protocol.judged == "pictures":  # as all were before there was a choice: their hashes stay
+        del values["judged"]
     for key in ("ids", "reference"):
         ids = getattr(protocol, key)
         listed = image_names(ids, protocol.name)

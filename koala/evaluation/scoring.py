@@ -77,12 +77,29 @@ HEADLINE = (
 )
 
 
-def score_nearness(
+def score_colors(prediction: Prediction, weight: Tensor | None = None) -> dict[str, Tensor]:
+    """How near each picture's colours are to its photo's.
+
+    Args:
+        prediction: what was made of the batch.
+        weight: `(B, 1, H, W)`, which pixels count; None counts all.
+
+    Returns:
+        mse, psnr and ciede2000 to `(B,)` float64.
+    """
+    return {
+        "mse": metrics.mse(prediction.ab, prediction.batch.ab, weight),
+        "psnr": metrics.psnr(prediction.pictures, prediction.photos, weight),
+        "ciede2000": metrics.mean_ciede2000(prediction.lab, prediction.photo_lab, weight),
+    }
+
+
+def score_structure(
     prediction: Prediction,
     weight: Tensor | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """How near each picture of a batch is to its photo.
+    """How alike each picture and its photo are in what is to be seen, which takes longer.
 
     Args:
         prediction: what was made of the batch.
@@ -90,14 +107,10 @@ def score_nearness(
         perceptual: LPIPS, where there is one.
 
     Returns:
-        Those of `NEARNESS` that can be measured, to `(B,)` float64.
+        ssim and lpips to `(B,)` float64, where they can be measured.
     """
     made, photos = prediction.pictures, prediction.photos
-    scores = {
-        "mse": metrics.mse(prediction.ab, prediction.batch.ab, weight),
-        "psnr": metrics.psnr(made, photos, weight),
-        "ciede2000": metrics.mean_ciede2000(prediction.lab, prediction.photo_lab, weight),
-    }
+    scores = {}
     if min(photos.shape[-2:]) >= metrics.SSIM_WINDOW:
         scores["ssim"] = metrics.ssim(made, photos, weight)
     if perceptual is not None:
@@ -122,7 +135,7 @@ def score_batch(
     """
     ab, true = prediction.ab, prediction.batch.ab
     flat = None if weight is None else weight[:, 0]
-    scores = score_nearness(prediction, weight, perceptual) | {
+    scores = score_colors(prediction, weight) | {
         "ab_power": metrics.mean(ab.square(), weight),
         "ab_power_true": metrics.mean(true.square(), weight),
         "chroma_predicted": metrics.chroma(ab, weight),
@@ -130,6 +143,7 @@ def score_batch(
         "out_of_gamut": metrics.mean(prediction.out_of_gamut, weight),
         "saturated": metrics.saturated(ab, weight),
     }
+    scores |= score_structure(prediction, weight, perceptual)
     for variant in ("signed", "absolute"):
         absolute = variant == "absolute"
         mine, theirs = (color.colorfulness(rgb, absolute, flat) for rgb in (prediction.pictures, prediction.photos))

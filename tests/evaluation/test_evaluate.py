@@ -1,7 +1,9 @@
 """Evaluation and colouring, with a network that a short training left."""
 
 import hashlib
+import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -515,7 +517,7 @@ def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
         evaluate.evaluate(EvaluateSettings(folder, shard_folder))
     one, other, *_ = sorted(folder.rglob("*.png"))
     Image.new("RGB", (20, 20)).save(one)
-    with pytest.raises(UserError, match=r"is 20 x 20 pixels, but .* is judged at .*16 x .*; colour the images as"):
+    with pytest.raises(UserError, match=r"is 20 x 20 pixels, but .* is \d\d x \d\d; colour the whole photo, at any"):
         evaluate.evaluate(settings)
     one.write_bytes(b"no picture")
     with pytest.raises(UserError, match=rf"{one.name}: "):
@@ -524,6 +526,63 @@ def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
     other.unlink()
     with pytest.raises(UserError, match=r"holds no picture, or several, for 2 of 8 images, such as .*; name the pict"):
         evaluate.evaluate(settings)
+
+
+def write_photos(shards: Path, folder: Path, change=lambda photo: photo) -> Path:
+    """The photos of the validation split at full size, changed, as PNG."""
+    opened = Shards.open(shards, "val")
+    for sample in range(len(opened)):
+        path = folder / f"{opened.describe(sample).source}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(io.BytesIO(opened.read(sample).tobytes())) as photo:
+            change(photo.convert("RGB")).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("geometry", ["crop", "pad", "squash"])
+def test_full_size_pictures_are_cut_and_resized_as_the_photos_are(shard_folder, tmp_path, geometry):
+    """The photos themselves, at their own size, are the truth to the last bit."""
+    write_photos(shard_folder, tmp_path / "same")
+    (tmp_path / "mine.toml").write_text(f'size = 16\ngeometry = "{geometry}"\n')
+    settings = EvaluateSettings(tmp_path / "same", shard_folder, protocol=str(tmp_path / "mine.toml"), threads=2)
+    evaluate.evaluate(settings)
+    found = results.read_result(tmp_path / "same-evaluation")
+    assert found.scores["mse"] == 0
+    assert found.scores["psnr"] == 100
+
+
+def test_pictures_of_another_size_than_their_photos(shard_folder, tmp_path):
+    """Twice as large they are near the truth, and the same as another colouriser's own enlargement."""
+    write_photos(shard_folder, tmp_path / "large", lambda photo: photo.resize((2 * photo.width, 2 * photo.height)))
+    settings = EvaluateSettings(tmp_path / "large", shard_folder, protocol="photos", size=16, threads=2)
+    evaluate.evaluate(settings)
+    assert results.read_result(tmp_path / "large-evaluation").scores["psnr"] > 35
+
+
+def test_ab_alone_can_be_judged(shard_folder, tmp_path):
+    """Photos made darker and half as colourful: as pictures they are wrong; the best factor is the rest."""
+
+    def darker(photo: Image.Image) -> Image.Image:
+        lab = rgb2lab(np.asarray(photo) / 255) * [0.9, 0.5, 0.5]
+        return Image.fromarray(np.round(lab2rgb(lab) * 255).astype(np.uint8))
+
+    write_photos(shard_folder, tmp_path / "dark", darker)
+    found = {}
+    for judged, saturation in (("pictures", 1.0), ("ab", 1.0), ("ab", 2.0)):
+        settings = EvaluateSettings(
+            *(tmp_path / "dark", shard_folder, tmp_path / f"{judged} {saturation}"),
+            **{"protocol": "photos", "size": 16, "judged": judged, "saturation": saturation, "threads": 2},
+        )
+        evaluate.evaluate(settings)
+        found[judged, saturation] = results.read_result(settings.out).scores
+    assert found["ab", 1.0]["mse"] == pytest.approx(found["pictures", 1.0]["mse"], rel=1e-6)
+    assert found["ab", 1.0]["psnr"] > found["pictures", 1.0]["psnr"] + 0.5, "their lightness is not held against them"
+    assert found["ab", 1.0]["best_factor"] == pytest.approx(2, rel=0.02)
+    assert found["ab", 2.0]["best_factor"] == pytest.approx(1, rel=0.02)
+    assert found["ab", 2.0]["mse"] == pytest.approx(found["ab", 1.0]["mse_best_factor"], abs=1e-5)
+    settings = EvaluateSettings(tmp_path / "dark", shard_folder, protocol="report", ids=None, saturation=2.0)
+    with pytest.raises(UserError, match="the pictures are judged as they are; add --judged ab"):
+        evaluate.evaluate(replace(settings, protocol=str(tmp_path / "pictures 1.0/protocol.toml")))
 
 
 def test_names_cannot_leave_the_folder():
