@@ -100,14 +100,17 @@ def _judging(
         raise UserError("there is no run to take the rules from; name --shards and --protocol")
     report = first.report if first is not None else {}
     protocol = settings.protocol or (str(first.folder / "protocol.toml") if first is not None else "")
-    judged_by_networks = first is None or report["judges"]
+    classifier = (report.get("recognition") or {}).get("classifier", "")
+    judged_by_networks = first is None or report["judges"].keys() - {classifier}
     return EvaluateSettings(
         folder,
         settings.shards or Path(report["shards"]),
         out=settings.out / name,
         protocol=protocol,
         split=report.get("split", "val"),
+        limit=settings.limit,
         filter=report.get("filter", ""),
+        classifier=classifier,
         features="protocol" if judged_by_networks else "none",
         inception=settings.inception,
         lpips=settings.lpips,

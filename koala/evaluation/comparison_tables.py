@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.core import html, terminal
+from koala.evaluation import recognition
 from koala.evaluation.comparison import Comparison
 from koala.evaluation.html_report import interval_text, verdict_text
 from koala.evaluation.results import EvaluationResult
@@ -34,6 +35,7 @@ def to_text(comparison: Comparison, colored: bool = False) -> list[str]:
         f"Differences are from {comparison.baseline}; {note}.",
         "",
         *aligned(hue_rows(comparison)),
+        *recognitions(comparison),
         *(_alarm(column, colored) for column in comparison.columns if _is_unbeaten(column)),
     ]
 
@@ -52,6 +54,12 @@ def hue_rows(comparison: Comparison) -> list[list[str]]:
         rows.insert(0, ["coloured pixels, %", *hues])
         rows.append(["original", *(f"{100 * share['true']:.1f}" for share in hues.values())])
     return rows
+
+
+def recognitions(comparison: Comparison) -> list[str]:
+    """What a classifier recognised of each column, in words."""
+    found = {column.name: column.report.get("recognition") for column in comparison.columns}
+    return [f"{name}: {recognition.sentence(one)}" for name, one in found.items() if one]
 
 
 def _is_unbeaten(column: EvaluationResult) -> bool:
@@ -174,6 +182,7 @@ def to_html(comparison: Comparison, sheet: NDArray[np.uint8] | None) -> str:
         *(part for column in comparison.columns for part in verdict_text(column.report.get("verdict"), column.name)),
         html.table(["", *map(html.escape, heads)], scores, numbers=range(1, len(heads) + 1)),
         *_html_hues(comparison),
+        *(f"<p>{html.escape(text)}.</p>" for text in recognitions(comparison)),
         "<h2>What was compared</h2>",
         html.table([], [[html.escape(column.name), _html_origin(column)] for column in comparison.columns]),
     ]

@@ -19,6 +19,7 @@ from koala.evaluation.baselines import MeanColor
 from koala.evaluation.features import FeatureNetwork, Lpips, SkippedMetric
 from koala.evaluation.folder_pictures import FolderPictures, picture_files
 from koala.evaluation.predictions import NetworkPictures, PictureSource
+from koala.evaluation.recognition import Classifier, build_classifier
 from koala.models import checkpoint
 from koala.models.checkpoint import Checkpoint
 from koala.models.pretrained import PretrainedColorizer
@@ -50,11 +51,13 @@ class Judges:
     Attributes:
         features: between whose features distances are taken.
         lpips: a perceptual distance.
+        classifier: recognises the pictures.
         skipped: metrics that are left out, and why.
     """
 
     features: FeatureNetwork | None
     lpips: Lpips | None
+    classifier: Classifier | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -148,7 +151,7 @@ def choose_protocol(settings: EvaluateSettings, found: Checkpoint | None) -> Eva
     changed = protocol.override(named, **changes)
     if changed.geometry == "random_crop":
         raise UserError("random_crop is another picture each time; judge with --geometry crop")
-    return replace(changed, ids=ids) if ids is not None else changed
+    return protocol.limit_images(replace(changed, ids=ids) if ids is not None else changed, settings.limit)
 
 
 def view_of(settings: EvaluateSettings) -> DataSettings:
@@ -187,12 +190,16 @@ def _open(  # noqa: PLR0917  (what is opened, and what is said of it)
     elif condition:
         raise UserError(f"{what} names its images; leave --filter out, or write a protocol of your own")
     else:
-        keep = on_main_process(accelerator, lambda: protocol.select_samples(folder, split, wanted, what))
+        some = bool(ids.limit)
+        keep = on_main_process(accelerator, lambda: protocol.select_samples(folder, split, wanted, what, some=some))
         shards = Shards.open(folder, split, keep)
+    if ids.limit:
+        total = read_manifest(folder).samples(split)
+        return Shards.open(folder, split, protocol.draw_samples(shards, total, ids.limit))
     if ids.count and len(shards) != ids.count:
         raise UserError(
             f'{what} judges {ids.count} images, but {folder} (split "{split}") holds {len(shards)}; '
-            "name other shards, or judge by another --protocol"
+            "name other shards, judge fewer with --limit, or judge by another --protocol"
         )
     return shards
 
@@ -243,7 +250,19 @@ def build_judges(settings: EvaluateSettings, rules: EvaluationProtocol, images: 
         skipped["lpips"] = str(reason)
     if rules.size < metrics.SSIM_WINDOW:
         skipped["ssim"] = f"{rules.size} pixels are less than its window of {metrics.SSIM_WINDOW}"
-    return Judges(network, perceptual, skipped)
+    classifier = _classifier(settings, images.shards, device) if settings.classifier else None
+    return Judges(network, perceptual, classifier, skipped)
+
+
+def _classifier(settings: EvaluateSettings, photos: Shards, device: torch.device) -> Classifier:
+    """The network that recognises the pictures."""
+    found = find_checkpoint(settings.model)
+    if found is not None and found.settings.extractor.name == settings.classifier:
+        raise UserError(
+            f"{settings.classifier} is the extractor of {settings.model}, and would judge what it helped to colour; "
+            "name another --classifier"
+        )
+    return build_classifier(settings.classifier, settings.classifier_weights, photos, device)
 
 
 def _feature_network(

@@ -122,7 +122,9 @@ class Evaluation:
 def provenance(settings: EvaluateSettings, components: Components) -> dict[str, Any]:
     """All that the scores depend on."""
     rules, judges = components.protocol, components.judges
-    named = {"lpips": judges.lpips, **({judges.features.frechet: judges.features} if judges.features else {})}
+    named: dict[str, Any] = {"lpips": judges.lpips}
+    named |= {judges.features.frechet: judges.features} if judges.features else {}
+    named |= {judges.classifier.name: judges.classifier} if judges.classifier else {}
     return {
         **components.pictures.provenance(),
         "shards": str(settings.shards),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.core import html
-from koala.evaluation import baselines
+from koala.evaluation import baselines, recognition
 from koala.evaluation.baselines import BASELINES
 from koala.evaluation.metrics import CHROMA_STEP, Histograms
 from koala.evaluation.scoring import ARROWS, MEANINGS, Table
@@ -17,7 +17,7 @@ from koala.imaging import color
 from koala.imaging.hues import COLORED
 
 _SHOWN_ABOVE = (
-    *("scores", "intervals", "baselines", "nearer_than_grey", "verdict", "constant", "hues"),
+    *("scores", "intervals", "baselines", "nearer_than_grey", "verdict", "constant", "hues", "recognition"),
     *("warnings", "left_out", "protocol"),
 )
 _DRAWN = ("psnr", "ssim", "ciede2000", "lpips", "mse")
@@ -89,6 +89,8 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
     ]
     parts = ["<h2>Scores</h2>", *verdict_text(report.get("verdict"))]
     parts += [html.table(head, rows, numbers=range(1, len(head) - 1)), *_about_baselines(report)]
+    if report.get("recognition"):
+        parts.append(f"<p><b>Recognition</b>: {html.escape(recognition.sentence(report['recognition']))}.</p>")
     parts += [f"<p><b>Warning</b>: {html.escape(warning)}</p>" for warning in report["warnings"]]
     if report["left_out"]:
         parts.append("<p>Left out:</p>")

@@ -24,7 +24,7 @@ from koala.core.progress import Progress
 from koala.data.loader import Batch, load_batches
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
-from koala.evaluation import baselines, metrics, scoring
+from koala.evaluation import baselines, metrics, recognition, scoring
 from koala.evaluation.components import Components
 from koala.evaluation.metrics import Histograms
 from koala.evaluation.partial_results import PartialResults
@@ -170,6 +170,8 @@ class Measuring:
         scores = scoring.score_batch(prediction, weight, perceptual)
         assembly = self._components.protocol.assembly
         scores |= baselines.score_baselines(prediction, self._constant, assembly, weight, perceptual)
+        if judges.classifier is not None:
+            scores |= recognition.recognize(judges.classifier, prediction, assembly)
         histograms = [Histograms.of(lab, weight) for lab in (prediction.lab, prediction.photo_lab)]
         measured = {
             "names": np.array(list(scores)),

@@ -12,7 +12,7 @@ from koala.config.load import save_toml
 from koala.core.atomic_io import write_atomic
 from koala.data.sampler import seeded_permutation
 from koala.data.shards import Shards
-from koala.evaluation import baselines, failure_signs, html_report, metrics, protocol, results, scoring
+from koala.evaluation import baselines, failure_signs, html_report, metrics, protocol, recognition, results, scoring
 from koala.evaluation.components import Components, Images
 from koala.evaluation.features import FeatureNetwork
 from koala.evaluation.measuring import Kind, Measuring, part_name, picture_name, sample_batches
@@ -134,13 +134,15 @@ def write(
 def _result(components: Components, measures: Measures, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What scores.json holds."""
     scores, intervals = scoring.aggregate_scores(measures.table, components.protocol)
+    classifier = components.judges.classifier
     return {
         "scores": scores | measures.distances,
         "intervals": intervals,
         **baselines.facts(measures.table),
         "constant": _constant(components, measures),
         "hues": _hues(measures),
-        "warnings": _warnings(scores, components.pictures),
+        "recognition": recognition.summarize(measures.table, classifier.name) if classifier else None,
+        "warnings": [*_warnings(scores, components.pictures), *_limit_warning(components)],
         "left_out": components.judges.skipped,
         "pictures": len(components.images.shards),
         **facts,
@@ -171,6 +173,14 @@ def _warnings(scores: Mapping[str, float], pictures: PictureSource) -> list[str]
     measures = {name: value for name, value in scores.items() if colorful or name != "chroma_ratio"}
     trained = pictures.settings if isinstance(pictures, NetworkPictures) else None
     return failure_signs.warnings(measures, trained)
+
+
+def _limit_warning(components: Components) -> list[str]:
+    """That only some images were judged."""
+    if not components.protocol.ids.limit:
+        return []
+    drawn = len(components.images.shards)
+    return [f"limit: {drawn} images were drawn; scores of all images are others, and are not to be compared with these"]
 
 
 def _write(components: Components, name: str, content: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from koala.core import terminal
-from koala.evaluation import baselines, scoring
+from koala.evaluation import baselines, recognition, scoring
 from koala.evaluation.baselines import BASELINES
 
 
@@ -33,6 +33,7 @@ def lines(result: Mapping[str, Any], colored: bool = False) -> list[str]:
             f"the mean of {constant['of']}",
         ]
     said += [*_hue_lines(result.get("hues", {})), *_verdict_lines(result.get("verdict"), colored)]
+    said += ["", recognition.sentence(result["recognition"])] if result.get("recognition") else []
     said += [f"warning: {warning}" for warning in result["warnings"]]
     said += [f"left out: {name}: {why}" for name, why in result["left_out"].items()]
     for name, judge in result["judges"].items():

@@ -14,6 +14,7 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
+from koala import cli
 from koala.config.data import DataSettings
 from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
@@ -406,10 +407,26 @@ def test_images_are_chosen_by_a_list(run, shard_folder, tmp_path):
     )
 
 
+def test_some_of_the_images_have_another_hash_and_a_warning(run, shard_folder, tmp_path, capsys):
+    """The report's protocol asks for 5,000 images; 5 of the 8 that are there are drawn, the same ones again."""
+    words = ["evaluate", str(run), "--shards", str(shard_folder), "--protocol", "report", "--size", "16"]
+    for name in ("one", "two"):
+        assert cli.main([*words, "--threads", "2", "--limit", "5", "--out", str(tmp_path / name)]) == 0
+    one, two = (results.read_result(tmp_path / name) for name in ("one", "two"))
+    assert one.images == two.images and len(set(one.images)) == 5
+    assert one.report["protocol"]["name"] == "report, size 16, limit 5"
+    whole = protocol.override(protocol.find_protocol("report"), size=16)
+    assert one.report["protocol"]["sha256"] != protocol.protocol_hashes(whole).sha256
+    assert "warning: limit: 5 images were drawn; scores of all images are others" in capsys.readouterr().out
+    written = protocol.find_protocol(str(tmp_path / "one/protocol.toml"))
+    assert protocol.protocol_hashes(written).sha256 == one.report["protocol"]["sha256"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "val5k"}, "5000 of the 5000 images of val5k are not in"),
+        ({"protocol": "val5k"}, "5000 of the 5000 images of val5k are not in .*, judge fewer with --limit"),
+        ({"protocol": "val5k", "limit": 80}, "5000 of the 5000 images of val5k, limit 80 are not in"),
         ({"protocol": "report"}, r'report judges 5000 images, but .* \(split "val"\) holds 8'),
         ({"protocol": "ctest10k"}, "name the file that lists them with --ids FILE"),
         ({"protocol": "val5k", "filter": "chroma > 3"}, "val5k names its images; leave --filter out"),

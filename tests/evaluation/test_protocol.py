@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from koala.config.data import ShardRecipe, SplitRule, WriteShards
@@ -99,6 +100,18 @@ def test_images_are_selected_by_name(shards):
     opened = protocol.Shards.open(shards, "val", keep)
     names = sorted(protocol.image_stem(opened.describe(sample).source) for sample in range(len(opened)))
     assert names == [f"ILSVRC2012_val_{number:08d}" for number in range(5, 9)]
+
+
+def test_a_limit_does_with_those_of_the_images_that_are_there(shards):
+    wanted = protocol.image_names(ids(first=13, last=20), "thirteen to twenty")
+    keep = protocol.select_samples(shards, "val", wanted, "thirteen to twenty", some=True)
+    assert keep.sum() == 2
+    there = protocol.Shards.open(shards, "val")
+    drawn = protocol.draw_samples(there, len(there), 5)
+    assert drawn.sum() == 5
+    assert protocol.draw_samples(there, len(there), 50).sum() == 12
+    few = protocol.Shards.open(shards, "val", keep)
+    assert np.array_equal(protocol.draw_samples(few, len(keep), 5), keep)
 
 
 def test_a_wrong_subset_is_refused(shards):
