@@ -12,7 +12,7 @@ import io
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from itertools import count
@@ -36,8 +36,8 @@ LOADING, SCORING, WHOLE = "loading", "loading and scoring", "with the network"
 class Halved:
     """A colouriser that costs nothing."""
 
-    def predict(self, batch: Any) -> Prediction:
-        return AssembledPrediction(batch, batch.ab / 2, "color")
+    def predictions(self, photos: Iterable[Any], samples: Any) -> Iterator[Prediction]:
+        return (AssembledPrediction(batch, batch.ab / 2, "color") for batch in photos)
 
     def provenance(self) -> dict[str, Any]:
         return {"checkpoint": "none"}

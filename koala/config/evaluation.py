@@ -39,6 +39,8 @@ class ImageIds(Strict):
     """How many images there must be; 0 asks for no number."""
     sha256: str = ""
     """What the sorted names must hash to, joined by line feeds; by default no hash is asked for."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """How many of them are judged, drawn by a fixed seed from those that are there; 0 judges all."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class EvaluationProtocol(Strict):
     """What the network sees: L* of the grey-scaled picture, or of the colour picture."""
     assembly: LightnessSource = "color"
     """What predicted ab is joined with to make the picture that is judged."""
+    judged: Literal["pictures", "ab"] = "pictures"
+    """Of pictures that others made: the pictures as they are, or their ab alone, joined as predicted ab is."""
     padding: Literal["counted", "left out"] = "left out"
     """Whether the black around a padded photo counts; networks that judge pictures see it in any case."""
     features: Literal["inception_2015", "inception_torchvision", "tf_efficientnet_lite0", "none"] = "inception_2015"
@@ -91,10 +95,12 @@ class EvaluateSettings(Strict):
     out: Dir | None = None
     """Folder for scores and pictures; by default "evaluation" in the run or checkpoint folder."""
     protocol: Annotated[str, arg(metavar="NAME|FILE")] = ""
-    """Rules of the evaluation: report, val5k, val50k, ctest10k, coltran, imagenet64, or a TOML file. By default the
-    network sees the images as in training."""
+    """Rules of the evaluation: photos, report, val5k, val50k, ctest10k, coltran, imagenet64, or a TOML file. By default
+    the network sees the images as in training."""
     ids: Annotated[File | None, Advanced] = None
     """Text file of the images' names, for a protocol that leaves them open."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Number of images to judge, drawn by a fixed seed; 0 judges all. The protocol then has another hash."""
     split: SplitName = "val"
     """Split of the shards."""
     filter: str = ""
@@ -107,12 +113,19 @@ class EvaluateSettings(Strict):
     """L* that the network sees, in place of the protocol's."""
     assembly: Annotated[LightnessSource | None, Advanced] = None
     """L* that is combined with the predicted ab, in place of the protocol's."""
+    judged: Annotated[Literal["pictures", "ab"] | None, Advanced] = None
+    """What of a folder's pictures is judged, in place of the protocol's: the pictures, or their ab alone."""
     features: Literal["protocol", "none"] = "protocol"
     """none leaves out FID, KID and LPIPS, which take most of the time."""
     inception: Annotated[File | None, Advanced] = None
     """Inception weights for FID and KID; by default looked for in torch's cache."""
     lpips: Annotated[File | None, Advanced] = None
     """torchvision's AlexNet weights for LPIPS; by default looked for in torch's cache."""
+    classifier: Annotated[str, arg(metavar="MODEL")] = ""
+    """A timm model that is to recognise the pictures, such as tf_efficientnet_lite1. It must not be the network's own
+    extractor."""
+    classifier_weights: Annotated[str, arg(metavar="FILE"), Advanced] = "pretrained"
+    """File of its weights, or "pretrained"."""
     batch_size: Count = 32
     """Images at a time, in each process."""
     threads: Count = 4
@@ -150,6 +163,8 @@ class CompareSettings(Strict):
     """For pictures: folder of shards; by default the runs'."""
     protocol: Annotated[str, arg(metavar="NAME|FILE")] = ""
     """For pictures: rules of the evaluation; by default the runs'."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """For pictures: number of images to judge; by default as the runs."""
     inception: Annotated[File | None, Advanced] = None
     """For pictures: Inception weights, as in koala evaluate."""
     lpips: Annotated[File | None, Advanced] = None

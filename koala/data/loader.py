@@ -24,7 +24,7 @@ from koala.data.counter_rng import uniforms
 from koala.data.crop_windows import CropWindows, crop_windows, draws
 from koala.data.dali_pipeline import build_graph
 from koala.data.sampler import SamplePositions
-from koala.data.shards import Shards
+from koala.data.shards import SampleInfo
 from koala.imaging.errors import UnreadableImageError
 from koala.imaging.jpeg_intake import validate_or_transcode
 
@@ -57,6 +57,24 @@ class Batch:
     rgb: "torch.Tensor | None" = None
 
 
+class EncodedPhotos(Protocol):
+    """Where the bytes of photos are: shards, or what stands in their place.
+
+    Attributes:
+        height: `(N,)` int64 in pixels.
+        width: `(N,)` int64 in pixels.
+    """
+
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+
+    def read_many(self, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """The bytes of several samples' files, `(N,)` uint8 each."""
+
+    def describe(self, sample: int) -> SampleInfo:
+        """What is known of a sample."""
+
+
 class EmbeddingReader(Protocol):
     """Where embeddings are kept."""
 
@@ -65,7 +83,7 @@ class EmbeddingReader(Protocol):
 
 
 def load_batches(
-    shards: Shards,
+    shards: EncodedPhotos,
     places: Iterable[SamplePositions],
     data: DataSettings,
     device: str,
@@ -100,7 +118,7 @@ def load_batches(
 
 
 def _decoded(  # noqa: PLR0917  (as load_batches)
-    shards: Shards,
+    shards: EncodedPhotos,
     places: Iterable[SamplePositions],
     data: DataSettings,
     device: str,
@@ -147,7 +165,7 @@ class _Reader:
 
     def __init__(
         self,
-        shards: Shards,
+        shards: EncodedPhotos,
         places: Iterable[SamplePositions],
         data: DataSettings,
         seed: int,
@@ -390,7 +408,7 @@ def _batch(tensors: "list[torch.Tensor]", embedding: "torch.Tensor | None", requ
 # ---------------------------------------------------------------- what can go wrong
 
 
-def _failure(shards: Shards, under_way: Iterable[_Request], error: RuntimeError) -> UserError:
+def _failure(shards: EncodedPhotos, under_way: Iterable[_Request], error: RuntimeError) -> UserError:
     """Say what stopped the pipeline: the device, or a sample, which DALI does not name."""
     text, line = str(error).lower(), first_line(error)
     if "out of memory" in text or "cuda_error_out_of_memory" in text:
@@ -409,7 +427,7 @@ def _failure(shards: Shards, under_way: Iterable[_Request], error: RuntimeError)
     )
 
 
-def _undecodable(shards: Shards, under_way: Iterable[_Request]) -> UserError | None:
+def _undecodable(shards: EncodedPhotos, under_way: Iterable[_Request]) -> UserError | None:
     """The first sample that does not decode, if there is one."""
     for request in under_way:
         for sample, jpeg in zip(request.samples, request.jpegs, strict=True):

@@ -242,8 +242,12 @@ class Shards:
         return [self._source(sample) for sample in range(len(self))]
 
     def _source(self, sample: int) -> str:
+        return str(self.description(sample)["source"])
+
+    def description(self, sample: int) -> dict[str, Any]:
+        """What a sample's JSON holds: "source", and "wnid" and "class_index" where its class is known."""
         shard = self._open(self._shard_of(sample))
-        return shard.source(int(self._offset[sample]) + padded_length(int(self._size[sample])))
+        return shard.description(int(self._offset[sample]) + padded_length(int(self._size[sample])))
 
     @property
     def selection(self) -> str:
@@ -290,13 +294,15 @@ class _OpenShard:
         except tarfile.TarError:
             raise self._replaced() from None
 
-    def source(self, begin: int) -> str:
-        """What the JSON calls "source" whose header begins at a byte."""
-        description = self._read(begin + BLOCK, self.header(begin).size)
+    def description(self, begin: int) -> dict[str, Any]:
+        """What the JSON holds whose header begins at a byte, with "source" among it."""
         try:
-            return str(json.loads(description)["source"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+            description = json.loads(self._read(begin + BLOCK, self.header(begin).size))
+        except (ValueError, RecursionError):
             raise self._replaced() from None
+        if not isinstance(description, dict) or "source" not in description:
+            raise self._replaced()
+        return description
 
     def _read(self, begin: int, length: int) -> bytes:
         data = b"" if begin + length > self._length else os.pread(self._descriptor, length, begin)

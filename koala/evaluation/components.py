@@ -9,14 +9,17 @@ from accelerate import Accelerator
 from koala.config.data import DataSettings, for_evaluation
 from koala.config.evaluation import EvaluateSettings, EvaluationProtocol, ImageIds
 from koala.config.models import ExtractorWeightsOrCache
-from koala.core.distributed import main_process_first, on_main_process
+from koala.core.distributed import dali_device, main_process_first, on_main_process
 from koala.core.errors import UserError
 from koala.data import sample_filter
 from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
 from koala.data.shards import Shards, read_manifest
-from koala.evaluation import features, metrics, protocol
+from koala.evaluation import baselines, features, metrics, protocol
+from koala.evaluation.baselines import MeanColor
 from koala.evaluation.features import FeatureNetwork, Lpips, SkippedMetric
-from koala.evaluation.predictions import FolderPictures, NetworkPictures, PictureSource, picture_files
+from koala.evaluation.folder_pictures import FolderPictures, picture_files
+from koala.evaluation.predictions import NetworkPictures, PictureSource
+from koala.evaluation.recognition import Classifier, build_classifier
 from koala.models import checkpoint
 from koala.models.checkpoint import Checkpoint
 from koala.models.pretrained import PretrainedColorizer
@@ -48,11 +51,13 @@ class Judges:
     Attributes:
         features: between whose features distances are taken.
         lpips: a perceptual distance.
+        classifier: recognises the pictures.
         skipped: metrics that are left out, and why.
     """
 
     features: FeatureNetwork | None
     lpips: Lpips | None
+    classifier: Classifier | None = None
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -66,6 +71,7 @@ class Components:
         pictures: what is judged.
         cache: of the embeddings that the network is given, if they are cached.
         judges: networks that judge.
+        constant: the mean colour of the training pictures; None where it is not known.
         title: what the pictures are called.
         out: folder for what is written.
     """
@@ -75,6 +81,7 @@ class Components:
     pictures: PictureSource
     cache: EmbeddingCache | None
     judges: Judges
+    constant: MeanColor | None
     title: str
     out: Path
 
@@ -94,7 +101,7 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         entries = read_manifest(settings.shards).splits[settings.split]
         images = replace(images, embeddings=CachedEmbeddings(cache, entries, images.shards))
     if found is None:
-        pictures: PictureSource = FolderPictures(settings.model, images.shards, data)
+        pictures: PictureSource = _of_folder(settings, rules, images, dali_device(accelerator))
         title, out = (
             settings.model.resolve().name,
             settings.model.with_name(f"{settings.model.resolve().name}-evaluation"),
@@ -104,7 +111,21 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         pictures = NetworkPictures(found, model, settings.saturation, rules.assembly, accelerator.autocast)
         title, out = "koala", settings.model / "evaluation"
     judges = build_judges(settings, rules, images, accelerator.device)
-    return Components(rules, images, pictures, cache, judges, title, settings.out or out)
+    constant = baselines.training_color(_training_shards(settings, found))
+    return Components(rules, images, pictures, cache, judges, constant, title, settings.out or out)
+
+
+def _of_folder(settings: EvaluateSettings, rules: EvaluationProtocol, images: Images, device: str) -> FolderPictures:
+    """The pictures of a folder."""
+    if settings.saturation != 1 and rules.judged == "pictures":
+        raise UserError("--saturation changes colours alone, but the pictures are judged as they are; add --judged ab")
+    assembly = rules.assembly if rules.judged == "ab" else None
+    return FolderPictures(settings.model, images.shards, images.data, device, assembly, settings.saturation)
+
+
+def _training_shards(settings: EvaluateSettings, found: Checkpoint | None) -> list[Path]:
+    """Where the colours of the training pictures may be known: the network's shards, or else those that judge it."""
+    return [*([found.settings.data.shards] if found is not None else []), settings.shards]
 
 
 def find_checkpoint(model: Path) -> Checkpoint | None:
@@ -126,11 +147,11 @@ def choose_protocol(settings: EvaluateSettings, found: Checkpoint | None) -> Eva
         data = for_evaluation(found.settings.data)
         named = EvaluationProtocol("as in training", geometry=data.geometry, size=data.size, lightness=data.lightness)
     ids = replace(named.ids, file=str(settings.ids)) if settings.ids is not None else None
-    changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly")}
+    changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly", "judged")}
     changed = protocol.override(named, **changes)
     if changed.geometry == "random_crop":
         raise UserError("random_crop is another picture each time; judge with --geometry crop")
-    return replace(changed, ids=ids) if ids is not None else changed
+    return protocol.limit_images(replace(changed, ids=ids) if ids is not None else changed, settings.limit)
 
 
 def view_of(settings: EvaluateSettings) -> DataSettings:
@@ -169,12 +190,16 @@ def _open(  # noqa: PLR0917  (what is opened, and what is said of it)
     elif condition:
         raise UserError(f"{what} names its images; leave --filter out, or write a protocol of your own")
     else:
-        keep = on_main_process(accelerator, lambda: protocol.select_samples(folder, split, wanted, what))
+        some = bool(ids.limit)
+        keep = on_main_process(accelerator, lambda: protocol.select_samples(folder, split, wanted, what, some=some))
         shards = Shards.open(folder, split, keep)
+    if ids.limit:
+        total = read_manifest(folder).samples(split)
+        return Shards.open(folder, split, protocol.draw_samples(shards, total, ids.limit))
     if ids.count and len(shards) != ids.count:
         raise UserError(
             f'{what} judges {ids.count} images, but {folder} (split "{split}") holds {len(shards)}; '
-            "name other shards, or judge by another --protocol"
+            "name other shards, judge fewer with --limit, or judge by another --protocol"
         )
     return shards
 
@@ -225,7 +250,19 @@ def build_judges(settings: EvaluateSettings, rules: EvaluationProtocol, images: 
         skipped["lpips"] = str(reason)
     if rules.size < metrics.SSIM_WINDOW:
         skipped["ssim"] = f"{rules.size} pixels are less than its window of {metrics.SSIM_WINDOW}"
-    return Judges(network, perceptual, skipped)
+    classifier = _classifier(settings, images.shards, device) if settings.classifier else None
+    return Judges(network, perceptual, classifier, skipped)
+
+
+def _classifier(settings: EvaluateSettings, photos: Shards, device: torch.device) -> Classifier:
+    """The network that recognises the pictures."""
+    found = find_checkpoint(settings.model)
+    if found is not None and found.settings.extractor.name == settings.classifier:
+        raise UserError(
+            f"{settings.classifier} is the extractor of {settings.model}, and would judge what it helped to colour; "
+            "name another --classifier"
+        )
+    return build_classifier(settings.classifier, settings.classifier_weights, photos, device)
 
 
 def _feature_network(

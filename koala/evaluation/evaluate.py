@@ -18,7 +18,7 @@ scores do not depend on the number of processes.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -27,15 +27,16 @@ from typing import Any
 from accelerate import Accelerator
 
 from koala.config.evaluation import EvaluateSettings
+from koala.core import terminal
 from koala.core.distributed import on_main_process, open_accelerator, wait_for_all
 from koala.core.folder_lock import lock_folder
 from koala.core.version import __version__
 from koala.data.shards import Shards, read_manifest
-from koala.evaluation import protocol, results, scoring, summary
+from koala.evaluation import protocol, results, summary, text_report
 from koala.evaluation.components import Components, build_components
+from koala.evaluation.folder_pictures import FolderPictures
 from koala.evaluation.measuring import Measuring
 from koala.evaluation.partial_results import PartialResults
-from koala.evaluation.predictions import FolderPictures
 
 _WRITTEN = ("report.html", "scores.json", "per_image.csv", "convincing.txt", "sheet.png", "pictures")
 
@@ -53,7 +54,8 @@ def evaluate(settings: EvaluateSettings) -> int:
         components = build_components(settings, accelerator)
         Evaluation(settings, components, accelerator).run()
         if accelerator.is_main_process:
-            print("\n".join(lines(results.read_scores(components.out))))
+            colored = terminal.has_colors(sys.stdout)
+            print("\n".join(text_report.lines(results.read_scores(components.out), colored)))
             written = ", ".join(name for name in _WRITTEN if (components.out / name).exists())
             print(f"{components.out}: {written}")
     return 0
@@ -120,7 +122,9 @@ class Evaluation:
 def provenance(settings: EvaluateSettings, components: Components) -> dict[str, Any]:
     """All that the scores depend on."""
     rules, judges = components.protocol, components.judges
-    named = {"lpips": judges.lpips, **({judges.features.frechet: judges.features} if judges.features else {})}
+    named: dict[str, Any] = {"lpips": judges.lpips}
+    named |= {judges.features.frechet: judges.features} if judges.features else {}
+    named |= {judges.classifier.name: judges.classifier} if judges.classifier else {}
     return {
         **components.pictures.provenance(),
         "shards": str(settings.shards),
@@ -133,6 +137,7 @@ def provenance(settings: EvaluateSettings, components: Components) -> dict[str, 
             name: {"sha256": judge.sha256, "published": judge.published} for name, judge in named.items() if judge
         },
         "mixed_precision": settings.mixed_precision,
+        "constant_known": asdict(components.constant) if components.constant is not None else None,
         "embeddings": asdict(components.cache.key) if components.cache is not None else None,
         "temperature": settings.temperature,
         "saturation": settings.saturation,
@@ -152,38 +157,3 @@ def _shards_sha256(folder: Path, split: str, shards: Shards) -> str:
     """Of the bytes of a split, and of which of its samples there are."""
     entries = [entry.sha256 for entry in read_manifest(folder).splits[split]]
     return hashlib.sha256(json.dumps([*entries, shards.selection]).encode()).hexdigest()
-
-
-def lines(result: Mapping[str, Any]) -> list[str]:
-    """The headline scores in a table, with their intervals and the photos' own values, and what was left out.
-
-    Args:
-        result: what scores.json holds.
-    """
-    named, what = result["protocol"], result.get("checkpoint") or result.get("pictures_of")
-    shown = [name for name in result["scores"] if name in scoring.HEADLINE]
-    said = [
-        f"{what}: {result['pictures']} pictures under the protocol {named['name']} (sha256 {named['sha256'][:8]})",
-        f"L* of the {named['lightness']} photo in, of the {named['assembly']} photo out; padding {named['padding']}",
-        "",
-        f"{'score':25} {'value':>11}   {'95 % interval':24} the photos'",
-        *(_row(name, result) for name in shown),
-        "",
-        "↓ lower is better, ↑ higher is better; intervals are over pictures (bootstrap)",
-    ]
-    said += [f"warning: {warning}" for warning in result["warnings"]]
-    said += [f"left out: {name}: {why}" for name, why in result["left_out"].items()]
-    for name, judge in result["judges"].items():
-        if not judge["published"]:
-            said.append(f"{name}: its weights are not the published ones (sha256 {judge['sha256'][:8]})")
-    return said
-
-
-def _row(name: str, result: Mapping[str, Any]) -> str:
-    """A score, its interval, and what the photos themselves have."""
-    scores, interval = result["scores"], result["intervals"].get(name)
-    true = {"chroma_ratio": 1.0}.get(name, scores.get(f"{name}_true"))
-    spread = f"{interval[0]:.5f} to {interval[1]:.5f}" if interval else ""
-    arrow = scoring.ARROWS[scoring.MEANINGS[name].better]
-    row = f"{name:23} {arrow:1} {scores[name]:11.5f}   {spread:24} {'' if true is None else f'{true:.5f}'}"
-    return row.rstrip()

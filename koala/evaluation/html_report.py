@@ -9,10 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.core import html
+from koala.evaluation import baselines, recognition
+from koala.evaluation.baselines import BASELINES
 from koala.evaluation.metrics import CHROMA_STEP, Histograms
 from koala.evaluation.scoring import ARROWS, MEANINGS, Table
 from koala.imaging import color
+from koala.imaging.hues import COLORED
 
+_SHOWN_ABOVE = (
+    *("scores", "intervals", "baselines", "nearer_than_grey", "verdict", "constant", "hues", "recognition"),
+    *("warnings", "left_out", "protocol"),
+)
 _DRAWN = ("psnr", "ssim", "ciede2000", "lpips", "mse")
 
 
@@ -58,6 +65,7 @@ def render(
         f"{html.escape(report['protocol']['name'])}. In brackets: 95 % intervals over pictures (bootstrap).</p>",
         *_scores(report),
         "<h2>Colours, predicted and true</h2>",
+        _hue_table(report.get("hues", {})),
         _colors(predicted, true),
         "<h2>Measures of each picture</h2>",
         html.charts(_distributions(table)),
@@ -69,20 +77,50 @@ def render(
 
 
 def _scores(report: Mapping[str, Any]) -> list[str]:
+    head = ["", "value", *BASELINES, "nearer than grey", ""]
     rows = [
         [
             f"<b>{name}</b> {ARROWS[MEANINGS[name].better]}",
             f"{value:.4g} {interval_text(report['intervals'].get(name))}",
+            *baselines.cells(report, name),
             html.escape(MEANINGS[name].text),
         ]
         for name, value in report["scores"].items()
     ]
-    parts = ["<h2>Scores</h2>", html.table([], rows, numbers=[1], folding=True)]
+    parts = ["<h2>Scores</h2>", *verdict_text(report.get("verdict"))]
+    parts += [html.table(head, rows, numbers=range(1, len(head) - 1)), *_about_baselines(report)]
+    if report.get("recognition"):
+        parts.append(f"<p><b>Recognition</b>: {html.escape(recognition.sentence(report['recognition']))}.</p>")
     parts += [f"<p><b>Warning</b>: {html.escape(warning)}</p>" for warning in report["warnings"]]
     if report["left_out"]:
         parts.append("<p>Left out:</p>")
         parts.append(html.table([], [[f"<b>{name}</b>", html.escape(why)] for name, why in report["left_out"].items()]))
     return parts
+
+
+def verdict_text(verdict: Mapping[str, Any] | None, of: str = "") -> list[str]:
+    """Whether colours are better than next to nothing; in red where they are not.
+
+    Args:
+        verdict: of scores.json.
+        of: whose colours, where several are on the page.
+    """
+    if not verdict:
+        return []
+    kind = "" if verdict["beaten"] else ' class="alarm"'
+    name = f"<b>{html.escape(of)}</b>: " if of else ""
+    return [f"<p{kind}>{name}{html.escape(verdict['text'])}.</p>"]
+
+
+def _about_baselines(report: Mapping[str, Any]) -> list[str]:
+    if "constant" not in report:
+        return []
+    a, b = report["constant"]["ab"]
+    return [
+        f'<p class="soft">Grey: no colours. Constant: one colour everywhere, a* {a:.1f} and b* {b:.1f}, the mean of '
+        f"{html.escape(report['constant']['of'])}. Own mean: each picture's own mean colour, which no colouriser can "
+        "know. Nearer than grey: share of the pictures that are nearer to their photos than without colours.</p>"
+    ]
 
 
 def interval_text(interval: Sequence[float] | None, sign: str = "") -> str:
@@ -111,6 +149,12 @@ def _colors(predicted: Histograms, true: Histograms) -> str:
     }
     captions = {"hue": "hue of pixels with a chroma of 5 or more", "chroma": "chroma of pixels (CIELAB)"}
     return html.charts(html.figure(chart, f"{captions[name]}: {legend}") for name, chart in drawn.items())
+
+
+def _hue_table(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """Shares of the coloured pixels by hue."""
+    rows = [[which, *(f"{100 * share[which]:.1f} %" for share in shares.values())] for which in ("predicted", "true")]
+    return html.table([f"of pixels with a chroma over {COLORED:.0f}", *shares], rows, numbers=range(1, len(shares) + 1))
 
 
 def _pair(shares: tuple[NDArray, NDArray]) -> list[html.Series]:
@@ -142,7 +186,17 @@ def _protocol(report: Mapping[str, Any]) -> list[str]:
     parts = ["<h2>Protocol</h2>"]
     parts += [f"<p>{html.escape(protocol[key])}</p>" for key in ("about", "departures") if protocol[key]]
     shown = {key: value for key, value in protocol.items() if key not in ("name", "about", "departures")}
-    others = ("scores", "intervals", "warnings", "left_out", "protocol")
+    others = (
+        "scores",
+        "intervals",
+        "baselines",
+        "nearer_than_grey",
+        "verdict",
+        "hues",
+        "warnings",
+        "left_out",
+        "protocol",
+    )
     rest = {key: value for key, value in report.items() if key not in others}
     parts += [html.table([], [[key, f"<code>{html.escape(_plain(value))}</code>"] for key, value in shown.items()])]
     parts += ["<h2>What was judged</h2>"]

@@ -8,8 +8,9 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,19 +19,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from koala.core.distributed import dali_device
+from koala.core.distributed import dali_device, wait_for_all
 from koala.core.progress import Progress
 from koala.data.loader import Batch, load_batches
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
-from koala.evaluation import scoring
+from koala.evaluation import baselines, metrics, recognition, scoring
 from koala.evaluation.components import Components
 from koala.evaluation.metrics import Histograms
 from koala.evaluation.partial_results import PartialResults
 from koala.evaluation.predictions import Prediction, evaluation_window, true_photos
 from koala.imaging import contact_sheet
 
-Kind = Literal["scores", "reference"]
+Item = TypeVar("Item")
+Kind = Literal["colors", "scores", "reference"]
+
+_WORK = {
+    "colors": "measuring the mean colour",
+    "scores": "evaluating",
+    "reference": "looking at true pictures",
+}  # in a word or two
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _KEPT, _FROM_SYSTEM = 1 << 30, 1 << 25  # bytes of free memory that are kept; larger pieces are not
@@ -64,48 +72,68 @@ class Measuring:
     def run(self) -> None:
         """Measure this process's share of the batches that are not measured yet, and write their pictures."""
         images = self._components.images
-        self._run("scores", images.shards, self._score)
+        self._constant = self._constant_color()
+        self._run("scores", len(images.shards), self.predictions, self._score)
         if images.reference is not None and self._components.judges.features is not None:
-            self._run("reference", images.reference, self._keep_features)
+            self._run("reference", len(images.reference), partial(self._photos, images.reference), self._keep_features)
 
-    def _run(self, kind: Kind, shards: Shards, measure: Callable[[str, Batch], Callable[[], int]]) -> None:
+    def _constant_color(self) -> Tensor:
+        """The constant colour that others are compared with, `(2,)`: the photos' own mean where no other is known."""
+        if (known := self._components.constant) is not None:
+            return torch.tensor(known.ab)
+        shards = self._components.images.shards
+        self._run("colors", len(shards), partial(self._photos, shards), self._keep_colors)
+        wait_for_all(self._accelerator)
+        parts = self._results.read(part_name("colors", samples) for samples in sample_batches(len(shards), self._batch))
+        return torch.from_numpy(np.concatenate([part["ab"] for part in parts]).mean(axis=0))
+
+    def _run(
+        self,
+        kind: Kind,
+        count: int,
+        load: Callable[[Sequence[NDArray]], Iterator[Item]],
+        measure: Callable[[str, Item], int],
+    ) -> None:
+        """Load what is not measured yet, batch after batch, and measure it in threads.
+
+        Args:
+            kind: of the parts that are kept.
+            count: samples, over all processes.
+            load: gives the batches of some samples.
+            measure: keeps a part of a batch, and says how many pictures were in it.
+        """
         rank, world_size = self._accelerator.process_index, self._accelerator.num_processes
-        mine = sample_batches(len(shards), self._batch)[rank::world_size]
+        mine = sample_batches(count, self._batch)[rank::world_size]
         left = [samples for samples in mine if part_name(kind, samples) not in self._results]
         total, left_total = (sum(len(samples) for samples in some) for some in (mine, left))
-        what = "evaluating" if kind == "scores" else "looking at true pictures"
         with (
-            Progress(total, what, start=total - left_total, show=self._accelerator.is_main_process) as progress,
+            Progress(total, _WORK[kind], start=total - left_total, show=self._accelerator.is_main_process) as progress,
             # batches are scored in threads of their own while the next ones are coloured
             ThreadPoolExecutor(self._threads, "koala-scorer", _begin_scoring, (self._accelerator.device,)) as pool,
         ):
             under_way: deque[Future[int]] = deque()
-            for samples, photos in zip(left, self._photos(shards, left), strict=True):
-                under_way.append(pool.submit(measure(part_name(kind, samples), photos)))
+            for samples, loaded in zip(left, load(left), strict=True):
+                under_way.append(pool.submit(measure, part_name(kind, samples), loaded))
                 if len(under_way) > self._threads:
                     progress.advance(under_way.popleft().result())
             for work in under_way:
                 progress.advance(work.result())
 
-    def _score(self, part: str, photos: Batch) -> Callable[[], int]:
-        """Colour a batch; what is returned writes its pictures and keeps what is measured of it."""
-        prediction = self._components.pictures.predict(photos)
+    def _score(self, part: str, prediction: Prediction) -> int:
+        """Write a batch's pictures, and keep what is measured of it."""
+        self._write_pictures(prediction)
+        self._results.write(part, self._measure(prediction))
+        return len(prediction.photos)
 
-        def score() -> int:
-            self._write_pictures(prediction)
-            self._results.write(part, self._measure(prediction))
-            return len(prediction.photos)
+    def _keep_colors(self, part: str, photos: Batch) -> int:
+        """Keep the mean colours of a batch's photos."""
+        self._results.write(part, {"ab": metrics.mean_ab(photos.ab, self._weight(photos)).cpu().numpy()})
+        return len(photos.ab)
 
-        return score
-
-    def _keep_features(self, part: str, photos: Batch) -> Callable[[], int]:
-        """What keeps the features of a batch's true pictures."""
-
-        def keep() -> int:
-            self._results.write(part, {"true": self._features(true_photos(photos))})
-            return len(photos.ab)
-
-        return keep
+    def _keep_features(self, part: str, photos: Batch) -> int:
+        """Keep the features of a batch's true pictures."""
+        self._results.write(part, {"true": self._features(true_photos(photos))})
+        return len(photos.ab)
 
     def _photos(self, shards: Shards, some: Sequence[NDArray]) -> Iterator[Batch]:
         images = self._components.images
@@ -122,7 +150,7 @@ class Measuring:
 
     def predictions(self, some: Sequence[NDArray]) -> Iterator[Prediction]:
         """The predictions of samples, batch after batch."""
-        return map(self._components.pictures.predict, self._photos(self._components.images.shards, some))
+        return self._components.pictures.predictions(self._photos(self._components.images.shards, some), some)
 
     def triptychs(self, samples: Collection[int]) -> dict[int, NDArray[np.uint8]]:
         """Grey, coloured and original of samples, `(3, H, W, 3)` each."""
@@ -137,14 +165,21 @@ class Measuring:
 
     def _measure(self, prediction: Prediction) -> dict[str, NDArray]:
         """All that is measured of a batch."""
-        weight, judges = self._weight(prediction), self._components.judges
-        scores = scoring.score_batch(prediction, weight, judges.lpips.distance if judges.lpips else None)
+        weight, judges = self._weight(prediction.batch), self._components.judges
+        perceptual = judges.lpips.distance if judges.lpips else None
+        scores = scoring.score_batch(prediction, weight, perceptual)
+        assembly = self._components.protocol.assembly
+        scores |= baselines.score_baselines(prediction, self._constant, assembly, weight, perceptual)
+        if judges.classifier is not None:
+            scores |= recognition.recognize(judges.classifier, prediction, assembly)
         histograms = [Histograms.of(lab, weight) for lab in (prediction.lab, prediction.photo_lab)]
         measured = {
             "names": np.array(list(scores)),
             "scores": torch.stack(list(scores.values())).cpu().numpy(),
             "hues": np.stack([colors.hue for colors in histograms]),
             "chromas": np.stack([colors.chroma for colors in histograms]),
+            "named": np.stack([colors.named for colors in histograms]),
+            "constant": self._constant.numpy(),
         }
         if judges.features is not None:
             measured["predicted"] = self._features(prediction.pictures)
@@ -159,15 +194,15 @@ class Measuring:
         assert network is not None
         return network.extract(shown).cpu().numpy()
 
-    def _weight(self, prediction: Prediction) -> Tensor | None:
+    def _weight(self, photos: Batch) -> Tensor | None:
         """Which pixels count, `(B, 1, H, W)`; None where all do."""
         rules, size = self._components.protocol, self._components.images.data.size
         if rules.padding == "counted" or rules.geometry not in ("pad", "legacy"):
             return None
-        weight = np.zeros((len(prediction.ab), 1, size, size), np.float32)
-        for square, sample in zip(weight[:, 0], prediction.batch.samples, strict=True):
+        weight = np.zeros((len(photos.ab), 1, size, size), np.float32)
+        for square, sample in zip(weight[:, 0], photos.samples, strict=True):
             self.without_padding(square, int(sample))[...] = 1
-        return None if weight.all() else torch.from_numpy(weight).to(prediction.ab.device)
+        return None if weight.all() else torch.from_numpy(weight).to(photos.ab.device)
 
     def without_padding(self, square: NDArray, sample: int) -> NDArray:
         """The photo within its square: a view of `(H, W, ...)`."""

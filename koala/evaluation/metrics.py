@@ -18,6 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from koala.imaging import hues
+from koala.imaging.device_constants import constant
+
 SSIM_WINDOW = 11  # pixels
 _FLAT = 0.99  # of tanh: its slope is 0.02 from here on
 _SSIM_SIGMA = 1.5
@@ -95,6 +98,11 @@ def _whole_windows(weight: Tensor) -> Tensor:
         empty = F.max_pool2d(empty, window, stride=1)
     whole = 1 - empty
     return torch.where(whole.sum(dim=(2, 3), keepdim=True) > 0, whole, torch.ones_like(whole))
+
+
+def mean_ab(ab: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean colour of each picture: `(B, 2, H, W)` to `(B, 2)` float64, on the scale of the argument."""
+    return torch.stack([mean(channel, weight) for channel in ab.split(1, dim=1)], dim=1)
 
 
 def chroma(ab: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -181,15 +189,17 @@ class Histograms:
     Attributes:
         hue: `(36,)` pixels in each 10 degrees of hue, those with a chroma of 5 or more.
         chroma: `(60,)` pixels in each 2 units of chroma; the last holds all beyond.
+        named: `(8,)` coloured pixels in each of `koala.imaging.hues.HUES`.
     """
 
     hue: NDArray[np.float64]
     chroma: NDArray[np.float64]
+    named: NDArray[np.float64]
 
     @classmethod
     def empty(cls) -> "Histograms":
         """Of no picture."""
-        return cls(np.zeros(_HUE_BINS), np.zeros(_CHROMA_BINS))
+        return cls(np.zeros(_HUE_BINS), np.zeros(_CHROMA_BINS), np.zeros(len(hues.HUES)))
 
     @classmethod
     def of(cls, lab: Tensor, weight: Tensor | None = None) -> "Histograms":
@@ -198,18 +208,24 @@ class Histograms:
         if weight is not None:
             counted = weight[:, 0, ::_EVERY, ::_EVERY].flatten() > 0
             a, b = a[counted], b[counted]
-        chroma = torch.hypot(a, b)
-        hue = (_angle(b, a) * (_HUE_BINS / (2 * math.pi))).long() % _HUE_BINS
-        hues = torch.bincount(hue[chroma >= _LEAST_CHROMA_OF_A_HUE], minlength=_HUE_BINS)
-        chromas = torch.bincount((chroma / CHROMA_STEP).long().clamp(max=_CHROMA_BINS - 1), minlength=_CHROMA_BINS)
-        return cls(hues.double().cpu().numpy(), chromas.double().cpu().numpy())
+        chroma, angle = torch.hypot(a, b), _angle(b, a)
+        hue = (angle * (_HUE_BINS / (2 * math.pi))).long() % _HUE_BINS
+        borders = constant(np.radians(hues.BORDERS), angle.dtype, angle.device)
+        named = (torch.bucketize(angle, borders, right=True) - 1) % len(hues.HUES)
+        counts = (
+            torch.bincount(hue[chroma >= _LEAST_CHROMA_OF_A_HUE], minlength=_HUE_BINS),
+            torch.bincount((chroma / CHROMA_STEP).long().clamp(max=_CHROMA_BINS - 1), minlength=_CHROMA_BINS),
+            torch.bincount(named[chroma > hues.COLORED], minlength=len(hues.HUES)),
+        )
+        return cls(*(count.double().cpu().numpy() for count in counts))
 
     def __add__(self, other: "Histograms") -> "Histograms":
-        return Histograms(self.hue + other.hue, self.chroma + other.chroma)
+        return Histograms(self.hue + other.hue, self.chroma + other.chroma, self.named + other.named)
 
     def compute(self) -> dict[str, NDArray[np.float64]]:
-        """Shares of the counted pixels, `hue` and `chroma`; zeros where there was none."""
-        return {"hue": self.hue / max(self.hue.sum(), 1), "chroma": self.chroma / max(self.chroma.sum(), 1)}
+        """Shares of the counted pixels, `hue`, `chroma` and `named`; zeros where there was none."""
+        counts = {"hue": self.hue, "chroma": self.chroma, "named": self.named}
+        return {name: count / max(count.sum(), 1) for name, count in counts.items()}
 
 
 # ---------------------------------------------------------------- of all pictures: features

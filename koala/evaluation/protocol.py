@@ -18,6 +18,7 @@ from koala.config.load import load_toml
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.core.readers import read_text
+from koala.data.sampler import seeded_permutation
 from koala.data.shards import Shards
 
 _FOLDER = Path(__file__).parent / "protocols"
@@ -55,6 +56,17 @@ def override(protocol: EvaluationProtocol, **changes: Any) -> EvaluationProtocol
     others = {key: value for key, value in changes.items() if value not in (None, getattr(protocol, key))}
     name = ", ".join([protocol.name, *(f"{key} {value}" for key, value in others.items())])
     return replace(protocol, name=name, **others)
+
+
+def limit_images(protocol: EvaluationProtocol, limit: int) -> EvaluationProtocol:
+    """A protocol that judges some of its images; its name tells of it. With 0 it stays as it is."""
+    if not limit:
+        return protocol
+    ids, reference = (
+        replace(part, limit=limit) if part != ImageIds() or key == "ids" else part
+        for key, part in (("ids", protocol.ids), ("reference", protocol.reference))
+    )
+    return replace(protocol, name=f"{protocol.name}, limit {limit}", ids=ids, reference=reference)
 
 
 # ---------------------------------------------------------------- images
@@ -114,7 +126,7 @@ def names_sha256(sorted_names: list[str]) -> str:
     return hashlib.sha256("\n".join(sorted_names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def select_samples(folder: Path, split: str, wanted: list[str], what: str) -> NDArray[np.bool_]:
+def select_samples(folder: Path, split: str, wanted: list[str], what: str, *, some: bool = False) -> NDArray[np.bool_]:
     """Which samples of a split have the wanted names.
 
     Args:
@@ -122,12 +134,13 @@ def select_samples(folder: Path, split: str, wanted: list[str], what: str) -> ND
         split: "train" or "val".
         wanted: names without folder and suffix.
         what: the protocol, named in errors.
+        some: whether it does where only some of them are there.
 
     Returns:
         `(N,)` bool, N the samples of the split.
 
     Raises:
-        UserError: some are not there, or a name stands for several samples.
+        UserError: some are not there, or none, or a name stands for several samples.
     """
     shards = Shards.open(folder, split)
     found: dict[str, int] = dict.fromkeys(wanted, -1)
@@ -144,13 +157,30 @@ def select_samples(folder: Path, split: str, wanted: list[str], what: str) -> ND
                 found[name] = sample
             progress.advance(1)
     left = [name for name, sample in found.items() if sample < 0]
-    if left:
+    if left and not (some and len(left) < len(wanted)):
         raise UserError(
             f'{len(left)} of the {len(wanted)} images of {what} are not in {folder} (split "{split}"), such as '
-            f"{min(left)}; write shards that hold them all, or name another --split or --protocol"
+            f"{min(left)}; write shards that hold them all, judge fewer with --limit, or name another --split or "
+            "--protocol"
         )
     keep = np.zeros(len(shards), np.bool_)
-    keep[list(found.values())] = True
+    keep[[sample for sample in found.values() if sample >= 0]] = True
+    return keep
+
+
+def draw_samples(shards: Shards, total: int, limit: int) -> NDArray[np.bool_]:
+    """Which samples of a split are judged where a limit is set, drawn by a fixed seed.
+
+    Args:
+        shards: those that may be.
+        total: N, samples of the split.
+        limit: how many are drawn at the most.
+
+    Returns:
+        `(N,)` bool.
+    """
+    keep = np.zeros(total, np.bool_)
+    keep[shards.numbers[seeded_permutation(len(shards), 0)[:limit]]] = True
     return keep
 
 
@@ -181,12 +211,16 @@ def protocol_hashes(protocol: EvaluationProtocol) -> ProtocolHashes:
     values = asdict(protocol)
     for key in ("name", "about", "departures"):
         del values[key]
+    if protocol.judged == "pictures":  # as all were before there was a choice: their hashes stay
+        del values["judged"]
     for key in ("ids", "reference"):
         ids = getattr(protocol, key)
         listed = image_names(ids, protocol.name)
         values[key] = (
             {"sha256": names_sha256(listed), "count": len(listed)} if listed is not None else {"count": ids.count}
         )
+        if ids.limit:
+            values[key]["limit"] = ids.limit
     judging = {key: value for key, value in values.items() if key != "lightness"}
     return ProtocolHashes(_hash(values), _hash(judging), values["ids"].get("sha256", ""))
 

@@ -31,8 +31,13 @@ class ScoreMeaning:
     text: str
 
 
+NEARNESS = ("mse", "psnr", "ssim", "ciede2000", "lpips")
+"""Scores that say how near a picture is to its photo."""
+
 MEANINGS = {
     "mse": ScoreMeaning("lower", "squared error of ab on the network's scale (ab / 127)"),
+    "mse_best_factor": ScoreMeaning("lower", "mse with all ab times best_factor: the hues, whatever the saturation"),
+    "best_factor": ScoreMeaning("", "the one factor of all ab with which mse is least; --saturation applies it"),
     "psnr": ScoreMeaning("higher", "peak signal-to-noise ratio in dB, on 8-bit sRGB"),
     "ssim": ScoreMeaning("higher", "structural similarity (Wang et al. 2004) of the three channels"),
     "ciede2000": ScoreMeaning("lower", "mean colour difference CIEDE2000; about 1 is just noticed"),
@@ -66,9 +71,51 @@ ARROWS = {"lower": "↓", "higher": "↑", "": ""}
 
 # those that one looks at first
 HEADLINE = (
-    *("mse", "psnr", "ssim", "ciede2000", "lpips", "fid", "kid", "fid_torchvision", "kid_torchvision"),
-    *("fd_efficientnet_lite0", "kd_efficientnet_lite0", "chroma_ratio", "out_of_gamut", "cf", "dcf"),
+    *("mse", "mse_best_factor", "best_factor", "psnr", "ssim", "ciede2000", "lpips"),
+    *("fid", "kid", "fid_torchvision", "kid_torchvision", "fd_efficientnet_lite0", "kd_efficientnet_lite0"),
+    *("chroma_ratio", "out_of_gamut", "cf", "dcf"),
 )
+
+
+def score_colors(prediction: Prediction, weight: Tensor | None = None) -> dict[str, Tensor]:
+    """How near each picture's colours are to its photo's.
+
+    Args:
+        prediction: what was made of the batch.
+        weight: `(B, 1, H, W)`, which pixels count; None counts all.
+
+    Returns:
+        mse, psnr and ciede2000 to `(B,)` float64.
+    """
+    return {
+        "mse": metrics.mse(prediction.ab, prediction.batch.ab, weight),
+        "psnr": metrics.psnr(prediction.pictures, prediction.photos, weight),
+        "ciede2000": metrics.mean_ciede2000(prediction.lab, prediction.photo_lab, weight),
+    }
+
+
+def score_structure(
+    prediction: Prediction,
+    weight: Tensor | None = None,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """How alike each picture and its photo are in what is to be seen, which takes longer.
+
+    Args:
+        prediction: what was made of the batch.
+        weight: `(B, 1, H, W)`, which pixels count; None counts all.
+        perceptual: LPIPS, where there is one.
+
+    Returns:
+        ssim and lpips to `(B,)` float64, where they can be measured.
+    """
+    made, photos = prediction.pictures, prediction.photos
+    scores = {}
+    if min(photos.shape[-2:]) >= metrics.SSIM_WINDOW:
+        scores["ssim"] = metrics.ssim(made, photos, weight)
+    if perceptual is not None:
+        scores["lpips"] = perceptual(made, photos).double()
+    return scores
 
 
 def score_batch(
@@ -76,7 +123,7 @@ def score_batch(
     weight: Tensor | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The measures of each picture of a batch.
+    """The measures of each picture of a batch: how near it is to its photo, and how colourful.
 
     Args:
         prediction: what was made of the batch.
@@ -86,26 +133,40 @@ def score_batch(
     Returns:
         Names to `(B,)` float64.
     """
-    made, photos = prediction.pictures, prediction.photos
+    ab, true = prediction.ab, prediction.batch.ab
     flat = None if weight is None else weight[:, 0]
-    scores = {
-        "mse": metrics.mse(prediction.ab, prediction.batch.ab, weight),
-        "psnr": metrics.psnr(made, photos, weight),
-        "ciede2000": metrics.mean_ciede2000(prediction.lab, prediction.photo_lab, weight),
-        "chroma_predicted": metrics.chroma(prediction.ab, weight),
-        "chroma_true": metrics.chroma(prediction.batch.ab, weight),
+    scores = score_colors(prediction, weight) | {
+        "ab_power": metrics.mean(ab.square(), weight),
+        "ab_power_true": metrics.mean(true.square(), weight),
+        "chroma_predicted": metrics.chroma(ab, weight),
+        "chroma_true": metrics.chroma(true, weight),
         "out_of_gamut": metrics.mean(prediction.out_of_gamut, weight),
-        "saturated": metrics.saturated(prediction.ab, weight),
+        "saturated": metrics.saturated(ab, weight),
     }
-    if min(photos.shape[-2:]) >= metrics.SSIM_WINDOW:
-        scores["ssim"] = metrics.ssim(made, photos, weight)
-    if perceptual is not None:
-        scores["lpips"] = perceptual(made, photos).double()
+    scores |= score_structure(prediction, weight, perceptual)
     for variant in ("signed", "absolute"):
         absolute = variant == "absolute"
-        mine, theirs = (color.colorfulness(picture, absolute, flat) for picture in (made, photos))
+        mine, theirs = (color.colorfulness(rgb, absolute, flat) for rgb in (prediction.pictures, prediction.photos))
         scores |= {f"cf_{variant}": mine, f"cf_{variant}_true": theirs, f"dcf_{variant}": (mine - theirs).abs()}
     return scores
+
+
+def best_factor(error: Any, power: Any, true_power: Any) -> tuple[Any, Any]:
+    """The one factor of predicted ab with which its squared error over all pictures is least, and that error.
+
+    The error of `f p` against `t` is `f^2 p^2 - 2 f p t + t^2` in means over all pictures: a parabola in f.
+
+    Args:
+        error: mean squared error of ab as it was predicted; a number, or an array of resampled means.
+        power: mean square of predicted ab.
+        true_power: mean square of true ab.
+
+    Returns:
+        Factor, 0 or more, and error.
+    """
+    product = (power + true_power - error) / 2
+    factor = np.maximum(product, 0) / np.maximum(power, 1e-12)
+    return factor, true_power - factor * (2 * product - factor * power)
 
 
 def aggregate_means(means: Mapping[str, Any], protocol: EvaluationProtocol) -> dict[str, Any]:
@@ -120,6 +181,9 @@ def aggregate_means(means: Mapping[str, Any], protocol: EvaluationProtocol) -> d
     """
     scores = {name: value for name, value in means.items() if not name.startswith("dcf_")}
     scores["chroma_ratio"] = means["chroma_predicted"] / np.maximum(means["chroma_true"], 1e-12)
+    if "ab_power" in means:  # which evaluations of koala 0.2 lack
+        powers = (means["ab_power"], means["ab_power_true"])
+        scores["best_factor"], scores["mse_best_factor"] = best_factor(means["mse"], *powers)
     for variant in ("signed", "absolute"):
         scores[f"dcf_{variant}_of_means"] = abs(means[f"cf_{variant}"] - means[f"cf_{variant}_true"])
         scores[f"dcf_{variant}_of_pictures"] = means[f"dcf_{variant}"]

@@ -12,7 +12,7 @@ from koala.config.load import save_toml
 from koala.core.atomic_io import write_atomic
 from koala.data.sampler import seeded_permutation
 from koala.data.shards import Shards
-from koala.evaluation import failure_signs, html_report, metrics, protocol, results, scoring
+from koala.evaluation import baselines, failure_signs, html_report, metrics, protocol, recognition, results, scoring
 from koala.evaluation.components import Components, Images
 from koala.evaluation.features import FeatureNetwork
 from koala.evaluation.measuring import Kind, Measuring, part_name, picture_name, sample_batches
@@ -20,7 +20,8 @@ from koala.evaluation.metrics import Histograms, Moments
 from koala.evaluation.partial_results import PartialResults
 from koala.evaluation.predictions import NetworkPictures, PictureSource
 from koala.evaluation.scoring import Table
-from koala.imaging import contact_sheet
+from koala.imaging import color, contact_sheet
+from koala.imaging.hues import HUES
 
 SHEET_COLUMNS = 3  # grey, coloured, original
 KERNEL_PICTURES = 5000  # whose features the kernel distance is taken of, drawn by a fixed seed where there are more
@@ -37,27 +38,30 @@ class Measures:
         predicted: colours of the pictures.
         true: colours of the photos.
         distances: between the features of both.
+        constant: the baseline's, `(2,)` ab on the network's scale.
     """
 
     table: Table
     predicted: Histograms
     true: Histograms
     distances: dict[str, float]
+    constant: NDArray[np.float64]
 
 
 def gather(kept: PartialResults, images: Images, network: FeatureNetwork | None, batch: int) -> Measures:
     """Put together what was measured of each batch."""
-    names, scores = [], []
+    names, scores, constant = [], [], np.zeros(2)
     colors = [Histograms.empty(), Histograms.empty()]
     for part in kept.read(part_name("scores", samples) for samples in sample_batches(len(images.shards), batch)):
         names = part["names"].tolist()
         scores.append(part["scores"])
-        more = zip(part["hues"], part["chromas"], strict=True)
+        constant = part["constant"]
+        more = zip(part["hues"], part["chromas"], part["named"], strict=True)
         colors = [one + Histograms(*other) for one, other in zip(colors, more, strict=True)]
     table = dict(zip(names, np.concatenate(scores, axis=1), strict=True))
     predicted, true = colors
     distances = _distances(kept, images, network, batch) if network is not None else {}
-    return Measures(table, predicted, true, distances)
+    return Measures(table, predicted, true, distances, constant)
 
 
 def _distances(kept: PartialResults, images: Images, network: FeatureNetwork, batch: int) -> dict[str, float]:
@@ -130,10 +134,15 @@ def write(
 def _result(components: Components, measures: Measures, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What scores.json holds."""
     scores, intervals = scoring.aggregate_scores(measures.table, components.protocol)
+    classifier = components.judges.classifier
     return {
         "scores": scores | measures.distances,
         "intervals": intervals,
-        "warnings": _warnings(scores, components.pictures),
+        **baselines.facts(measures.table),
+        "constant": _constant(components, measures),
+        "hues": _hues(measures),
+        "recognition": recognition.summarize(measures.table, classifier.name) if classifier else None,
+        "warnings": [*_warnings(scores, components.pictures), *_limit_warning(components)],
         "left_out": components.judges.skipped,
         "pictures": len(components.images.shards),
         **facts,
@@ -143,12 +152,35 @@ def _result(components: Components, measures: Measures, facts: Mapping[str, Any]
     }
 
 
+def _constant(components: Components, measures: Measures) -> dict[str, Any]:
+    """The baseline's one colour, and whence it is."""
+    known = components.constant
+    return {
+        "ab": [round(float(value), 3) for value in color.to_units(measures.constant)],
+        "of": known.origin if known is not None else baselines.FROM_TRUTH,
+    }
+
+
+def _hues(measures: Measures) -> dict[str, dict[str, float]]:
+    """Shares of the coloured pixels by hue."""
+    predicted, true = (colors.compute()["named"].tolist() for colors in (measures.predicted, measures.true))
+    return {name: {"predicted": mine, "true": theirs} for name, mine, theirs in zip(HUES, predicted, true, strict=True)}
+
+
 def _warnings(scores: Mapping[str, float], pictures: PictureSource) -> list[str]:
     """What is wrong with the colours; for a network of koala, with what often helps."""
     colorful = scores["chroma_true"] >= failure_signs.GREY
     measures = {name: value for name, value in scores.items() if colorful or name != "chroma_ratio"}
     trained = pictures.settings if isinstance(pictures, NetworkPictures) else None
     return failure_signs.warnings(measures, trained)
+
+
+def _limit_warning(components: Components) -> list[str]:
+    """That only some images were judged."""
+    if not components.protocol.ids.limit:
+        return []
+    drawn = len(components.images.shards)
+    return [f"limit: {drawn} images were drawn; scores of all images are others, and are not to be compared with these"]
 
 
 def _write(components: Components, name: str, content: str) -> None:

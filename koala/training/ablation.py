@@ -28,7 +28,7 @@ from koala.core.atomic_io import write_atomic
 from koala.core.distributed import is_main_process
 from koala.core.errors import UserError
 from koala.data import color_prior, embed
-from koala.evaluation import compare, evaluate, results
+from koala.evaluation import compare, comparison, evaluate, results, scoring
 from koala.evaluation.components import view_of
 from koala.models import objectives
 from koala.training import trainer
@@ -170,7 +170,7 @@ def _lay_side_by_side(everything: Sequence[AblationRun], out: Path) -> None:
     for evaluation in everything[0].evaluations:
         columns = [results.read_result(run.evaluations[evaluation], run.variant) for run in first]
         if len(columns) > 1:
-            compare.write_comparison(compare.compare(columns), out / "comparison" / evaluation)
+            compare.write_comparison(comparison.compare(columns), out / "comparison" / evaluation)
     print(to_markdown(rows, seeds))
     print(f"{out}: ablation.md, ablation.csv, comparison/")
 
@@ -184,7 +184,7 @@ def score_table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Abl
     Args:
         scores: for each row, those of each seed; the first row is what others are compared with.
     """
-    names = [name for name in compare.HEADLINE if all(name in one for seeds in scores.values() for one in seeds)]
+    names = [name for name in scoring.HEADLINE if all(name in one for seeds in scores.values() for one in seeds)]
     values = {row: {name: np.array([one[name] for one in seeds]) for name in names} for row, seeds in scores.items()}
     chance = {name: _chance([seeds[name] for seeds in values.values()]) for name in names}
     means = {row: {name: float(column.mean()) for name, column in columns.items()} for row, columns in values.items()}

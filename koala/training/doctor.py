@@ -5,7 +5,6 @@ check is waited for longer than it may take, so that the page is written also wh
 process is lost.
 """
 
-import os
 import shutil
 import sys
 import textwrap
@@ -16,6 +15,7 @@ from threading import Thread
 from typing import Any, Literal
 
 from koala.config.training import DoctorSettings, TrainSettings
+from koala.core import terminal
 from koala.core.errors import UserError, first_line
 from koala.training import doctor_checks, machine_checks
 from koala.training.doctor_checks import INTERFACES
@@ -185,7 +185,7 @@ class DoctorPage:
     def add(self, name: str, finding: Finding) -> None:
         """Write what was found."""
         self._statuses[finding.status] += 1
-        self._say(format_line(name, finding, self._width, colored=self._lively and "NO_COLOR" not in os.environ))
+        self._say(format_line(name, finding, self._width, colored=terminal.has_colors(sys.stdout)))
 
     def close(self) -> int:
         """Write the verdict, and give the exit code."""

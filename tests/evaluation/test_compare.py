@@ -13,7 +13,15 @@ from PIL import Image
 from koala import cli
 from koala.config.evaluation import CompareSettings, EvaluateSettings
 from koala.core.errors import UserError
-from koala.evaluation import compare, confidence_intervals, evaluate, results
+from koala.evaluation import (
+    compare,
+    comparison,
+    comparison_tables,
+    confidence_intervals,
+    evaluate,
+    results,
+    scoring,
+)
 from koala.imaging import contact_sheet
 
 
@@ -42,7 +50,7 @@ def test_a_shift_of_every_picture_is_clear_and_noise_is_not(two, tmp_path):
     shifted = moved(two[0], tmp_path / "shifted", {"psnr": 0.5})
     noisy = moved(two[0], tmp_path / "noisy", {"psnr": 0.0}, noise=1.0)
     columns = [results.read_result(folder, name) for folder, name in ((two[0], "a"), (shifted, "b"), (noisy, "c"))]
-    found = compare.compare(columns)
+    found = comparison.compare(columns)
     sure, unsure = found.differences["b"]["psnr"], found.differences["c"]["psnr"]
     assert sure.value == pytest.approx(0.5) and sure.interval == pytest.approx((0.5, 0.5))
     assert sure.clear and not unsure.clear
@@ -56,15 +64,15 @@ def test_a_shift_of_every_picture_is_clear_and_noise_is_not(two, tmp_path):
 def test_differences_are_from_the_baseline(two, tmp_path):
     shifted = moved(two[0], tmp_path / "shifted", {"mse": 0.25})
     columns = [results.read_result(two[0], "a"), results.read_result(shifted, "b")]
-    assert compare.compare(columns, "b").differences["a"]["mse"].value == pytest.approx(-0.25)
+    assert comparison.compare(columns, "b").differences["a"]["mse"].value == pytest.approx(-0.25)
     with pytest.raises(UserError, match="there is no column c; known: a, b"):
-        compare.compare(columns, "c")
+        comparison.compare(columns, "c")
 
 
 def test_networks_that_see_other_lightness_can_be_compared(two, tmp_path, capsys):
     assert cli.main(["compare", f"grey={two[0]}", f"color={two[1]}", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].split() == ["grey", "color"]
+    assert printed[0].split() == ["grey", "color", "(grey)", "(constant)", "(own", "mean)"]
     assert printed[1].split() == ["input", "L*", "grey", "color"]
     assert any(line.startswith("psnr ") for line in printed)
 
@@ -74,15 +82,15 @@ def test_what_was_not_judged_alike_is_refused_in_words(two, run, shard_folder, t
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "size", size=24, threads=2))
     other = results.read_result(tmp_path / "size", "other")
     with pytest.raises(UserError, match=r"one and other were judged by different protocols \(size 16 and 24\);"):
-        compare.compare([first, other])
+        comparison.compare([first, other])
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path / "split", split="train", threads=2))
     other = results.read_result(tmp_path / "split", "other")
     with pytest.raises(UserError, match=r"were judged on different images: .*\(split val, .*\(split train"):
-        compare.compare([first, other])
+        comparison.compare([first, other])
     judges = ({"lpips": {"sha256": sha256, "published": True}} for sha256 in ("1", "2"))
     columns = [replace(first, report={**first.report, "judges": judge}) for judge in judges]
     with pytest.raises(UserError, match="were judged by different weights of lpips; evaluate both with the same file"):
-        compare.compare(columns)
+        comparison.compare(columns)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +144,15 @@ def compared(two, tmp_path) -> Path:
 def test_pictures_are_a_column_and_the_table_is_written_in_all_forms(compared, two):
     with (compared / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["column"] for row in rows} == {"a_1", "b", "plain"}
+    assert {row["column"] for row in rows} == {"a_1", "b", "plain", "(grey)", "(constant)", "(own mean)"}
     by_place = {(row["score"], row["column"]): row for row in rows}
     assert float(by_place["chroma_ratio", "plain"]["value"]) < 0.05, "greys have no chroma"
     assert float(by_place["psnr", "a_1"]["value"]) == results.read_result(two[0]).scores["psnr"]
     assert by_place["psnr", "a_1"]["difference"] == "" != by_place["psnr", "plain"]["difference"]
     latex = (compared / "comparison.tex").read_text()
-    assert r"a\_1 & " in latex and latex.count(r" \\") == 1 + 3
+    assert r"a\_1 & " in latex and latex.count(r" \\") == 1 + 3 + 3
     assert {len(line.split(" & ")) for line in latex.splitlines() if " & " in line} == {
-        1 + sum(name in compare.HEADLINE for name in results.read_result(two[0]).scores)
+        1 + sum(name in scoring.HEADLINE for name in results.read_result(two[0]).scores)
     }
     page = (compared / "comparison.html").read_text("utf-8")
     assert 'src="http' not in page and "href" not in page
@@ -166,7 +174,7 @@ def test_without_a_sheet_there_is_none(two, tmp_path):
         shutil.copytree(folder, tmp_path / folder.name)
         (tmp_path / folder.name / "sheet.png").unlink()
     columns = [results.read_result(tmp_path / folder.name, folder.name) for folder in two]
-    compare.write_comparison(compare.compare(columns), tmp_path / "out")
+    compare.write_comparison(comparison.compare(columns), tmp_path / "out")
     assert not (tmp_path / "out/sheet.png").exists()
     assert "<img" not in (tmp_path / "out/comparison.html").read_text()
 
@@ -174,8 +182,12 @@ def test_without_a_sheet_there_is_none(two, tmp_path):
 @pytest.mark.parametrize("name", ["<b>x</b>", "a & b", "100 %", "x_y^2\\z"])
 def test_names_are_taken_for_text(two, tmp_path, name):
     columns = [results.read_result(two[0], name), results.read_result(two[1], "other")]
-    found = compare.compare(columns)
-    page = compare.to_html(found, None)
+    found = comparison.compare(columns)
+    page = comparison_tables.to_html(found, None)
     assert "<b>x</b>" not in page
-    cell = next(line for line in compare.to_latex(found).splitlines() if line.startswith(compare._latex(name)))
-    assert len(cell.replace(r"\&", "").split("&")) == 1 + len([n for n in found.names if n in compare.HEADLINE])
+    cell = next(
+        line
+        for line in comparison_tables.to_latex(found).splitlines()
+        if line.startswith(comparison_tables._latex(name))
+    )
+    assert len(cell.replace(r"\&", "").split("&")) == 1 + len([n for n in found.names if n in scoring.HEADLINE])

@@ -1,7 +1,9 @@
 """Evaluation and colouring, with a network that a short training left."""
 
 import hashlib
+import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import peak_signal_noise_ratio
 
+from koala import cli
 from koala.config.data import DataSettings
 from koala.config.evaluation import EvaluateSettings
 from koala.core import distributed
@@ -30,6 +33,7 @@ from koala.evaluation import (
     results,
     scoring,
     summary,
+    text_report,
 )
 from koala.evaluation.components import build_components
 from tests.processes import finish, start_several
@@ -46,32 +50,46 @@ def scores_of(folder: Path) -> dict:
 
 
 def test_the_text_has_what_the_page_has():
-    """Header, direction, intervals, and the values of the photos themselves."""
+    """Header, direction, intervals, the values of the photos themselves, baselines, hues, and the verdict."""
     protocol = {"name": "mine", "sha256": "0123456789", "lightness": "grey", "assembly": "color", "padding": "counted"}
     scores = {"mse": 0.0125, "psnr": 23.5, "fid": 30.25, "chroma_ratio": 0.75, "cf": 15.5, "cf_true": 39.75}
     report = {
         **{"protocol": protocol, "checkpoint": "runs/mine", "pictures": 8, "scores": scores, "judges": {}},
-        **{
-            "intervals": {"mse": (0.01, 0.015)},
-            "warnings": ["grey collapse: ..."],
-            "left_out": {"lpips": "no weights"},
-        },
+        "intervals": {"mse": (0.01, 0.015)},
+        "baselines": {"grey": {"mse": 0.016}, "constant": {"mse": 0.014, "chroma_ratio": 0.5}, "own mean": {}},
+        "nearer_than_grey": {"mse": 0.625},
+        "constant": {"ab": [2.5, 9.0], "of": "the pictures that are judged"},
+        "hues": {"red": {"predicted": 0.02, "true": 0.11}, "brown/orange": {"predicted": 0.98, "true": 0.89}},
+        "verdict": {"beaten": False, "text": "these colours are no nearer"},
+        "warnings": ["grey collapse: ..."],
+        "left_out": {"lpips": "no weights"},
     }
-    assert evaluate.lines(report) == [
+    said = [
         "runs/mine: 8 pictures under the protocol mine (sha256 01234567)",
         "L* of the grey photo in, of the color photo out; padding counted",
         "",
-        "score                           value   95 % interval            the photos'",
-        "mse                     ↓     0.01250   0.01000 to 0.01500",
-        "psnr                    ↑    23.50000",
-        "fid                     ↓    30.25000",
-        "chroma_ratio                  0.75000                            1.00000",
-        "cf                           15.50000                            39.75000",
+        "score                       value   95 % interval          photos     grey constant own mean nearer",
+        "mse                   ↓    0.0125   0.01 to 0.015                    0.016    0.014             62%",
+        "psnr                  ↑      23.5",
+        "fid                   ↓     30.25",
+        "chroma_ratio                 0.75                               1               0.5",
+        "cf                           15.5                           39.75",
         "",
         "↓ lower is better, ↑ higher is better; intervals are over pictures (bootstrap)",
+        "nearer: share of the pictures that are nearer to their photos than grey; constant: ab [2.5, 9.0], the mean of "
+        "the pictures that are judged",
+        "",
+        "coloured pixels, %       red brown/orange",
+        "predicted                2.0         98.0",
+        "true                    11.0         89.0",
+        "",
+        "These colours are no nearer.",
         "warning: grey collapse: ...",
         "left out: lpips: no weights",
     ]
+    assert text_report.lines(report) == said
+    red = text_report.lines(report, colored=True)
+    assert [line for line in red if line not in said] == ["\033[1;31mThese colours are no nearer.\033[0m"]
 
 
 def test_pictures_have_their_sources_names_and_no_padding(evaluated, run, shard_folder):
@@ -389,10 +407,26 @@ def test_images_are_chosen_by_a_list(run, shard_folder, tmp_path):
     )
 
 
+def test_some_of_the_images_have_another_hash_and_a_warning(run, shard_folder, tmp_path, capsys):
+    """The report's protocol asks for 5,000 images; 5 of the 8 that are there are drawn, the same ones again."""
+    words = ["evaluate", str(run), "--shards", str(shard_folder), "--protocol", "report", "--size", "16"]
+    for name in ("one", "two"):
+        assert cli.main([*words, "--threads", "2", "--limit", "5", "--out", str(tmp_path / name)]) == 0
+    one, two = (results.read_result(tmp_path / name) for name in ("one", "two"))
+    assert one.images == two.images and len(set(one.images)) == 5
+    assert one.report["protocol"]["name"] == "report, size 16, limit 5"
+    whole = protocol.override(protocol.find_protocol("report"), size=16)
+    assert one.report["protocol"]["sha256"] != protocol.protocol_hashes(whole).sha256
+    assert "warning: limit: 5 images were drawn; scores of all images are others" in capsys.readouterr().out
+    written = protocol.find_protocol(str(tmp_path / "one/protocol.toml"))
+    assert protocol.protocol_hashes(written).sha256 == one.report["protocol"]["sha256"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "val5k"}, "5000 of the 5000 images of val5k are not in"),
+        ({"protocol": "val5k"}, "5000 of the 5000 images of val5k are not in .*, judge fewer with --limit"),
+        ({"protocol": "val5k", "limit": 80}, "5000 of the 5000 images of val5k, limit 80 are not in"),
         ({"protocol": "report"}, r'report judges 5000 images, but .* \(split "val"\) holds 8'),
         ({"protocol": "ctest10k"}, "name the file that lists them with --ids FILE"),
         ({"protocol": "val5k", "filter": "chroma > 3"}, "val5k names its images; leave --filter out"),
@@ -500,7 +534,7 @@ def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
         evaluate.evaluate(EvaluateSettings(folder, shard_folder))
     one, other, *_ = sorted(folder.rglob("*.png"))
     Image.new("RGB", (20, 20)).save(one)
-    with pytest.raises(UserError, match=r"is 20 x 20 pixels, but .* is judged at .*16 x .*; colour the images as"):
+    with pytest.raises(UserError, match=r"is 20 x 20 pixels, but .* is \d\d x \d\d; colour the whole photo, at any"):
         evaluate.evaluate(settings)
     one.write_bytes(b"no picture")
     with pytest.raises(UserError, match=rf"{one.name}: "):
@@ -509,6 +543,63 @@ def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
     other.unlink()
     with pytest.raises(UserError, match=r"holds no picture, or several, for 2 of 8 images, such as .*; name the pict"):
         evaluate.evaluate(settings)
+
+
+def write_photos(shards: Path, folder: Path, change=lambda photo: photo) -> Path:
+    """The photos of the validation split at full size, changed, as PNG."""
+    opened = Shards.open(shards, "val")
+    for sample in range(len(opened)):
+        path = folder / f"{opened.describe(sample).source}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(io.BytesIO(opened.read(sample).tobytes())) as photo:
+            change(photo.convert("RGB")).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("geometry", ["crop", "pad", "squash"])
+def test_full_size_pictures_are_cut_and_resized_as_the_photos_are(shard_folder, tmp_path, geometry):
+    """The photos themselves, at their own size, are the truth to the last bit."""
+    write_photos(shard_folder, tmp_path / "same")
+    (tmp_path / "mine.toml").write_text(f'size = 16\ngeometry = "{geometry}"\n')
+    settings = EvaluateSettings(tmp_path / "same", shard_folder, protocol=str(tmp_path / "mine.toml"), threads=2)
+    evaluate.evaluate(settings)
+    found = results.read_result(tmp_path / "same-evaluation")
+    assert found.scores["mse"] == 0
+    assert found.scores["psnr"] == 100
+
+
+def test_pictures_of_another_size_than_their_photos(shard_folder, tmp_path):
+    """Twice as large they are near the truth, and the same as another colouriser's own enlargement."""
+    write_photos(shard_folder, tmp_path / "large", lambda photo: photo.resize((2 * photo.width, 2 * photo.height)))
+    settings = EvaluateSettings(tmp_path / "large", shard_folder, protocol="photos", size=16, threads=2)
+    evaluate.evaluate(settings)
+    assert results.read_result(tmp_path / "large-evaluation").scores["psnr"] > 35
+
+
+def test_ab_alone_can_be_judged(shard_folder, tmp_path):
+    """Photos made darker and half as colourful: as pictures they are wrong; the best factor is the rest."""
+
+    def darker(photo: Image.Image) -> Image.Image:
+        lab = rgb2lab(np.asarray(photo) / 255) * [0.9, 0.5, 0.5]
+        return Image.fromarray(np.round(lab2rgb(lab) * 255).astype(np.uint8))
+
+    write_photos(shard_folder, tmp_path / "dark", darker)
+    found = {}
+    for judged, saturation in (("pictures", 1.0), ("ab", 1.0), ("ab", 2.0)):
+        settings = EvaluateSettings(
+            *(tmp_path / "dark", shard_folder, tmp_path / f"{judged} {saturation}"),
+            **{"protocol": "photos", "size": 16, "judged": judged, "saturation": saturation, "threads": 2},
+        )
+        evaluate.evaluate(settings)
+        found[judged, saturation] = results.read_result(settings.out).scores
+    assert found["ab", 1.0]["mse"] == pytest.approx(found["pictures", 1.0]["mse"], rel=1e-6)
+    assert found["ab", 1.0]["psnr"] > found["pictures", 1.0]["psnr"] + 0.5, "their lightness is not held against them"
+    assert found["ab", 1.0]["best_factor"] == pytest.approx(2, rel=0.02)
+    assert found["ab", 2.0]["best_factor"] == pytest.approx(1, rel=0.02)
+    assert found["ab", 2.0]["mse"] == pytest.approx(found["ab", 1.0]["mse_best_factor"], abs=1e-5)
+    settings = EvaluateSettings(tmp_path / "dark", shard_folder, protocol="report", ids=None, saturation=2.0)
+    with pytest.raises(UserError, match="the pictures are judged as they are; add --judged ab"):
+        evaluate.evaluate(replace(settings, protocol=str(tmp_path / "pictures 1.0/protocol.toml")))
 
 
 def test_names_cannot_leave_the_folder():

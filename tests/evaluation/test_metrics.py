@@ -14,7 +14,7 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 
 from koala.evaluation import metrics
 from koala.evaluation.metrics import Histograms, Moments
-from koala.imaging import color
+from koala.imaging import color, hues
 
 # L*, a*, b* of two colours, and their difference: table 1 of Sharma, Wu and Dalal (2005), all 34 pairs
 SHARMA = """
@@ -195,6 +195,14 @@ def test_histograms_by_hand():
     assert {int(index): int(n) for index, n in enumerate(found.chroma) if n} == {5: 2, 0: 1, 59: 1}
     assert found.compute()["hue"].sum() == pytest.approx(1)
     assert Histograms.empty().compute()["chroma"].sum() == 0
+
+
+def test_hues_are_counted_under_their_names_where_pixels_are_coloured():
+    """A quarter each of sky blue, dark red, a blue of chroma 9, and grey."""
+    lab = torch.tensor([[79, -14.8, -21.3], [39, 55.9, 37.7], [60, 0.0, -9.0], [50, 0.0, 0.0]])
+    lab = lab.T[None, :, None, :, None].expand(1, 3, 16, 4, 4).reshape(1, 3, 16, 16)
+    shares = dict(zip(hues.HUES, Histograms.of(lab).compute()["named"], strict=True))
+    assert shares == {**dict.fromkeys(hues.HUES, 0), "blue": 0.5, "red": 0.5}
 
 
 @pytest.mark.parametrize("cuts", [(0, 0), (3, 3), (1, 7), (0, 8)])
