@@ -91,8 +91,8 @@ def fits_gpu(before: Sequence[int], after: Sequence[int]) -> bool:
         after: height and width.
 
     References:
-        torch/aten/src/ATen/native/cuda/UpSampleBilinear2d.cu, upsample_gen2d_aa_out_cuda_template: of the 12,288 floats
-        (4 shrinking + 1) 32 are for the width and, at the least, (4 shrinking + 1) 33 for the height.
+        torch/aten/src/ATen/native/cuda/UpSampleBilinear2d.cu, _upsample_gen2d_aa: a side that shrinks s times takes at
+        most 4 s + 3 weights, for 32 columns and, at the least, one row of 32 places.
     """
-    height, width = (4 * max(1.0, old / new) + 2 for old, new in zip(before, after, strict=True))
+    height, width = (4 * max(1.0, old / new) + 3 for old, new in zip(before, after, strict=True))
     return 32 * width + 33 * height < _SHARED_FLOATS
