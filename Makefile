@@ -4,6 +4,7 @@
 #   make test    what CI runs: style, types, all tests
 #   make quick   the tests that take seconds
 #   make docs    the documentation, in build/docs; a warning is an error
+#   make gpu     what is right and how fast it is on this machine's GPU, in some ten minutes; PHOTOS=DIR names photographs
 #   make release wheel and source distribution in dist/, checked and tried in a fresh environment
 #   make system  what some tests need beside Python's packages: a Slurm and a browser, on Debian, as root
 
@@ -12,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 FRESH := build/fresh
 
-.PHONY: demo test quick check format docs release system
+.PHONY: demo test quick check format docs gpu release system
 
 demo: $(VENV)/installed
 	$(BIN)/koala demo
@@ -34,6 +35,9 @@ format: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs build/docs
+
+gpu: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gpu $(if $(PHOTOS),--photos "$(PHOTOS)") $(GPU_FLAGS)
 
 # wheel and source distribution, tried without extras; the photo comes with scikit-image
 release: export PYTHONPATH :=

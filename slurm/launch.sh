@@ -43,6 +43,8 @@ restarts=${SLURM_RESTART_COUNT:-0}
 per_node=${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 processes=$((SLURM_NNODES * per_node))
 python=("${CONTAINER[@]}" "$KOALA_ENV/bin/python")
+near_gpu=() # torch looks for the GPUs, and would fail on a node without
+[[ ! -e /proc/driver/nvidia/version ]] || near_gpu=(${NUMA_BINDING:+"--numa-binding=$NUMA_BINDING"})
 
 # launch WORD...: koala WORD... on all nodes, a process for each GPU; gives the step's exit code. `step_flags` are srun's.
 # It is torch's launcher, which accelerate's starts, too, but not without reading a configuration in the home folder.
@@ -56,7 +58,7 @@ launch() {
   # shellcheck disable=SC2016
   srun --ntasks-per-node=1 --kill-on-bad-exit=1 "${step_flags[@]}" "${SRUN_FLAGS[@]}" \
     bash -c 'trap "" USR1; PET_NODE_RANK=$SLURM_NODEID exec "$@"' launch \
-    "${python[@]}" -m torch.distributed.run --nnodes="$SLURM_NNODES" --nproc-per-node="$per_node" \
+    "${python[@]}" -m torch.distributed.run --nnodes="$SLURM_NNODES" --nproc-per-node="$per_node" "${near_gpu[@]}" \
     --master-addr="$head" --master-port="$port" --rdzv-id="$SLURM_JOB_ID.$restarts" -m -- koala "$@" &
   step=$!
   # a signal ends `wait` before the step has ended; of what has ended bash remembers the exit code

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from koala.core.errors import UserError
 
@@ -85,7 +85,10 @@ def open_accelerator(
     accelerator = Accelerator(
         cpu=on_cpu(device, mixed_precision),
         mixed_precision=mixed_precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timeout),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # gradients are summed where they are
+        ],
     )
     done = False
     try:

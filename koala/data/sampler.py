@@ -6,7 +6,7 @@ is endless and batches run across its seams, so that nothing is dropped or padde
 global batch changes only who takes which part of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -127,6 +127,23 @@ def sequential_batches(sample_count: int, batch: int, *, rank: int, world_size: 
     for start in range(0, len(mine), batch):
         samples = mine[start : start + batch]
         yield SamplePositions(samples, np.zeros_like(samples))
+
+
+def in_whole_batches(batches: Iterable[SamplePositions]) -> Iterator[tuple[SamplePositions, int]]:
+    """The same, with a last batch as long as those before it: it ends with its last sample again and again.
+
+    Args:
+        batches: all of one length, but for a shorter last one.
+
+    Yields:
+        A batch, and how many of it are its own. A single batch stays as short as it is.
+    """
+    length = 0
+    for places in batches:
+        own = len(places)
+        length = max(length, own)
+        row = np.minimum(np.arange(length), own - 1)
+        yield SamplePositions(places.samples[row], places.epochs[row]), own
 
 
 def seeded_permutation(count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:

@@ -13,12 +13,16 @@ References:
     picture, these go through it, which `benchmarks/upsampling.py` finds nearer to the truth.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 RADIUS = 1  # pixels of the small picture
 EPSILON = 0.02  # variance of lightness: where it spreads by 7 L*, half of the slope is left
+
+_SHARED_FLOATS = 12_288  # that a GPU's threads share: 48 kB
 
 
 def fit(lightness: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
@@ -73,4 +77,22 @@ def apply(lines: Tensor, lightness: Tensor, top: int = 0, height: int | None = N
 
 def _resize(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Bicubically, pixels being areas; without aliasing where the photo is smaller than the small picture."""
-    return F.interpolate(values, size, mode="bicubic", align_corners=False, antialias=True)
+    device = values.device
+    if values.is_cuda and not fits_gpu(values.shape[-2:], size):
+        values = values.cpu()
+    return F.interpolate(values, size, mode="bicubic", align_corners=False, antialias=True).to(device)
+
+
+def fits_gpu(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether torch's kernel for GPUs can make pictures so much smaller: its weights must fit into 48 kB.
+
+    Args:
+        before: height and width.
+        after: height and width.
+
+    References:
+        torch/aten/src/ATen/native/cuda/UpSampleBilinear2d.cu, _upsample_gen2d_aa: a side that shrinks s times takes at
+        most 4 s + 3 weights, for 32 columns and, at the least, one row of 32 places.
+    """
+    height, width = (4 * max(1.0, old / new) + 3 for old, new in zip(before, after, strict=True))
+    return 32 * width + 33 * height < _SHARED_FLOATS

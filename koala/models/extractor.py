@@ -22,6 +22,8 @@ from koala.models.batch_norm_folding import fold_batch_norms
 
 STRIDES = (4, 8, 16, 32)  # of the feature maps that a pyramid takes
 
+# that convolutions and matrix products are computed in; none is fp32
+DTYPES: dict[MixedPrecision, torch.dtype | None] = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 _PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 
 
@@ -82,8 +84,8 @@ class Extractor(nn.Module):
     def to_device(self, device: torch.device, mixed_precision: MixedPrecision) -> "Extractor":
         """Fold, and move to the device in the precision of the computation."""
         self.fold()
-        if mixed_precision != "no":
-            self.to_precision(torch.float16 if mixed_precision == "fp16" else torch.bfloat16)
+        if (dtype := DTYPES[mixed_precision]) is not None:
+            self.to_precision(dtype)
         return self.to(device)
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from koala.config.fields import MixedPrecision
 from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.core.errors import UserError, first_line
 from koala.imaging import color
@@ -26,6 +27,7 @@ class PerceptualLoss(nn.Module):
     Args:
         settings: which network.
         size: height and width of the pictures.
+        mixed_precision: in which the network computes; distances are summed in fp32.
 
     Attributes:
         sha256: of the network's weights.
@@ -39,8 +41,9 @@ class PerceptualLoss(nn.Module):
         al., DDColor, arXiv:2212.11613, over VGG16-BN.
     """
 
-    def __init__(self, settings: ObjectiveSettings, size: int) -> None:
+    def __init__(self, settings: ObjectiveSettings, size: int, mixed_precision: MixedPrecision = "no") -> None:
         super().__init__()
+        self._dtype = extractor.DTYPES[mixed_precision]
         name = settings.perceptual_network
         if name == "none":
             raise UserError("a perceptual term needs a network; name one with --objective.perceptual-network")
@@ -78,4 +81,5 @@ class PerceptualLoss(nn.Module):
         rgb = color.lab_to_rgb(color.to_lab(lightness.float(), ab.float()))
         normal = ((rgb - self.extractor.mean) / self.extractor.std).contiguous(memory_format=torch.channels_last)
         model: Any = self.extractor.model
-        return model.forward_intermediates(normal, intermediates_only=True)[: len(_WEIGHTS)]
+        with torch.autocast(normal.device.type, self._dtype, enabled=self._dtype is not None):
+            return model.forward_intermediates(normal, intermediates_only=True)[: len(_WEIGHTS)]

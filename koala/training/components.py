@@ -175,7 +175,9 @@ def build_loss(settings: ObjectiveSettings, shards: Path, size: int, accelerator
         weights = ab_bins.rebalancing_weights(prior, settings.rebalancing).to(device)
     if settings.perceptual:
         # the first process fetches the weights, the others find them
-        perceptual = main_process_first(accelerator, lambda: PerceptualLoss(settings, size)).to(device)
+        perceptual = main_process_first(
+            accelerator, lambda: PerceptualLoss(settings, size, accelerator.mixed_precision)
+        ).to(device)
     objective = Objective(settings, weights, perceptual)
     return Loss(objective, prior, prior_sha256, perceptual.sha256 if perceptual is not None else "")
 

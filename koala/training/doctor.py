@@ -17,7 +17,7 @@ from typing import Any, Literal
 from koala.config.training import DoctorSettings, TrainSettings
 from koala.core import terminal
 from koala.core.errors import UserError, first_line
-from koala.training import doctor_checks, machine_checks
+from koala.training import doctor_checks, gpu_checks, machine_checks
 from koala.training.doctor_checks import INTERFACES
 from koala.training.findings import Finding, Status, format_count
 from koala.training.process_store import MARGIN_S, PATIENCE_S, ProcessStore
@@ -58,6 +58,8 @@ CHECKS = (
     DoctorCheck("driver", "node", machine_checks.driver),
     DoctorCheck("GPUs", "node", machine_checks.gpus),
     DoctorCheck("precision", "process", machine_checks.precision),
+    DoctorCheck("arithmetic", "process", gpu_checks.arithmetic),
+    DoctorCheck("JPEG engine", "node", gpu_checks.jpeg_engine),
     DoctorCheck("processors", "node", machine_checks.processors),
     DoctorCheck("open files", "process", machine_checks.open_files),
     DoctorCheck("shared memory", "node", machine_checks.shared_memory),

@@ -12,13 +12,11 @@ from koala.config.data import for_evaluation
 from koala.config.training import TrainSettings
 from koala.core.distributed import dali_device, on_main_process
 from koala.data.loader import Batch, load_batches
-from koala.data.sampler import sequential_batches
+from koala.data.sampler import in_whole_batches, sequential_batches
 from koala.data.shards import Shards
 from koala.models import checkpoint
 from koala.models.network import ColorNetwork
 from koala.training.components import Components, Embedder
-
-_BATCH = 50  # images at a time, in each process, at the most
 
 
 def predict(
@@ -44,7 +42,8 @@ class Validator:
         self, settings: TrainSettings, components: Components, accelerator: Accelerator, checkpoints: Path
     ) -> None:
         self._data = for_evaluation(components.data.settings)
-        self._batch = min(settings.batch_size, _BATCH)
+        pieces = accelerator.num_processes * settings.gradient_accumulation_steps
+        self._batch = max(1, settings.batch_size // pieces)  # as in training: cudnn knows this shape
         self._components, self._accelerator, self._checkpoints = components, accelerator, checkpoints
 
     def is_due(self, images_seen: int) -> bool:
@@ -70,23 +69,25 @@ class Validator:
             return None
         model.eval()
         objective, embedder = self._components.loss.objective, self._components.embedder
-        total = torch.zeros(2, dtype=torch.float64)
-        for index, batch in enumerate(self._batches(val)):
-            output = predict(model, embedder, batch, self._accelerator)
-            loss = objective(model, output, batch.lightness, batch.ab)
-            total += torch.tensor([loss.item() * len(batch.ab), len(batch.ab)], dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self._accelerator.device)
+        for index, (batch, own) in enumerate(self._batches(val)):
+            output = predict(model, embedder, batch, self._accelerator)[:own]
+            total += objective(model, output, batch.lightness[:own], batch.ab[:own]) * own
             if index == 0:
                 show(batch, model.to_ab(output))
         model.train()
-        summed, count = self._accelerator.reduce(total.to(self._accelerator.device), "sum").cpu()
-        return float(summed / count)
+        return float(self._accelerator.reduce(total, "sum")) / len(val)
 
-    def _batches(self, val: Shards) -> Iterator[Batch]:
+    def _batches(self, val: Shards) -> Iterator[tuple[Batch, int]]:
+        """Batches of one shape, and how many pictures of each count."""
         rank, world_size = self._accelerator.process_index, self._accelerator.num_processes
-        places = sequential_batches(len(val), self._batch, rank=rank, world_size=world_size)
+        mine = sequential_batches(len(val), self._batch, rank=rank, world_size=world_size)
+        batches = list(in_whole_batches(mine))
         reader = self._components.embedder.reader(self._data.shards, "val", val)
-        device = dali_device(self._accelerator)
-        return load_batches(val, places, self._data, device, batch=self._batch, embeddings=reader)
+        device, batch = dali_device(self._accelerator), self._batch
+        places = (places for places, _ in batches)
+        stream = load_batches(val, places, self._data, device, batch=batch, embeddings=reader)
+        return zip(stream, (own for _, own in batches), strict=True)
 
     def remember(self, images_seen: int, loss: float) -> None:
         """Write down the validation, and whether its checkpoint is the best; the first process does."""

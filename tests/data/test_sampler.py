@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koala.core.errors import UserError
-from koala.data.sampler import EpochSampler, micro_batches, sequential_batches
+from koala.data.sampler import EpochSampler, in_whole_batches, micro_batches, sequential_batches
 
 sizes = st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(sum).map(tuple)
 orders = st.builds(EpochSampler, sizes, seed=st.integers(0, 2**40), shards_per_block=st.integers(1, 5))
@@ -90,3 +90,13 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_an_empty_data_set_is_refused():
     with pytest.raises(UserError, match="holds no sample"):
         EpochSampler((0, 0), seed=0).positions(0, 1)
+
+
+@pytest.mark.parametrize(("count", "lengths"), [(10, [4, 4, 4]), (8, [4, 4]), (3, [3]), (0, [])])
+def test_the_last_batch_is_as_long_as_the_others(count, lengths):
+    """What fills it up is not counted."""
+    found = list(in_whole_batches(sequential_batches(count, 4, rank=0, world_size=1)))
+    assert [len(places) for places, _ in found] == lengths
+    own = [sample for places, number in found for sample in places.samples[:number]]
+    assert own == list(range(count))
+    assert all(set(places.samples[number:]) <= {count - 1} for places, number in found)

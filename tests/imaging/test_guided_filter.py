@@ -122,3 +122,17 @@ def test_real_photos_come_back_nearer_to_the_truth(real_photos):
     guided_, bilinear, bicubic = np.mean(errors, axis=0)
     assert guided_ < 0.9 * bilinear
     assert guided_ < bicubic
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fits"),
+    [
+        ((224, 224), (3000, 4000), True),
+        ((224, 224), (224, 3), True),
+        ((224, 300), (224, 3), False),
+        ((9, 9), (1, 1), True),
+    ],
+)
+def test_photos_too_thin_for_a_gpu_are_told_from_others(before, after, fits):
+    """torch's kernel gives up where a side shrinks over some 90 times."""
+    assert guided_filter.fits_gpu(before, after) == fits

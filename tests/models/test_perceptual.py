@@ -75,3 +75,13 @@ def test_the_last_stage_of_vgg_counts_most():
         *((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2))
     ]
     assert sum(weight.numel() for weight in judge.parameters()) < 20e6, "its classifier is cut off"
+
+
+def test_in_bf16_it_is_the_same_but_for_rounding(distance):
+    """8 bits: some 0.4 % for each product."""
+    coarse = perceptual.PerceptualLoss(SETTINGS, 64, "bf16")
+    coarse.load_state_dict(distance.state_dict())
+    (lightness, ab), other = pictures(4), pictures(5)[1]
+    expected, found = float(distance(lightness, other, ab)), float(coarse(lightness, other, ab))
+    assert found != expected
+    assert found == pytest.approx(expected, rel=0.05)
