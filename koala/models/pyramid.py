@@ -12,19 +12,23 @@ References:
     arXiv:2207.06831.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from koala.imaging import ab_bins
+from koala.imaging.device_constants import constant
 from koala.models.extractor import STRIDES, FeatureMaps
 from koala.models.network import ColorNetwork, Head
 
 _WIDTHS = (128, 192, 256, 256)  # of the levels at STRIDES
 _ATTENDING = (16, 32)  # strides at which each place looks at all others
 _HEADS = 8
-_HINT_CHANNELS = 3  # a, b, and whether there is a hint
+# what is seen beside the extractor's features, which spread by about 8, is made as large, so that it is learnt as fast
+_LIGHTNESS_SCALE = 8.0
+_HINT_SCALE = (64.0, 64.0, 8.0)  # of a, b, and whether there is a hint
 
 
 class PyramidNetwork(ColorNetwork):
@@ -43,7 +47,7 @@ class PyramidNetwork(ColorNetwork):
         super().__init__(head)
         self.hints = hints
         self.extractor = maps.requires_grad_(tuned)
-        more = _HINT_CHANNELS if hints else 0
+        more = len(_HINT_SCALE) if hints else 0
         inputs = [channels + more for channels in maps.channels]
         inputs[0] += STRIDES[0] ** 2  # the lightness of each pixel
         coarser = [*_WIDTHS[1:], 0]
@@ -71,7 +75,7 @@ class PyramidNetwork(ColorNetwork):
         self.check(lightness, hints)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.extractor_frozen):
             maps = self.extractor(lightness)
-        finest = F.pixel_unshuffle(lightness, STRIDES[0])
+        finest = _LIGHTNESS_SCALE * F.pixel_unshuffle(lightness, STRIDES[0])
         x = None
         for place in reversed(range(len(STRIDES))):
             inputs = [maps[place], *([finest] if place == 0 else [])]
@@ -145,10 +149,11 @@ class Attention(nn.Module):
 
 
 def _pooled(hints: Tensor | None, like: Tensor) -> Tensor:
-    """Hints at a map's size: the mean ab of those in each place, and 1 where there are any, `(B, 3, h, w)`."""
+    """Hints at a map's size: the mean ab of those in each place, and whether there are any; scaled, `(B, 3, h, w)`."""
     batch, _, height, width = like.shape
     if hints is None:
-        return like.new_zeros(batch, _HINT_CHANNELS, height, width)
+        return like.new_zeros(batch, len(_HINT_SCALE), height, width)
     pooled = F.adaptive_avg_pool2d(hints.float(), (height, width))
     ab, share = pooled.split([2, 1], dim=1)
-    return torch.cat([ab / share.clamp(min=1e-6), (share > 0).float()], dim=1)
+    scale = constant(np.array(_HINT_SCALE), torch.float32, hints.device)[:, None, None]
+    return scale * torch.cat([ab / share.clamp(min=1e-6), (share > 0).float()], dim=1)
