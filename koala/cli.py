@@ -62,6 +62,11 @@ GROUPS = {
         "shards prior": Command(
             "data:MeasurePrior", "data.color_prior:prior_command", "measure how often each colour occurs"
         ),
+        "shards export": Command(
+            "evaluation:ExportCrops",
+            "evaluation.crops:export_command",
+            "write a protocol's crops, for other colourisers",
+        ),
     },
     "Train": {
         "train": Command("training:TrainSettings", "training.trainer:train", "train a network, or resume", "."),
@@ -98,7 +103,7 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 _BRITISH = {"colorise": "colorize", "colourise": "colorize", "colourize": "colorize", "colour": "colorize"}
 _HELP = ("-h", "--help", "--help-all")
 
-_NEED_DALI = ("demo", "shards embed", "train", "ablate", "evaluate")
+_NEED_DALI = ("demo", "shards embed", "shards export", "train", "ablate", "evaluate")
 
 # what a person can mend, and how
 _REMEDIES = {

@@ -148,13 +148,42 @@ class EvaluateSettings(Strict):
 
 
 @dataclass(frozen=True)
+class ExportCrops(Strict):
+    """Write the pictures that a protocol judges, for another colouriser: each photo cut and resized, as PNG.
+
+    Colour them under their names, and score them with koala evaluate DIR --shards SHARDS --protocol NAME. An
+    interrupted command resumes when it is run again.
+    """
+
+    shards: Positional[Dir]
+    """Folder of shards."""
+    out: Dir
+    """Folder for the pictures."""
+    protocol: Annotated[str, arg(metavar="NAME|FILE")]
+    """The protocol, as in koala evaluate."""
+    grey: bool = False
+    """Write grey pictures, of the L* that the protocol lets a network see; by default they are in colour."""
+    ids: Annotated[File | None, Advanced] = None
+    """Text file of the images' names, for a protocol that leaves them open."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Number of images, drawn by a fixed seed; 0 takes all."""
+    split: SplitName = "val"
+    """Split of the shards."""
+    filter: str = ""
+    """Use only samples that meet this condition on the audit's columns, as in "chroma >= 5 and not sepia"."""
+    threads: Count = 4
+    """Threads that decode."""
+
+
+@dataclass(frozen=True)
 class CompareSettings(Strict):
     """Lay evaluations of the same images side by side, with intervals of their differences."""
 
     runs: Annotated[tuple[str, ...], Positional, arg(metavar="RUN")] = ()
     """Run folders that koala evaluate has scored, or folders that it wrote. NAME=RUN gives one a name."""
     pictures: Annotated[tuple[str, ...], arg(metavar="NAME=DIR")] = ()
-    """Folders of pictures that another colouriser made, named as in the shards. They are scored by the same rules."""
+    """Folders of pictures that another colouriser made, named as in the shards: whole photos, or a protocol's crops.
+    They are scored by the same rules."""
     out: Dir = Path("comparison")
     """Folder for the table and the sheet."""
     baseline: Annotated[str, arg(metavar="NAME")] = ""

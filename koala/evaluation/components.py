@@ -146,12 +146,11 @@ def choose_protocol(settings: EvaluateSettings, found: Checkpoint | None) -> Eva
     else:
         data = for_evaluation(found.settings.data)
         named = EvaluationProtocol("as in training", geometry=data.geometry, size=data.size, lightness=data.lightness)
-    ids = replace(named.ids, file=str(settings.ids)) if settings.ids is not None else None
     changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly", "judged")}
     changed = protocol.override(named, **changes)
     if changed.geometry == "random_crop":
         raise UserError("random_crop is another picture each time; judge with --geometry crop")
-    return protocol.limit_images(replace(changed, ids=ids) if ids is not None else changed, settings.limit)
+    return protocol.choose_images(changed, settings.ids, settings.limit)
 
 
 def view_of(settings: EvaluateSettings) -> DataSettings:
@@ -175,15 +174,28 @@ def _open_images(
     """The samples that the protocol names."""
 
     def opened(ids: ImageIds, condition: str) -> Shards:
-        return _open(settings.shards, settings.split, ids, condition, rules.name, accelerator)
+        return open_photos(settings.shards, settings.split, ids, condition, rules.name, accelerator)
 
     reference = opened(rules.reference, "") if rules.reference != ImageIds() else None
     return Images(opened(rules.ids, settings.filter), reference, data, settings.split)
 
 
-def _open(  # noqa: PLR0917  (what is opened, and what is said of it)
+def open_photos(  # noqa: PLR0917  (what is opened, and what is said of it)
     folder: Path, split: str, ids: ImageIds, condition: str, what: str, accelerator: Accelerator
 ) -> Shards:
+    """The photos that are judged.
+
+    Args:
+        folder: of shards.
+        split: "train" or "val".
+        ids: which images.
+        condition: on the audit's columns.
+        what: the protocol, named in errors.
+        accelerator: of all processes, the first of which looks for the images.
+
+    Raises:
+        UserError: the shards or some images are not there, or images are chosen in two ways.
+    """
     wanted = protocol.image_names(ids, what)
     if wanted is None:
         shards = sample_filter.open_filtered(folder, split, condition)

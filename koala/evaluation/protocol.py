@@ -58,15 +58,24 @@ def override(protocol: EvaluationProtocol, **changes: Any) -> EvaluationProtocol
     return replace(protocol, name=name, **others)
 
 
-def limit_images(protocol: EvaluationProtocol, limit: int) -> EvaluationProtocol:
-    """A protocol that judges some of its images; its name tells of it. With 0 it stays as it is."""
+def choose_images(protocol: EvaluationProtocol, ids: Path | None, limit: int) -> EvaluationProtocol:
+    """A protocol with a list of its images, and with some of them alone; its name tells of the latter.
+
+    Args:
+        protocol: which may leave its images open.
+        ids: file with their names; None leaves them as they are.
+        limit: how many are judged; 0 judges all.
+    """
+    named = replace(protocol.ids, file=str(ids)) if ids is not None else protocol.ids
     if not limit:
-        return protocol
-    ids, reference = (
-        replace(part, limit=limit) if part != ImageIds() or key == "ids" else part
-        for key, part in (("ids", protocol.ids), ("reference", protocol.reference))
+        return replace(protocol, ids=named)
+    reference = protocol.reference
+    return replace(
+        protocol,
+        name=f"{protocol.name}, limit {limit}",
+        ids=replace(named, limit=limit),
+        reference=replace(reference, limit=limit) if reference != ImageIds() else reference,
     )
-    return replace(protocol, name=f"{protocol.name}, limit {limit}", ids=ids, reference=reference)
 
 
 # ---------------------------------------------------------------- images
