@@ -153,7 +153,7 @@ def verdict(table: Table) -> Verdict | None:
     return Verdict(
         not unbeaten,
         f"these colours are {nearer} {than}: CIEDE2000 {table[_VERDICT].mean():.2f}, {figures}; "
-        f"nearer than grey in {share:.0%} of the pictures",
+        f"nearer than grey in {100 * share:.0f} % of the pictures",
     )
 
 
@@ -177,4 +177,9 @@ def cells(report: Mapping[str, Any], score: str) -> list[str]:
     """A score of each baseline and the share of pictures nearer than grey, as text; "" for what is not known."""
     of_each = [report.get("baselines", {}).get(name, {}).get(score) for name in BASELINES]
     share = report.get("nearer_than_grey", {}).get(score)
-    return [*("" if value is None else f"{value:.4g}" for value in of_each), "" if share is None else f"{share:.0%}"]
+    return [*("" if value is None else f"{value:.4g}" for value in of_each), share_text(share)]
+
+
+def share_text(share: float | None) -> str:
+    """A share in percent, "" for one that is not known."""
+    return "" if share is None else f"{100 * share:.0f} %"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from koala.core import html, terminal
 from koala.evaluation import recognition
+from koala.evaluation.baselines import share_text
 from koala.evaluation.comparison import Comparison
 from koala.evaluation.html_report import interval_text, verdict_text
 from koala.evaluation.results import EvaluationResult
@@ -75,7 +76,7 @@ def _alarm(column: EvaluationResult, colored: bool) -> str:
 def _shares_nearer(comparison: Comparison, name: str) -> list[str]:
     """For each column, the share of images that are nearer to their photos than grey by a score."""
     shares = (column.report.get("nearer_than_grey", {}).get(name) for column in comparison.columns)
-    return ["" if share is None else f"{share:.0%}" for share in shares]
+    return [share_text(share) for share in shares]
 
 
 def _cells_beside(comparison: Comparison, name: str) -> list[str]:
@@ -200,8 +201,8 @@ def _html_cells(comparison: Comparison, name: str) -> Iterable[str]:
         if difference is not None:
             weight = "b" if difference.clear else "span"
             cell += f"<br><{weight}>{difference.value:+.3g}</{weight}> {interval_text(difference.interval, '+')}"
-        if (share := column.report.get("nearer_than_grey", {}).get(name)) is not None:
-            cell += f'<br><span class="soft">{share:.0%} nearer than grey</span>'
+        if share := share_text(column.report.get("nearer_than_grey", {}).get(name)):
+            cell += f'<br><span class="soft">{share} nearer than grey</span>'
         yield cell
 
 

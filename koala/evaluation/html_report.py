@@ -108,8 +108,13 @@ def verdict_text(verdict: Mapping[str, Any] | None, of: str = "") -> list[str]:
     if not verdict:
         return []
     kind = "" if verdict["beaten"] else ' class="alarm"'
-    name = f"<b>{html.escape(of)}</b>: " if of else ""
-    return [f"<p{kind}>{name}{html.escape(verdict['text'])}.</p>"]
+    text = f"{of}: {verdict['text']}" if of else capitalized(verdict["text"])
+    return [f"<p{kind}>{html.escape(text)}.</p>"]
+
+
+def capitalized(text: str) -> str:
+    """A sentence with a capital at its beginning."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def _about_baselines(report: Mapping[str, Any]) -> list[str]:

@@ -155,9 +155,9 @@ def _closed(means: NDArray) -> Any:
 
 def sentence(found: Mapping[str, Any]) -> str:
     """What was recognised, in words."""
-    said = ", ".join(f"{way} {found[way]:.1%}" for way in WAYS)
+    said = ", ".join(f"{way} {100 * found[way]:.1f} %" for way in WAYS)
     text = f"{found['classifier']} recognises of {found['pictures']} pictures: {said}"
     if found["closed"] is None:
         return f"{text}; true colours add nothing here"
-    low, high = found["closed_interval"]
-    return f"{text}; the colours close {found['closed']:.0%} of the gap (95 % interval {low:.0%} to {high:.0%})"
+    closed, low, high = (f"{100 * share:.0f} %" for share in (found["closed"], *found["closed_interval"]))
+    return f"{text}; the colours close {closed} of the gap (95 % interval {low} to {high})"

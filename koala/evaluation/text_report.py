@@ -6,6 +6,7 @@ from typing import Any
 from koala.core import terminal
 from koala.evaluation import baselines, recognition, scoring
 from koala.evaluation.baselines import BASELINES
+from koala.evaluation.html_report import capitalized
 
 
 def lines(result: Mapping[str, Any], colored: bool = False) -> list[str]:
@@ -69,5 +70,5 @@ def _verdict_lines(verdict: Mapping[str, Any] | None, colored: bool) -> list[str
     """Whether the colours are better than next to nothing; in red where they are not."""
     if not verdict:
         return []
-    text = f"{verdict['text'][0].upper()}{verdict['text'][1:]}."
+    text = f"{capitalized(verdict['text'])}."
     return ["", terminal.alarm(text) if colored and not verdict["beaten"] else text]

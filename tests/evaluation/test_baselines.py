@@ -88,7 +88,7 @@ def test_the_verdict_is_in_words(mine, beaten, text, share):
     assert found.beaten == beaten
     assert found.text == (
         f"these colours are {text}: CIEDE2000 {np.mean(mine):.2f}, grey 10.50, constant 8.88; "
-        f"nearer than grey in {share}% of the pictures"
+        f"nearer than grey in {share} % of the pictures"
     )
 
 

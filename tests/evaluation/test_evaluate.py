@@ -69,7 +69,7 @@ def test_the_text_has_what_the_page_has():
         "L* of the grey photo in, of the color photo out; padding counted",
         "",
         "score                       value   95 % interval          photos     grey constant own mean nearer",
-        "mse                   ↓    0.0125   0.01 to 0.015                    0.016    0.014             62%",
+        "mse                   ↓    0.0125   0.01 to 0.015                    0.016    0.014            62 %",
         "psnr                  ↑      23.5",
         "fid                   ↓     30.25",
         "chroma_ratio                 0.75                               1               0.5",
