@@ -115,6 +115,9 @@ class EvaluateSettings(Strict):
     """L* that is combined with the predicted ab, in place of the protocol's."""
     judged: Annotated[Literal["pictures", "ab"] | None, Advanced] = None
     """What of a folder's pictures is judged, in place of the protocol's: the pictures, or their ab alone."""
+    training_shards: Annotated[Dir | None, Advanced] = None
+    """Shards that the colours were learnt from: their mean colour (koala shards prior) is the constant baseline. By
+    default those of the run, or of --shards, or else the mean of what is judged."""
     features: Literal["protocol", "none"] = "protocol"
     """none leaves out FID, KID and LPIPS, which take most of the time."""
     inception: Annotated[File | None, Advanced] = None

@@ -6,9 +6,11 @@
 
 The constant colour is that of the training's shards, where their prior is at hand (koala shards prior); else of the
 training samples beside those that are judged; else of the very pictures that are judged, which favours it a little.
+--training-shards names others.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,23 +39,39 @@ class MeanColor:
 
     Attributes:
         ab: on the network's scale.
-        origin: of which pictures, in words.
+        shards: the folder of the training samples that it is the mean of.
     """
 
     ab: tuple[float, float]
-    origin: str
+    shards: str
+
+    @property
+    def origin(self) -> str:
+        """Of which pictures it is, in words."""
+        return f"the training samples of {self.shards}"
 
 
-def training_color(folders: Iterable[Path]) -> MeanColor | None:
-    """The mean colour of the training samples in the first of some folders of shards that has a prior."""
-    for folder in folders:
-        try:
-            prior = color_prior.read_prior(folder)
-        except (UserError, OSError):
-            continue
-        a, b = color.from_units(prior @ ab_bins.centers()).tolist()
-        return MeanColor((a, b), f"the training samples of {folder}")
+def training_color(asked: Path | None, others: Iterable[Path]) -> MeanColor | None:
+    """The mean colour of training samples.
+
+    Args:
+        asked: the folder of shards that it must be of.
+        others: where it is looked for if none is asked for; the first with a prior is taken.
+
+    Raises:
+        UserError: the folder that was asked for has no prior.
+    """
+    if asked is not None:
+        return _mean_color(asked)
+    for folder in others:
+        with suppress(UserError, OSError):
+            return _mean_color(folder)
     return None
+
+
+def _mean_color(folder: Path) -> MeanColor:
+    a, b = color.from_units(color_prior.read_prior(folder) @ ab_bins.centers()).tolist()
+    return MeanColor((a, b), str(folder))
 
 
 # ---------------------------------------------------------------- of a batch

@@ -111,6 +111,7 @@ def _judging(
         limit=settings.limit,
         filter=report.get("filter", ""),
         classifier=classifier,
+        training_shards=Path(known["shards"]) if (known := report.get("constant_known")) else None,
         features="protocol" if judged_by_networks else "none",
         inception=settings.inception,
         lpips=settings.lpips,

@@ -111,7 +111,7 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         pictures = NetworkPictures(found, model, settings.saturation, rules.assembly, accelerator.autocast)
         title, out = "koala", settings.model / "evaluation"
     judges = build_judges(settings, rules, images, accelerator.device)
-    constant = baselines.training_color(_training_shards(settings, found))
+    constant = baselines.training_color(settings.training_shards, _training_shards(settings, found))
     return Components(rules, images, pictures, cache, judges, constant, title, settings.out or out)
 
 

@@ -167,10 +167,10 @@ def select_samples(folder: Path, split: str, wanted: list[str], what: str, *, so
             progress.advance(1)
     left = [name for name, sample in found.items() if sample < 0]
     if left and not (some and len(left) < len(wanted)):
+        fewer = "" if some else "judge fewer with --limit, "
         raise UserError(
             f'{len(left)} of the {len(wanted)} images of {what} are not in {folder} (split "{split}"), such as '
-            f"{min(left)}; write shards that hold them all, judge fewer with --limit, or name another --split or "
-            "--protocol"
+            f"{min(left)}; write shards that hold them all, {fewer}or name another --split or --protocol"
         )
     keep = np.zeros(len(shards), np.bool_)
     keep[[sample for sample in found.values() if sample >= 0]] = True

@@ -130,27 +130,25 @@ def summarize(table: Table, classifier: str) -> dict[str, Any]:
 
     Returns:
         What scores.json says of it: "closed" with its 95 % interval over pictures, the same drawn for all three; None
-        where true colours add nothing.
+        where what true colours add may be chance.
     """
     seen = np.stack([table[column(way)] for way in WAYS], axis=1)
     known = seen[~np.isnan(seen).any(axis=1)]
-    means = known.mean(axis=0)
-    closed, spread = _closed(means), _closed(confidence_intervals.resampled_means(known).T)
-    exists = means[2] > means[0]
+    means, drawn = known.mean(axis=0), confidence_intervals.resampled_means(known).T
+    exists = confidence_intervals.interval(drawn[2] - drawn[0])[0] > 0
     return {
         "classifier": classifier,
         "pictures": len(known),
         **{way: float(mean) for way, mean in zip(WAYS, means, strict=True)},
-        "closed": float(closed) if exists else None,
-        "closed_interval": confidence_intervals.interval(spread) if exists else None,
+        "closed": float(_closed(means)) if exists else None,
+        "closed_interval": confidence_intervals.interval(_closed(drawn)) if exists else None,
     }
 
 
 def _closed(means: NDArray) -> Any:
-    """Shares of the gap, of `(3, ...)` accuracies grey, coloured and true."""
+    """Shares of the gap, of `(3, ...)` accuracies grey, coloured and true; a gap is taken for a thousandth at least."""
     grey, coloured, true = means
-    gap = true - grey
-    return (coloured - grey) / np.where(gap == 0, np.finfo(np.float64).tiny, gap)
+    return (coloured - grey) / np.maximum(true - grey, 1e-3)
 
 
 def sentence(found: Mapping[str, Any]) -> str:
@@ -158,6 +156,6 @@ def sentence(found: Mapping[str, Any]) -> str:
     said = ", ".join(f"{way} {100 * found[way]:.1f} %" for way in WAYS)
     text = f"{found['classifier']} recognises of {found['pictures']} pictures: {said}"
     if found["closed"] is None:
-        return f"{text}; true colours add nothing here"
+        return f"{text}; what true colours add here may be chance"
     closed, low, high = (f"{100 * share:.0f} %" for share in (found["closed"], *found["closed_interval"]))
     return f"{text}; the colours close {closed} of the gap (95 % interval {low} to {high})"

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from koala.config.evaluation import EvaluateSettings, EvaluationProtocol
+from koala.core.errors import UserError
 from koala.data import color_prior
 from koala.data.loader import Batch
 from koala.evaluation import baselines, evaluate, results, scoring
 from koala.evaluation.predictions import AssembledPrediction
-from koala.imaging import color
+from koala.imaging import ab_bins, color
 
 
 @pytest.fixture
@@ -116,14 +117,17 @@ def test_evaluations_hold_them_and_say_whence_the_constant_is(run, shard_folder,
 def test_the_constant_is_that_of_the_training_shards_where_their_prior_is_known(tmp_path, monkeypatch):
     def prior(folder):
         if folder != tmp_path:
-            raise baselines.UserError("no prior")
-        shares = torch.zeros(len(baselines.ab_bins.centers()))
+            raise UserError("no prior")
+        shares = torch.zeros(len(ab_bins.centers()))
         shares[[0, 10]] = 0.5
         return shares
 
     monkeypatch.setattr(color_prior, "read_prior", prior)
-    found = baselines.training_color([tmp_path / "elsewhere", tmp_path])
-    expected = baselines.ab_bins.centers()[[0, 10]].mean(dim=0)
+    found = baselines.training_color(None, [tmp_path / "elsewhere", tmp_path])
+    expected = ab_bins.centers()[[0, 10]].mean(dim=0)
     assert np.array(found.ab) * 127 == pytest.approx(expected.numpy())
     assert found.origin == f"the training samples of {tmp_path}"
-    assert baselines.training_color([tmp_path / "elsewhere"]) is None
+    assert baselines.training_color(None, [tmp_path / "elsewhere"]) is None
+    assert baselines.training_color(tmp_path, []) == found
+    with pytest.raises(UserError):
+        baselines.training_color(tmp_path / "elsewhere", [tmp_path])

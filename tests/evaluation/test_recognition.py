@@ -71,10 +71,10 @@ def test_colours_that_mislead_close_less_than_nothing():
     assert recognition.summarize(table_of(*right), "lite")["closed"] == pytest.approx(-0.5)
 
 
-def test_where_true_colours_add_nothing_there_is_no_gap():
-    found = recognition.summarize(table_of([1, 0], [1, 1], [1, 0]), "lite")
-    assert found["closed"] is None
-    assert recognition.sentence(found).endswith("true colours add nothing here")
+def test_where_true_colours_add_no_more_than_chance_there_is_no_gap():
+    found = recognition.summarize(table_of([1, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]), "lite")
+    assert found["closed"] is None and found["closed_interval"] is None
+    assert recognition.sentence(found).endswith("what true colours add here may be chance")
 
 
 def test_an_evaluation_recognises_its_pictures(run, shard_folder, tmp_path, monkeypatch, capsys):
