@@ -3,10 +3,10 @@
     python benchmarks/feeding.py [--shards DIR] [--batch 256] [--seconds 3] [--rounds 5]
 
 All that `koala.data.loader` does in Python for each sample is measured: the order, reading by offset, windows and their
-random numbers, what DALI is given, cached embeddings, the thread that hands batches over. In place of DALI's graph stands
-one that takes the bytes and gives the same tensors each time. Shards hold 2,000 small photographs made here, unless some
-are named. "reading alone" leaves the hand-over out. On the CPU; what a GPU's driver adds is not in it. Beside the speeds
-stand microseconds of CPU time a sample, over all threads, which a busy machine changes less.
+random numbers, what DALI is given, cached embeddings, the thread that hands batches over. In place of DALI's graph
+stands one that takes the bytes and gives the same tensors each time. Shards hold 2,000 small photographs made here,
+unless some are named. "reading alone" leaves the hand-over out. On the CPU; what a GPU's driver adds is not in it.
+Beside the speeds stand microseconds of CPU time a sample, over all threads, which a busy machine changes less.
 """
 
 import argparse
