@@ -11,9 +11,9 @@ follows from the assumptions printed above it, each with its source, which flags
 `make gpu` measured in place of assumed ones.
 
 References:
-    DALI's ResNet-50 pipeline on x86 Hopper must pass 19,000 images/s, with 70 threads and 0.12 of the JPEGs on the JPEG
-    engine: NVIDIA/DALI, qa/TL3_RN50_benchmark. timm's inception_resnet_v2 at 299 in AMP, compiled: 2,778 images/s on an
-    RTX 4090 and 4,077 on a 5090: huggingface/pytorch-image-models, results/benchmark-infer-amp-*.csv.
+    NVIDIA's own test of DALI's ResNet-50 pipeline on x86 Hopper passes at 19,000 images/s, with 70 threads and 0.12 of
+    the JPEGs on the JPEG engine. timm's tables of inference give its inception_resnet_v2 at 299, in AMP and compiled,
+    2,778 images/s on an RTX 4090 and 4,077 on a 5090.
 """
 
 import argparse
@@ -128,28 +128,20 @@ def on_paper(arguments: argparse.Namespace) -> None:
     speeds = measured_speeds(arguments.gpu) if arguments.gpu else {}
     rates = {which: speeds.get(which, arguments.tflops * 1e12 / flops) for which, flops in work.items()}
     decoding = speeds.get("decoding", arguments.decoded_per_gpu)
-    print(
-        f"""
-On paper, for H100. {"Measured: " + ", ".join(speeds) if speeds else "Nothing is measured"}. Assumed: {arguments.tflops:.0f}
-TFLOP/s achieved by a GPU (of 989), so {rates["live"]:,.0f} images/s live and {rates["cached"]:,.0f} cached; {arguments.images_per_gpu} images a
-step on each; {decoding:,.0f} images/s decoded by a GPU and its {arguments.cores_per_gpu} cores; all-reduce at {arguments.inside_gbs:.0f} GB/s inside
-a machine of {_MACHINE}, {arguments.network_gbs:.0f} GB/s between machines; JPEGs of {arguments.image_kb} kB; {arguments.storage_gbs:.0f} GB/s from shared storage.
-Counted: {work["live"] / 1e9:.1f} GFLOP an image with Inception-ResNet-v2, {work["cached"] / 1e9:.1f} with cached embeddings; {gradient / 1e6:.1f} MB of
-gradients, of which a ring of N GPUs moves 2 (N - 1) / N through each. DALI's own mark, {_DALI_IMAGES:,} images/s with {_DALI_THREADS}
-threads, is {_DALI_IMAGES / _DALI_THREADS:.0f} a thread: {_DALI_IMAGES / _DALI_THREADS * arguments.cores_per_gpu:,.0f} for a GPU's cores.
-"""
-    )
-    header = (
-        "embeddings",
-        "GPUs",
-        "batch",
-        "compute ms",
-        "all-reduce ms",
-        "images/s",
-        "a GPU",
-        "storage GB/s",
-        "limit",
-    )
+    cores, mark = arguments.cores_per_gpu, _DALI_IMAGES / _DALI_THREADS
+    flops = {which: f"{value / 1e9:.1f}" for which, value in work.items()}
+    assumed = {
+        "achieved by a GPU": f"{arguments.tflops:.0f} of 989 TFLOP/s",
+        "arithmetic of an image": f"{flops['live']} GFLOP with Inception-ResNet-v2, {flops['cached']} cached",
+        "so": f"{rates['live']:,.0f} images/s live, {rates['cached']:,.0f} cached",
+        "decoded for a GPU": f"{decoding:,.0f} images/s; by DALI's mark {cores} cores alone do {mark * cores:,.0f}",
+        "all-reduce": f"{gradient / 1e6:.1f} MB; {arguments.inside_gbs:.0f} GB/s in a machine of {_MACHINE}, "
+        f"{arguments.network_gbs:.0f} between machines",
+        "storage": f"{arguments.storage_gbs:.0f} GB/s, JPEGs of {arguments.image_kb} kB",
+    }
+    print(f"\nOn paper, for H100. Measured: {', '.join(speeds) or 'nothing'}; the rest is assumed or counted:\n")
+    print(*(f"  {name:24} {text}" for name, text in assumed.items()), "", sep="\n")
+    header = "embeddings", "GPUs", "batch", "compute ms", "all-reduce ms", "images/s", "a GPU", "storage GB/s", "limit"
     print("".join(f"{word:>14}" for word in header))
     for which, rate in rates.items():
         limits = Limits(
