@@ -55,9 +55,7 @@ def test_jpeg_engine(store, with_gpu, monkeypatch, library, cuvid, status, text)
     assert bool(found.remedy) == (status == "warning")
 
 
-@pytest.mark.parametrize(
-    "settings", [replace(SETTINGS, device="cpu"), replace(SETTINGS, data=DataSettings(decoder="cpu"))]
-)
+@pytest.mark.parametrize("change", [{"device": "cpu"}, {"data": DataSettings(decoder="cpu")}])
 def test_no_engine_is_looked_for_where_the_cpu_decodes(store, with_gpu, change):
     assert gpu_checks.jpeg_engine(replace(SETTINGS, **change), store).text == "not used: the CPU decodes"
 
