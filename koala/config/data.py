@@ -202,8 +202,8 @@ class EmbedShards(Strict):
     data: ViewSettings = field(default_factory=ViewSettings)
     training: File | None = None
     """RUN.toml of the training they are for: extractor, geometry, precision and seed are taken from it."""
-    batch_size: Count = 50
-    """Images at a time, in each process."""
+    batch_size: Annotated[int, Field(ge=0)] = 0
+    """Images at a time, in each process; 0 takes 256 on a GPU and 32 on the CPU."""
     device: Device = "auto"
     """Where to compute; auto takes a GPU if there is one."""
     mixed_precision: MixedPrecision = "no"

@@ -79,6 +79,9 @@ def embed_settings_for(training: TrainSettings, settings: EmbedShards | None = N
     )
 
 
+_BATCHES = {"gpu": 256, "cpu": 32}  # images at a time; each is embedded with its mirror image
+
+
 class EmbeddingJob:
     """The making of embeddings.
 
@@ -95,6 +98,7 @@ class EmbeddingJob:
         assert built is not None, "a training without extractor was refused"
         key = CacheKey.of(settings, built)
         self.cache = EmbeddingCache(settings.shards / "embeddings" / key.name, key)
+        self.batch = settings.batch_size or _BATCHES[dali_device(accelerator)]
         self.extractor = built.to_device(accelerator.device, settings.mixed_precision)
 
     def run(self) -> None:
@@ -122,9 +126,9 @@ class EmbeddingJob:
             settings.shards, geometry=view.geometry, size=view.size, lightness=view.lightness, threads=view.threads
         )
         shards = Shards.open(settings.shards, split)
-        pieces = {number: _pieces(shards.shard_sizes, number, settings.batch_size) for number in numbers}
+        pieces = {number: _pieces(shards.shard_sizes, number, self.batch) for number in numbers}
         places = (piece for of_shard in pieces.values() for piece in of_shard)
-        stream = load_batches(shards, places, data, dali_device(self.accelerator), batch=settings.batch_size)
+        stream = load_batches(shards, places, data, dali_device(self.accelerator), batch=self.batch)
         for number, of_shard in pieces.items():
             rows = []
             for piece in of_shard:
