@@ -92,9 +92,8 @@ def _as_extractor(found: Checkpoint) -> str:
 
 def _as_trained(settings: TrainSettings, found: Checkpoint) -> list[str]:
     """Flags that give a training the network and the output of a model."""
-    pairs = {"network": (settings.network.name, found.settings.network.name)}
-    pairs |= {"objective": (settings.objective.name, found.settings.objective.name)}
-    return [f"--{flag} {given}" for flag, (own, given) in pairs.items() if own != given]
+    tables = ((name, getattr(found.settings, name), getattr(settings, name)) for name in ("network", "objective"))
+    return [f"--{name} {given.name}" for name, given, own in tables if given.name != own.name]
 
 
 def _listed(faults: tuple[str, ...]) -> str:
