@@ -69,10 +69,13 @@ GROUPS = {
         ),
     },
     "Train": {
-        "train": Command("training:TrainSettings", "training.trainer:train", "train a network, or resume", "."),
+        "train": Command("training:TrainSettings", "training.command:train_command", "train a network, or resume", "."),
         "report": Command("training:ReportRun", "training.run_report:report_command", "write a page of a training"),
         "doctor": Command(
             "training:DoctorSettings", "training.doctor:doctor", "check a machine before a training", "."
+        ),
+        "benchmark": Command(
+            "training:BenchmarkSettings", "training.benchmark:benchmark_command", "measure how fast a machine is", "."
         ),
         "ablate": Command(
             "training:AblateSettings", "training.ablation:ablate", "train and compare variants", "ablation"
@@ -103,7 +106,7 @@ COMMANDS = {name: command for group in GROUPS.values() for name, command in grou
 _BRITISH = {"colorise": "colorize", "colourise": "colorize", "colourize": "colorize", "colour": "colorize"}
 _HELP = ("-h", "--help", "--help-all")
 
-_NEED_DALI = ("demo", "shards embed", "shards export", "train", "ablate", "evaluate")
+_NEED_DALI = ("demo", "shards embed", "shards export", "train", "benchmark", "ablate", "evaluate")
 
 # what a person can mend, and how
 _REMEDIES = {

@@ -101,7 +101,13 @@ def test_every_line_of_the_doctor_is_explained():
 
 # ---------------------------------------------------------------- what pages let one do
 
-PAGES = ("README.md", "docs/quickstart.md", "docs/tutorials/own-photos.md", "docs/tutorials/study.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/tutorials/own-photos.md",
+    "docs/tutorials/fine-tune.md",
+    "docs/tutorials/study.md",
+)
 BLOCK = re.compile(r"^<!-- run(?:: (\S+))? -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 

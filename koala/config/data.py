@@ -173,6 +173,8 @@ class DataSettings(Strict):
     aging: Annotated[Share, Advanced] = 0.0
     """Share of the training photos that are made to look old: toned, faded, blurred, grainy, unevenly exposed,
     compressed. The colours to predict stay the same."""
+    synthetic: Annotated[int, Field(ge=0, le=100_000_000), Advanced] = 0
+    """Train on so many images of noise in place of shards, to see how fast a step is alone."""
 
 
 @dataclass(frozen=True)

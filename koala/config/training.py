@@ -124,6 +124,21 @@ class TrainSettings(Strict):
     """Training images for --dry-run, if there are no shards yet."""
     images_per_second: Annotated[float, Field(ge=0)] = 0.0
     """Speed for --dry-run, over all devices: it then says how many hours the training takes."""
+    dry_run_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds for which --dry-run measures that speed: steps of one process on noise, as if data were always there."""
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings(TrainSettings):
+    """Measure this machine: decoding, feeding, steps, all together, each beside its limit.
+
+    It takes a training's own file and options. Without shards, some photos are made up.
+    """
+
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds for which each line is measured."""
+    out: File | None = None
+    """Write the table to this file, too, as JSON."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from koala.models.extractor import Extractor, build_extractor, weights_sha256
 from koala.models.network import ColorNetwork
 from koala.models.objectives import Objective, needs_prior
 from koala.models.perceptual import PerceptualLoss
+from koala.training.synthetic import SyntheticSamples, synthetic_batches
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class TrainingData:
     """
 
     settings: DataSettings
-    train: Shards
+    train: Shards | SyntheticSamples
     val: Shards | None
     sampler: EpochSampler
     sha256: list[str]
@@ -121,7 +122,7 @@ def build_components(settings: TrainSettings, accelerator: Accelerator) -> Compo
     torch.manual_seed(settings.seed)
     # the first process fetches the extractor's weights, the others find them
     network = main_process_first(accelerator, lambda: build_network(settings, embedder.size))
-    loss = build_loss(settings.objective, settings.data.shards, settings.data.size, accelerator)
+    loss = build_loss(settings.objective, settings.data, accelerator)
     if network.prior is not None and loss.prior is not None:
         network.prior.copy_(loss.prior)
     return Components(data, embedder, network, loss)
@@ -135,6 +136,9 @@ def open_data(data: DataSettings, seed: int, deterministic: bool = False) -> Tra
         seed: of the order.
         deterministic: decode on the CPU, whose pixels depend on nothing but the bytes, where nothing else is said.
     """
+    if data.synthetic:
+        noise = SyntheticSamples(data.synthetic)
+        return TrainingData(data, noise, None, EpochSampler(noise.shard_sizes, seed), [f"noise {data.synthetic}"])
     if data.aging and data.lightness == "color":
         raise UserError("an old photograph has no L* of colours; leave out --data.aging or --data.lightness color")
     manifest = read_manifest(data.shards)
@@ -155,6 +159,9 @@ def build_embedder(
     accelerator: Accelerator,
 ) -> Embedder:
     """Find the cached embeddings, or build the extractor that computes them in each step."""
+    if settings.cache and data.synthetic:
+        built = build_extractor(replace(settings, weights="random"), seed)
+        return Embedder(size=built.embedding_size if built is not None else 0)
     if settings.cache:
         cache = on_main_process(accelerator, lambda: find_cache(settings, data, seed))
         return Embedder(None, cache, cache.key.embedding_size, cache.key.extractor_sha256)
@@ -166,17 +173,18 @@ def build_embedder(
     return Embedder(built.to_device(accelerator.device, mixed_precision), None, built.embedding_size, sha256)
 
 
-def build_loss(settings: ObjectiveSettings, shards: Path, size: int, accelerator: Accelerator) -> Loss:
+def build_loss(settings: ObjectiveSettings, data: DataSettings, accelerator: Accelerator) -> Loss:
     """The objective, with the weights of rare colours and the perceptual network that it needs."""
     device, prior, prior_sha256, weights, perceptual = accelerator.device, None, "", None, None
     if needs_prior(settings):
-        prior = on_main_process(accelerator, lambda: color_prior.read_prior(shards))
+        even = torch.full((len(ab_bins.centers()),), 1 / len(ab_bins.centers()))
+        prior = even if data.synthetic else on_main_process(accelerator, lambda: color_prior.read_prior(data.shards))
         prior_sha256 = color_prior.prior_sha256(prior)
         weights = ab_bins.rebalancing_weights(prior, settings.rebalancing).to(device)
     if settings.perceptual:
         # the first process fetches the weights, the others find them
         perceptual = main_process_first(
-            accelerator, lambda: PerceptualLoss(settings, size, accelerator.mixed_precision)
+            accelerator, lambda: PerceptualLoss(settings, data.size, accelerator.mixed_precision)
         ).to(device)
     objective = Objective(settings, weights, perceptual)
     return Loss(objective, prior, prior_sha256, perceptual.sha256 if perceptual is not None else "")
@@ -195,6 +203,9 @@ def training_batches(
         world_size=world_size,
         accumulation=settings.gradient_accumulation_steps,
     )
+    if isinstance(data.train, SyntheticSamples):
+        size = components.embedder.size if components.embedder.extractor is None else 0
+        return synthetic_batches(places, data.settings.size, size, accelerator.device, settings.seed)
     return load_batches(
         data.train,
         places,

@@ -74,6 +74,8 @@ def count_images(settings: TrainSettings) -> ImageCounts:
     shards = settings.data.shards
     if settings.dry_run_images:
         return ImageCounts(settings.dry_run_images, origin="--dry-run-images")
+    if settings.data.synthetic:
+        return ImageCounts(settings.data.synthetic, origin="--data.synthetic")
     if (shards / "manifest.json").exists():
         splits = [split for split in ("train", "val") if read_manifest(shards).samples(split)]
         counts = {split: len(open_filtered(shards, split, settings.data.filter)) for split in splits}

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models import hub
 from koala.models.checkpoint import Checkpoint, find_checkpoint
+from koala.models.network import ColorNetwork
 from koala.models.pretrained import PRETRAINED
 from koala.models.weight_transfer import Transfer, plan_transfer, take_weights
 from koala.training.components import Components
@@ -55,10 +58,16 @@ def start_from(settings: TrainSettings, components: Components) -> Origin:
     """
     found = find_model(settings.init)
     same_extractor = found.extractor_sha256 == components.embedder.sha256
-    transfer = plan_transfer(components.network, found.network().state_dict(), same_extractor)
+    transfer = plan_transfer(components.network, _given(found, components.network), same_extractor)
     _check(settings, found, transfer, same_extractor)
     take_weights(components.network, transfer)
     return Origin(settings.init, found.weights_sha256, found.images_seen, tuple(transfer.faults()))
+
+
+def _given(found: Checkpoint, network: ColorNetwork) -> dict[str, Tensor]:
+    """A model's weights, with this training's prior of colours in place of its own."""
+    given = found.network().state_dict()
+    return given if network.prior is None else {**given, "prior": network.prior}
 
 
 def _check(settings: TrainSettings, found: Checkpoint, transfer: Transfer, same_extractor: bool) -> None:
@@ -66,7 +75,7 @@ def _check(settings: TrainSettings, found: Checkpoint, transfer: Transfer, same_
         raise UserError(f"{settings.init} has no weight that this network has; leave out --init, or name another model")
     if transfer.whole or settings.init_partial:
         return
-    ways = [*([] if same_extractor else [_as_extractor(found)]), *_as_objective(settings, found)]
+    ways = [*([] if same_extractor else [_as_extractor(found)]), *_as_trained(settings, found)]
     wanted = f"train with {' and '.join(ways)}, or take" if ways else "take"
     raise UserError(
         f"{settings.init} does not fit this network: {_listed(tuple(transfer.faults()))}; {wanted} what fits with "
@@ -81,9 +90,10 @@ def _as_extractor(found: Checkpoint) -> str:
     return f"--extractor.name {extractor.name}{features} with the weights it had"
 
 
-def _as_objective(settings: TrainSettings, found: Checkpoint) -> list[str]:
-    name = found.settings.objective.name
-    return [f"--objective {name}"] if name != settings.objective.name else []
+def _as_trained(settings: TrainSettings, found: Checkpoint) -> list[str]:
+    """Flags that give a training the network and the output of a model."""
+    tables = ((name, getattr(found.settings, name), getattr(settings, name)) for name in ("network", "objective"))
+    return [f"--{name} {given.name}" for name, given, own in tables if given.name != own.name]
 
 
 def _listed(faults: tuple[str, ...]) -> str:

@@ -92,7 +92,7 @@ def open_journal(command: str, accelerator: Accelerator) -> Iterator[Journal]:
 def environment(accelerator: Accelerator) -> dict[str, str]:
     """On what a run trains, in a word each."""
     device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "koala": __version__,
         "python": platform.python_version(),
@@ -102,6 +102,16 @@ def environment(accelerator: Accelerator) -> dict[str, str]:
         "device": f"{device.type} ({name})",
         "processes": str(accelerator.num_processes),
     }
+
+
+def _processor() -> str:
+    """The processor's name, as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def read_journal(run: Path) -> list[dict[str, Any]]:

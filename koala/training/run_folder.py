@@ -29,7 +29,7 @@ _DATE = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(?:_\d+)?"
 _MUST_STAY = (  # in a run that is resumed
     *("seed", "init", "objective.name", "objective.rebalancing", "objective.colorfulness"),
     *("objective.perceptual", "objective.perceptual_network"),
-    *("data.geometry", "data.size", "data.lightness", "data.filter", "data.mirror", "data.aging"),
+    *("data.synthetic", "data.geometry", "data.size", "data.lightness", "data.filter", "data.mirror", "data.aging"),
     *("network.name", "network.hints", "objective.mean_error"),
     *("optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.options"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
@@ -75,7 +75,7 @@ def how_to_watch(run: Path, trackers: Sequence[str]) -> str:
 def lasting(settings: TrainSettings) -> TrainSettings:
     """The settings that belong to the run, without those of one start of it."""
     once = replace(settings, run=None, resume=False, profile=0)
-    return replace(once, dry_run=False, dry_run_images=0, images_per_second=0.0)
+    return replace(once, dry_run=False, dry_run_images=0, dry_run_seconds=0.0, images_per_second=0.0)
 
 
 def facts(settings: TrainSettings, components: Components, state: TrainState) -> dict[str, str]:

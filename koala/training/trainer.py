@@ -23,7 +23,6 @@ from koala.config.load import save_toml
 from koala.config.training import TrainSettings
 from koala.core.distributed import (
     GracefulStop,
-    is_main_process,
     main_process_first,
     mean_over_processes,
     on_main_process,
@@ -38,7 +37,6 @@ from koala.evaluation.failure_signs import FailureWatch
 from koala.models import checkpoint
 from koala.training import estimate
 from koala.training.components import Components, build_components, training_batches
-from koala.training.dry_run import describe_training
 from koala.training.initial_weights import start_from
 from koala.training.journal import Journal, environment, open_journal
 from koala.training.memory_fit import with_fitting_pieces
@@ -91,10 +89,6 @@ def train(settings: TrainSettings, command: str = "") -> int:
     Raises:
         UserError: the settings cannot be honoured.
     """
-    if settings.dry_run:
-        if is_main_process():
-            print(describe_training(settings, settings.processes or int(os.environ.get("WORLD_SIZE", "1"))))
-        return 0
     check_installed(settings.tracker)
     _choose_algorithms(settings.deterministic)
     with (
@@ -212,6 +206,7 @@ class Trainer:
         self.checkpoints = run / "checkpoints"
         self.window, self.journal = MetricWindow(), Journal("", write=False)
         self.monitor = StepMonitor(accelerator, halt=settings.on_nan == "stop")
+        self.samples = SampleLog(run, accelerator, settings.log_samples)
         self._ema_share = ema_share(settings.batch_size, settings.ema)
         self.validator = Validator(settings, components, accelerator, self.checkpoints)
 
@@ -270,7 +265,6 @@ class Trainer:
         if first:
             save_toml(lasting(settings), self.run / "config.toml")
         names, told = settings.tracker if first else (), facts(settings, self.components, self.state)
-        self.samples = SampleLog(self.run, self.accelerator, settings.log_samples)
         self.saver = checkpoint.AsyncSaver(self.checkpoints, settings.keep_checkpoints)
         with (
             contextlib.closing(self.samples),
