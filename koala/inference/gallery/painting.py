@@ -80,8 +80,8 @@ def sliders_for(model: Colorizer) -> tuple[Slider, ...]:
     words = "Where several colours are likely: 1 takes their mean, which is paler, and less goes to the likeliest."
     temperature = Slider("temperature", "Temperature", words, 0.05, 1, 0.01, model.temperature)
     words = (
-        "Pixels of the short side at which the network sees the photo. It was trained at "
-        f"{trained}: more shows it smaller things, less more of the whole. The picture keeps its own size."
+        f"Pixels of the short side at which the network sees the photo. It was trained at {trained}; with more it sees "
+        "smaller things, and takes longer. The picture keeps its own size."
     )
     size = Slider("size", "Working size", words, min(64, trained), max(512, trained), stride, trained)
     return saturation, strength, *([temperature] if model.network.head == "bins" else []), size
