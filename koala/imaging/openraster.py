@@ -1,7 +1,8 @@
 """A grey photo's colours on a layer of their own, to retouch by hand.
 
 `write_ora` writes an OpenRaster file, which Krita and GIMP open: the grey photo, and on it the coloured one in mode
-"color". Painting on that layer colours the photo, erasing it bares the grey. What stays of the grey differs:
+"color". Painting on that layer colours the photo, erasing it bares the grey. A layer `hints`, which is hidden, may hold
+the dabs of colour that the network followed. What stays of the grey differs:
 
 - Krita, as all programs with W3C's formula, keeps luma. `blend` is that formula, and fills `mergedimage.png`; from the
   coloured photo, whose L* is the grey's, it differs where colours are strong, and there by little.
@@ -35,6 +36,7 @@ from koala.imaging import photo_io
 from koala.imaging.errors import UnreadableImageError, check_bytes, check_pixels
 from koala.imaging.samples import convert_depth
 
+HINTS = "hints"  # name of the layer of dabs
 _LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded sRGB
 _THUMBNAIL = (256, 256)  # the largest that OpenRaster allows
 _EFFORT = 3  # of zlib's 0 to 9: photos take 7 % more than at its usual 6, in less than half the time
@@ -46,24 +48,39 @@ Floats = NDArray[np.floating]
 
 
 def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float] | None = None) -> None:
+    """Write an OpenRaster file, there whole or not at all; see `save_ora`."""
+    with open_atomic(path) as file:
+        save_ora(file, grey, color, dpi)
+
+
+def save_ora(
+    file: IO[bytes],
+    grey: Picture,
+    color: Picture,
+    dpi: tuple[float, float] | None = None,
+    hints: Picture | None = None,
+) -> None:
     """Write an OpenRaster file: the grey photo, and the coloured one in mode "color" on it.
 
     Both layers are RGB of 8 bits: a layer of greys alone cannot be painted on in colour everywhere, and Krita and GIMP
     open every OpenRaster file as a picture of 8 bits. The layer of colours has an alpha channel, to erase from.
 
     Args:
-        path: the file, there whole or not at all.
+        file: where to.
         grey: `(H, W)` uint8.
         color: `(H, W, 3)` uint8 sRGB, the same photo coloured.
         dpi: pixels per inch across and down, where known.
+        hints: `(H, W, 4)` uint8 sRGB with alpha, for a hidden layer on top.
 
     Raises:
         ValueError: the arrays are not of these shapes and types.
     """
     _check(grey, color, [color.shape[:2]])
-    with open_atomic(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo("mimetype"), b"image/openraster")  # must be first, and not be compressed
-        archive.writestr(zipfile.ZipInfo("stack.xml"), _stack(color.shape[1], color.shape[0], dpi))
+        archive.writestr(zipfile.ZipInfo("stack.xml"), _stack(color.shape[1], color.shape[0], dpi, hints is not None))
+        if hints is not None:
+            _add(archive, "data/hints.png", Image.fromarray(hints))
         _add(archive, "data/color.png", Image.fromarray(color).convert("RGBA"))
         _add(archive, "data/grey.png", Image.fromarray(grey).convert("RGB"))
         merged = Image.fromarray(blend(grey, color))
@@ -194,12 +211,15 @@ def _check(photo: Picture, color: Picture, shapes: Sequence[tuple[int, ...]]) ->
         )
 
 
-def _stack(width: int, height: int, dpi: tuple[float, float] | None) -> bytes:
+def _stack(width: int, height: int, dpi: tuple[float, float] | None, has_hints: bool) -> bytes:
     """`stack.xml`: the layers from the top down; the colours are the layer that is chosen when the file is opened."""
     image = ET.Element("image", version="0.0.5", w=str(width), h=str(height))
     if dpi and min(dpi) >= 1:  # 0 is how some files say that they do not know
         image.attrib |= {"xres": str(round(dpi[0])), "yres": str(round(dpi[1]))}
     stack = ET.SubElement(image, "stack")
+    if has_hints:
+        hidden = {"composite-op": "svg:src-over", "visibility": "hidden"}
+        ET.SubElement(stack, "layer", {"name": HINTS, "src": "data/hints.png", **hidden})
     upper = {"composite-op": "svg:color", "selected": "true"}
     ET.SubElement(stack, "layer", {"name": "Colours", "src": "data/color.png", **upper})
     ET.SubElement(stack, "layer", {"name": "Photo", "src": "data/grey.png", "composite-op": "svg:src-over"})

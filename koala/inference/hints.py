@@ -15,8 +15,6 @@ from koala.core.errors import UserError
 from koala.imaging import color, openraster, photo_io
 from koala.imaging.samples import convert_depth
 
-LAYER = "hints"  # name of the layer in an OpenRaster file
-
 HintsInput = str | Path | Image.Image | NDArray[np.uint8]
 """Dabs of colour: a picture with transparency, an OpenRaster file with a layer `hints`, or an array `(H, W, 4)`."""
 
@@ -46,7 +44,7 @@ def _read(hints: HintsInput, name: str) -> NDArray[np.uint8]:
         return hints
     if isinstance(hints, str | Path):
         if Path(hints).suffix.lower() == ".ora":
-            return openraster.read_layer(Path(hints), LAYER)
+            return openraster.read_layer(Path(hints), openraster.HINTS)
         photo = photo_io.read_photo(Path(hints))
     else:
         photo = photo_io.from_image(hints)

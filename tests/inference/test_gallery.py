@@ -21,14 +21,16 @@ from starlette.testclient import TestClient
 from koala import cli
 from koala.config.inference import GallerySettings
 from koala.inference.colorize import colorize
-from koala.inference.gallery import server
+from koala.inference.gallery import painting, server
+from koala.inference.gallery.painting import Made
+from koala.inference.gallery.wishes import Slider
 from koala.models.network import Colorizer, Network
 from koala.models.pretrained import load_model
 from tests import web
 from tests.photographs import jpeg, make_photo
 
 HERE = "http://127.0.0.1:8001"
-SLIDERS = (server.Slider("saturation", "Saturation", 0, 2, 0.05, 1),)
+SLIDERS = (Slider("saturation", "Saturation", "How strong.", 0, 2, 0.05, 1),)
 EVIL = "https://evil.example"
 
 
@@ -42,9 +44,26 @@ def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def visit(paint=lambda data, sliders: data, sliders=SLIDERS, **limits) -> TestClient:
-    """Somebody in front of a gallery."""
-    app = server.create_app(GallerySettings(**limits), sliders, paint)
+def paint_as(paint):
+    """What a gallery makes, where only pictures are made: a photo's bytes and the sliders' values -> a picture's."""
+    return {"colored": lambda data, wishes: Made.picture(paint(data, wishes.values))}
+
+
+def unchanged(data, sliders):
+    return data
+
+
+def visit(paint=unchanged, **limits) -> TestClient:
+    """Somebody in front of a gallery that paints so."""
+    return before(server.create_app(GallerySettings(**limits), SLIDERS, paint_as(paint)))
+
+
+def visit_model(model: Colorizer) -> TestClient:
+    """Somebody in front of the gallery of a model."""
+    return before(server.create_app(GallerySettings(), painting.sliders_for(model), painting.makers_for(model)))
+
+
+def before(app) -> TestClient:
     return TestClient(app, HERE, raise_server_exceptions=False)
 
 
@@ -63,7 +82,7 @@ def model(run) -> Colorizer:
 
 @pytest.fixture(scope="module")
 def client(model) -> TestClient:
-    return visit(server.colorize_with(model), server.sliders_for(model))
+    return visit_model(model)
 
 
 # ---------------------------------------------------------------- a photo
@@ -99,7 +118,7 @@ def test_jpegs_stay_jpegs(client):
 
 def test_there_is_a_slider_for_the_temperature_of_a_model_that_has_one():
     def names(head):
-        return [slider.name for slider in server.sliders_for(Colorizer(Network(0, head), None, 224))]
+        return [slider.name for slider in painting.sliders_for(Colorizer(Network(0, head), None, 224))]
 
     assert names("ab") == ["saturation", "strength", "size"]
     assert names("bins") == ["saturation", "strength", "temperature", "size"]
@@ -108,7 +127,7 @@ def test_there_is_a_slider_for_the_temperature_of_a_model_that_has_one():
 def test_the_temperature_is_obeyed():
     model = Colorizer(Network(0, "bins"), None, 16).eval()
     photo = make_photo(5)
-    made = server.colorize_with(model)(png(photo), {"saturation": 1, "size": 16, "temperature": 0.05})
+    made = send(visit_model(model), png(photo), data={"temperature": "0.05"}).content
     assert np.array_equal(pixels(made), colorize(np.asarray(photo), model, recolor=True, temperature=0.05))
 
 
@@ -245,7 +264,7 @@ def test_no_form_whatever_ends_in_a_traceback():
 @pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")
 def test_no_request_whatever_ends_in_a_traceback(caplog):
     """500 requests with bytes changed, cut or repeated, as they go over the wire."""
-    app = server.create_app(GallerySettings(), SLIDERS, lambda data, sliders: data)
+    app = server.create_app(GallerySettings(), SLIDERS, paint_as(unchanged))
     body, accept = form(), (b"text/html", b"*/*")
     requests = [
         b"POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\norigin: http://127.0.0.1\r\naccept: %s\r\ncontent-length: %d\r\n"
@@ -353,7 +372,7 @@ def uploads(app, *bodies: bytes):
 
 def test_who_sends_slowly_holds_nobodys_place():
     """What is not here yet takes no place in the line, and no more memory than it has bytes."""
-    app = server.create_app(GallerySettings(megabytes=1), SLIDERS, lambda data, sliders: data)
+    app = server.create_app(GallerySettings(megabytes=1), SLIDERS, paint_as(unchanged))
     with uploads(app, *[form(data=b"x")[:-8]] * 50) as answers:
         assert answers == [[]] * 50
         client = TestClient(app, HERE)
@@ -362,7 +381,7 @@ def test_who_sends_slowly_holds_nobodys_place():
 
 
 def test_photos_on_their_way_fill_no_memory():
-    app = server.create_app(GallerySettings(megabytes=1), SLIDERS, never)
+    app = server.create_app(GallerySettings(megabytes=1), SLIDERS, paint_as(never))
     with uploads(app, *[form(data=b"x" * 900_000)[:-8]] * 10) as answers:
         assert sorted(answers, key=len) == [[]] * 8 + [[503, None]] * 2
         refused = send(TestClient(app, HERE), png(make_photo(10)) + b"x" * 900_000)
@@ -405,7 +424,7 @@ def test_nothing_is_coloured_for_who_went_away(whole):
         "query_string": b"",
         "headers": list(headers.items()),
     }
-    asyncio.run(server.create_app(GallerySettings(), SLIDERS, never)(scope, receive, send))
+    asyncio.run(server.create_app(GallerySettings(), SLIDERS, paint_as(never))(scope, receive, send))
     assert sent[0]["status"] == 408
     assert messages == []
 
@@ -547,7 +566,7 @@ def through_the_gallery(driver, address: str, photo: Image.Image, model: Coloriz
         """,
         data,
     )
-    wait(lambda: find("download").is_displayed() and shown("after.complete && after.naturalWidth === 640"))
+    wait(lambda: find("downloads").is_displayed() and shown("after.complete && after.naturalWidth === 640"))
     assert find("status").text == ""
     assert find("before").size == find("after").size, "one lies exactly on the other"
     first = find("after").get_attribute("src")
@@ -557,7 +576,7 @@ def through_the_gallery(driver, address: str, photo: Image.Image, model: Coloriz
 
     find("saturation").send_keys(Keys.END)
     wait(lambda: find("after").get_attribute("src") != first and find("status").text == "")
-    find("download").click()
+    driver.find_element(By.CSS_SELECTOR, "button[value=colored]").click()
     saved = folder / "aunt Marie-koala.png"
     wait(saved.exists)
     assert np.array_equal(pixels(saved.read_bytes()), colorize(np.asarray(photo), model, recolor=True, saturation=2))
@@ -572,5 +591,7 @@ def through_the_gallery(driver, address: str, photo: Image.Image, model: Coloriz
     tree = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named = {(node["role"]["value"], node.get("name", {}).get("value")) for node in tree if not node.get("ignored")}
     wanted = {("slider", "Saturation"), ("slider", "Working size"), ("image", "The photo in koala\u2019s colours")}
-    assert wanted | {("slider", "Percentage that shows the photo as it was"), ("link", "Download")} <= named
+    assert (
+        wanted | {("slider", "Percentage that shows the photo as it was"), ("button", "Download the picture")} <= named
+    )
     assert driver.get_log("browser") == [], "no violation of the content security policy either"

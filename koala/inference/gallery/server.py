@@ -1,7 +1,7 @@
 """The gallery's page and its server, `koala gallery`.
 
-Nothing is kept: a photo comes together with the sliders' values, its coloured picture goes back, and both are
-forgotten. Photos are coloured one at a time, in the order in which they come, and none touches the disk.
+Nothing is kept: a photo comes together with the sliders' values and its dabs of colour, what is made of it goes back,
+and all is forgotten. Photos are worked on one at a time, in the order in which they come, and none touches the disk.
 All addresses in the page are relative, so that they hold under any sub-path.
 """
 
@@ -10,34 +10,31 @@ import base64
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlsplit
 
-from python_multipart import multipart
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from koala.config.imaging import PictureLimits
 from koala.config.inference import GallerySettings
 from koala.core import http, http_server
-from koala.core.errors import UserError, first_line
-from koala.imaging import photo_io
+from koala.core.errors import UserError
 from koala.imaging.decoders import open_picture
 from koala.imaging.errors import UnreadableImageError, decoder_errors, kind_of
-from koala.inference.colorize import colorize, device_for
-from koala.models.network import Colorizer
+from koala.inference.colorize import device_for
+from koala.inference.gallery import painting
+from koala.inference.gallery.forms import PhotoForm, read_form
+from koala.inference.gallery.painting import Made, Maker
+from koala.inference.gallery.wishes import Slider
 from koala.models.pretrained import load_model
 
 _PAGE = Path(__file__).parent / "page"
@@ -45,98 +42,9 @@ _FORMATS = {  # that are taken, and what browsers call them
     **{"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "AVIF": "image/avif"},
     **{"TIFF": "image/tiff", "BMP": "image/bmp", "GIF": "image/gif"},
 }
-_JPEG = b"\xff\xd8\xff"  # how one begins
-_CHECKED_HERE = PictureLimits(max_pixels=sys.maxsize)  # with sentences for the page
 _MOST_CONNECTIONS = 100
-_LONGEST_LINE = 8  # photos that are coloured or wait: all are held in memory
-_LONGEST_UPLOAD_S = 120.0
-_MOST_FIELDS = 16
-_CHARSETS = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1")  # of a form
+_LONGEST_LINE = 8  # photos that are worked on or wait: all are held in memory
 _MOST_SIDES = 8  # how often a photo's short side may go into its long one: the network's work grows with it
-
-
-@dataclass(frozen=True)
-class Slider:
-    """An option on the page: a number within limits.
-
-    Attributes:
-        name: in forms.
-        label: in words.
-        low: the lowest value.
-        high: the highest value.
-        step: between values.
-        value: the one at first.
-    """
-
-    name: str
-    label: str
-    low: float
-    high: float
-    step: float
-    value: float
-
-    def value_in(self, form: FormData) -> float:
-        """The value that a form gives it.
-
-        Raises:
-            HTTPException: 400, it is no number within the limits.
-        """
-        value = form.get(self.name, self.value)
-        with suppress(ValueError):
-            if not isinstance(value, UploadFile) and self.low <= float(value) <= self.high:
-                return float(value)
-        raise HTTPException(400, f"{self.name} must be a number from {self.low:g} to {self.high:g}")
-
-
-@dataclass(frozen=True)
-class ColoredPhoto:
-    """A coloured photo.
-
-    Attributes:
-        name: of its file.
-        data: the file's bytes, a JPEG's or a PNG's.
-    """
-
-    name: str
-    data: bytes
-
-    @property
-    def media_type(self) -> str:
-        """What the bytes are."""
-        return f"image/{'jpeg' if self.data.startswith(_JPEG) else 'png'}"
-
-    @property
-    def url(self) -> str:
-        """All of it as an address, for a page that is one file."""
-        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
-
-
-ColorizePhoto = Callable[[bytes, Mapping[str, float]], bytes]
-"""A photo's file and the sliders' values, by their names -> the coloured photo's file, a JPEG or a PNG.
-
-Raises `UserError` or `koala.imaging.errors.UnreadableImageError` where the photo cannot be read.
-"""
-
-
-def sliders_for(model: Colorizer) -> tuple[Slider, ...]:
-    """The options that a model has, by the names of `ColorizeOptions`."""
-    saturation = Slider("saturation", "Saturation", 0, 2, 0.05, 1)
-    strength = Slider("strength", "Strength", 0, 1, 0.05, 1)
-    temperature = Slider("temperature", "Temperature", 0.05, 1, 0.01, model.temperature)
-    size = Slider("size", "Working size", min(64, model.size), max(512, model.size), model.network.stride, model.size)
-    return saturation, strength, *([temperature] if model.network.head == "bins" else []), size
-
-
-def colorize_with(model: Colorizer) -> ColorizePhoto:
-    """Colour with a model, photos in colour too: JPEGs stay JPEGs, all others become PNGs, which browsers show."""
-
-    def paint(data: bytes, values: Mapping[str, float]) -> bytes:
-        photo = photo_io.decode_photo(data, _CHECKED_HERE)
-        suffix = ".jpg" if data.startswith(_JPEG) else ".png"
-        options: dict[str, Any] = {**values, "size": int(values["size"])}
-        return photo_io.encode_photo(colorize(photo.pixels, model, recolor=True, **options), photo, suffix)
-
-    return paint
 
 
 class Gallery:
@@ -145,13 +53,15 @@ class Gallery:
     Args:
         settings: its limits.
         sliders: the options on the page.
-        paint: what colours; called from one thread at a time.
+        makers: what can be made of a photo, by the address that makes it; called from one thread at a time. "colored"
+            is one of them; "hints" is one where dabs of colour are taken.
     """
 
-    def __init__(self, settings: GallerySettings, sliders: Sequence[Slider], paint: ColorizePhoto) -> None:
-        self._settings, self._sliders, self._paint = settings, sliders, paint
+    def __init__(self, settings: GallerySettings, sliders: Sequence[Slider], makers: Mapping[str, Maker]) -> None:
+        self._settings, self._sliders, self._makers = settings, sliders, makers
         self._static = http.PageAssets(_PAGE)
         self._template = http.template_environment(_PAGE).get_template("gallery.html")
+        self._sample = painting.sample()
         self._turn = asyncio.Lock()
         self._line = self._held = 0
 
@@ -160,7 +70,8 @@ class Gallery:
         return [
             Route("/", self.welcome),
             Route("/", self.result, methods=["POST"]),
-            Route("/colored", self.colored, methods=["POST"]),
+            *(Route(f"/{address}", self.maker(address), methods=["POST"]) for address in self._makers),
+            *([Route("/sample", self.sample)] if self._sample else []),
             Route("/line", self.line),
             Route(http_server.HEALTH, self.health),
             *self._static.routes(),
@@ -172,16 +83,24 @@ class Gallery:
 
     async def result(self, request: Request) -> Response:
         """The page with a coloured photo in it, for browsers without JavaScript."""
-        return self._page(picture=await self._picture(request))
+        name, made = await self._make(request, self._makers["colored"])
+        return self._page(picture={"name": name, "url": _data_url(made)})
 
-    async def colored(self, request: Request) -> Response:
-        """A coloured photo, as a file to keep."""
-        picture = await self._picture(request)
-        disposition = f"attachment; filename*=UTF-8''{quote(picture.name, safe='')}"
-        return Response(picture.data, 200, {"content-disposition": disposition}, picture.media_type)
+    def maker(self, address: str) -> Callable[[Request], Awaitable[Response]]:
+        """What answers at an address: a file that is made of the photo in a form, to keep."""
+
+        async def make(request: Request) -> Response:
+            return _download(*await self._make(request, self._makers[address]))
+
+        return make
+
+    async def sample(self, request: Request) -> Response:
+        """A photo to begin with."""
+        assert self._sample is not None
+        return _download(self._sample.ending, self._sample)
 
     async def line(self, request: Request) -> Response:
-        """How many photos are being coloured or wait for it."""
+        """How many photos are being worked on or wait for it."""
         return PlainTextResponse(str(self._line))
 
     async def health(self, request: Request) -> Response:
@@ -198,10 +117,13 @@ class Gallery:
             return self._page(status, sentence)
         return PlainTextResponse(f"{sentence}\n", status, headers)
 
-    def _page(self, status: int = 200, message: str = "", picture: ColoredPhoto | None = None) -> Response:
+    def _page(self, status: int = 200, message: str = "", picture: Mapping[str, str] | None = None) -> Response:
         text = self._template.render(
             accept=",".join(dict.fromkeys(_FORMATS.values())),
             sliders=self._sliders,
+            makers=self._makers,
+            sample=self._sample,
+            credit=painting.SAMPLE_CREDIT,
             megabytes=self._settings.megabytes,
             message=message,
             picture=picture,
@@ -211,8 +133,11 @@ class Gallery:
             text, status, {"content-security-policy": http.content_security_policy("'self' blob: data:")}
         )
 
-    async def _picture(self, request: Request) -> ColoredPhoto:
-        """Colour the photo of a form, when its turn comes.
+    async def _make(self, request: Request, maker: Maker) -> tuple[str, Made]:
+        """Make something of the photo of a form, when its turn comes.
+
+        Returns:
+            The name of the file, and the file.
 
         Raises:
             HTTPException: 403 from elsewhere, 503 too many wait, 400, 408, 413 or 415 the form or its photo is no use.
@@ -222,13 +147,13 @@ class Gallery:
         if self._line >= _LONGEST_LINE:
             raise self._full()
         with self._room() as hold:
-            name, data, form = await self._read(request, hold)
-            values = {slider.name: slider.value_in(form) for slider in self._sliders}
+            form = await read_form(request, self._settings.megabytes, self._sliders, "hints" in self._makers, hold)
             with self._in_line():
                 async with self._turn:
                     if await request.is_disconnected():  # who moves a slider on does not wait for what was before
                         raise HTTPException(408, "nobody waits for this photo any more")
-                    return await run_in_threadpool(self._make, name, data, values)
+                    made = await run_in_threadpool(self._made, form, maker)
+        return f"{Path(form.name).stem}{made.ending}", made
 
     @contextmanager
     def _room(self) -> Iterator[Callable[[bytes], bytes]]:
@@ -262,39 +187,18 @@ class Gallery:
         waiting = f"{self._line} photos are waiting" if self._line else "too many photos are on their way"
         return HTTPException(503, f"{waiting}; try again in a moment", {"retry-after": "10"})
 
-    async def _read(self, request: Request, hold: Callable[[bytes], bytes]) -> tuple[str, bytes, FormData]:
-        """The photo's name and bytes, and the form with all other fields."""
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "multipart/form-data":
-            raise HTTPException(415, "a photo comes in a form, as multipart/form-data")
-        megabytes = self._settings.megabytes
-        refusal = f"this photo is larger than {megabytes} MB; take a smaller one, or start with a larger --megabytes"
-        body = (hold(piece) async for piece in http.limited_body(request, megabytes * 10**6, refusal))
-        try:
-            async with asyncio.timeout(_LONGEST_UPLOAD_S):
-                form = await _parsed(request.headers, body)
-        except TimeoutError:
-            raise HTTPException(408, f"the photo did not come within {_LONGEST_UPLOAD_S:g} s; try again") from None
-        photo = form.get("photo")
-        name, data = (photo.filename or "", await photo.read()) if isinstance(photo, UploadFile) else ("", b"")
-        await form.close()
-        if not data:
-            raise HTTPException(400, "there is no photo in the form; choose one")
-        return Path(name).name or "photo", data, form
-
-    def _make(self, name: str, data: bytes, values: Mapping[str, float]) -> ColoredPhoto:
-        """Colour a photo that is within the limits."""
-        kind = kind_of(data)
+    def _made(self, form: PhotoForm, maker: Maker) -> Made:
+        """Make something of a photo that is within the limits."""
+        kind = kind_of(form.data)
         if kind and kind not in _FORMATS:
-            raise HTTPException(415, f"{name} is of format {kind}; choose one of {', '.join(_FORMATS)}")
+            raise HTTPException(415, f"{form.name} is of format {kind}; choose one of {', '.join(_FORMATS)}")
         try:
             with decoder_errors(kind):
-                width, height = open_picture(data, _CHECKED_HERE).size
-            self._check(name, width, height)
-            colored = self._paint(data, values)
+                width, height = open_picture(form.data, painting.CHECKED).size
+            self._check(form.name, width, height)
+            return maker(form.data, form.wishes)
         except (UserError, UnreadableImageError) as error:
-            raise HTTPException(400, f"{name} cannot be read: {error}; choose another photo") from None
-        suffix = "jpg" if colored.startswith(_JPEG) else "png"
-        return ColoredPhoto(f"{Path(name).stem}-koala.{suffix}", colored)
+            raise HTTPException(400, f"{form.name} cannot be read: {error}; choose another photo") from None
 
     def _check(self, name: str, width: int, height: int) -> None:
         """Refuse what would take too long or too much memory, before it is decoded."""
@@ -311,29 +215,20 @@ class Gallery:
             )
 
 
-async def _parsed(headers: Headers, body: AsyncGenerator[bytes, None]) -> FormData:
-    """A form, all of it in memory.
-
-    Raises:
-        HTTPException: 400, it cannot be read.
-    """
-    _, options = multipart.parse_options_header(headers["content-type"])
-    charset = options.get(b"charset", b"utf-8").decode("latin-1")
-    if charset.lower() not in _CHARSETS:  # a codec of Python may do anything with a form's names
-        raise HTTPException(400, f"the form is written in {charset[:40]!r}; send it in UTF-8, as browsers do")
-    parser = MultiPartParser(headers, body, max_files=1, max_fields=_MOST_FIELDS)
-    parser.spool_max_size = sys.maxsize  # of what is kept in memory, not in a file
-    try:
-        return await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}") from None
-    except (LookupError, ValueError) as error:
-        raise HTTPException(400, f"the form cannot be read: {first_line(error)}") from None
+def _download(name: str, made: Made) -> Response:
+    """A file to keep under a name."""
+    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return Response(made.data, 200, {"content-disposition": disposition}, made.media_type)
 
 
-def create_app(settings: GallerySettings, sliders: Sequence[Slider], paint: ColorizePhoto) -> ASGIApp:
+def _data_url(made: Made) -> str:
+    """All of a file as an address, for a page that is one file."""
+    return f"data:{made.media_type};base64,{base64.b64encode(made.data).decode()}"
+
+
+def create_app(settings: GallerySettings, sliders: Sequence[Slider], makers: Mapping[str, Maker]) -> ASGIApp:
     """The web application; see `Gallery`."""
-    gallery = Gallery(settings, sliders, paint)
+    gallery = Gallery(settings, sliders, makers)
     handlers = {HTTPException: gallery.refused, Exception: gallery.refused}
     app = Starlette(routes=gallery.routes(), exception_handlers=handlers)
     app.router.redirect_slashes = False
@@ -374,7 +269,7 @@ def gallery_command(settings: GallerySettings) -> int:
     """
     with http_server.open_listener(settings.host, settings.port) as listener:
         model = load_model(settings.model, settings.extractor.weights).to(device_for(settings.device))
-        app = create_app(settings, sliders_for(model), colorize_with(model))
+        app = create_app(settings, painting.sliders_for(model), painting.makers_for(model))
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # not a line for each form that is none
         _greet(listener)
         http_server.make_server(app, _MOST_CONNECTIONS, proxy_headers=False).run(sockets=[listener])
