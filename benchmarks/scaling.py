@@ -30,7 +30,7 @@ from side_by_side import ratio, report
 
 from koala.config.models import ExtractorSettings
 from koala.models import extractor
-from koala.models.network import Network
+from koala.models.network import FusionNetwork
 from koala.training import estimate
 
 _MACHINE = 8  # GPUs that NVLink joins
@@ -119,7 +119,7 @@ class Limits:
 
 def on_paper(arguments: argparse.Namespace) -> None:
     """Print what trainings of several sizes need."""
-    network, frozen = Network(1000), extractor.build_extractor(ExtractorSettings(weights="random"))
+    network, frozen = FusionNetwork(1000), extractor.build_extractor(ExtractorSettings(weights="random"))
     gradient = 4 * sum(weight.numel() for weight in network.parameters())
     work = {
         "live": estimate.flops_per_image(network, frozen, arguments.size),

@@ -17,7 +17,7 @@ from side_by_side import measure, ratio, report
 from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
 from koala.models import extractor
-from koala.models.network import Network
+from koala.models.network import FusionNetwork
 from koala.models.objectives import mse
 from koala.training.train_state import TrainState
 
@@ -40,7 +40,7 @@ def reports_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor
     return step
 
 
-class ConcatenatingNetwork(Network):
+class ConcatenatingNetwork(FusionNetwork):
     """The network whose fusion repeats the embedding at each place and concatenates, as the report has it."""
 
     def forward(self, lightness: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def koalas_step(device: torch.device, lightness: torch.Tensor, ab: torch.Tensor,
     """As koala trains with --mixed-precision bf16."""
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
     frozen = extractor.build_extractor(ExtractorSettings(weights="random")).to(device).to_precision(torch.bfloat16)
-    network = Network(1000).to(device, memory_format=torch.channels_last)
+    network = FusionNetwork(1000).to(device, memory_format=torch.channels_last)
     network, optimizer = accelerator.prepare(network, TrainState.new(network, TrainSettings()).optimizer)
     with accelerator.autocast():
         ready = frozen(lightness)

@@ -8,7 +8,7 @@ import torch
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models.extractor import build_feature_maps
-from koala.models.network import ColorNetwork, Network
+from koala.models.network import ColorNetwork, FusionNetwork
 from koala.models.objectives import required_head
 
 
@@ -27,7 +27,7 @@ def build_network(settings: TrainSettings, embedding_size: int = 0, *, pretraine
     if network.name == "fusion":
         if network.hints or network.extractor_rate:
             raise UserError("only a pyramid takes hints or trains its extractor; choose --network pyramid")
-        return Network(embedding_size, head)
+        return FusionNetwork(embedding_size, head)
     from koala.models.pyramid import PyramidNetwork
 
     if extractor.cache or extractor.batch_statistics:

@@ -141,7 +141,7 @@ class ColorNetwork(nn.Module):
         return F.interpolate(ab, scale_factor=ab_bins.STRIDE, mode="bilinear", align_corners=False)
 
 
-class Network(ColorNetwork):
+class FusionNetwork(ColorNetwork):
     """Deep Koalarization: lightness and the embedding of the whole picture to ab.
 
     Args:

@@ -366,10 +366,10 @@ def weights_bytes() -> int:
     """How large the trained weights are in fp32, near enough (that depends on the extractor); gradients, too."""
     import torch
 
-    from koala.models.network import Network
+    from koala.models.network import FusionNetwork
 
     with torch.device("meta"):
-        return sum(4 * weights.numel() for weights in Network().parameters())
+        return sum(4 * weights.numel() for weights in FusionNetwork().parameters())
 
 
 # ---------------------------------------------------------------- in words

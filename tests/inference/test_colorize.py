@@ -10,7 +10,7 @@ from koala.config.inference import ColorizeOptions
 from koala.core.errors import UserError
 from koala.imaging.color import rgb_to_lab
 from koala.inference import colorize
-from koala.models.network import Colorizer, Network
+from koala.models.network import Colorizer, FusionNetwork
 from tests.photographs import make_photo
 
 SIZES = [(60, 40), (33, 71), (1, 1), (5, 300), (700, 3)]
@@ -25,7 +25,7 @@ class Painter(Colorizer):
     """Predicts one colour everywhere, in units of L*a*b*."""
 
     def __init__(self, a: float, b: float) -> None:
-        super().__init__(Network(0), None, 32)
+        super().__init__(FusionNetwork(0), None, 32)
         self.ab = torch.tensor([a, b]).reshape(1, 2, 1, 1) / 127
 
     def forward(self, lightness, embedding=None, temperature=None, hints=None, preset=None):
@@ -141,7 +141,7 @@ def test_the_working_size_matters(model):
 
 
 def test_temperature_is_an_option_of_networks_that_predict_bins():
-    model = Colorizer(Network(0, "bins"), None, 16).eval()
+    model = Colorizer(FusionNetwork(0, "bins"), None, 16).eval()
     photo = np.asarray(make_photo(5).convert("L"))
     usual, cold = koala.colorize(photo, model), koala.colorize(photo, model, temperature=0.05)
     assert not np.array_equal(usual, cold)

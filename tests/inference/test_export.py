@@ -18,7 +18,7 @@ from koala.core.errors import UserError
 from koala.imaging import color
 from koala.inference import export
 from koala.models import checkpoint, extractor, hub, pretrained
-from koala.models.network import Colorizer, Network
+from koala.models.network import Colorizer, FusionNetwork
 from tests.photographs import make_photo
 
 
@@ -88,7 +88,7 @@ def random_colorizer(name: str, head: str) -> Colorizer:
     """Of random weights, large enough that colours differ from place to place."""
     torch.manual_seed(0)
     frozen = extractor.build_extractor(ExtractorSettings(name, weights="random"))
-    network = Network(frozen.embedding_size if frozen else 0, head)
+    network = FusionNetwork(frozen.embedding_size if frozen else 0, head)
     for weight in network.parameters():
         if weight.dim() > 1:
             torch.nn.init.kaiming_normal_(weight)

@@ -24,7 +24,7 @@ from koala.inference.colorize import colorize
 from koala.inference.gallery import painting, server
 from koala.inference.gallery.painting import Made
 from koala.inference.gallery.wishes import Slider
-from koala.models.network import Colorizer, Network
+from koala.models.network import Colorizer, FusionNetwork
 from koala.models.pretrained import load_model
 from tests import web
 from tests.photographs import jpeg, make_photo
@@ -118,14 +118,14 @@ def test_jpegs_stay_jpegs(client):
 
 def test_there_is_a_slider_for_the_temperature_of_a_model_that_has_one():
     def names(head):
-        return [slider.name for slider in painting.sliders_for(Colorizer(Network(0, head), None, 224))]
+        return [slider.name for slider in painting.sliders_for(Colorizer(FusionNetwork(0, head), None, 224))]
 
     assert names("ab") == ["saturation", "strength", "size"]
     assert names("bins") == ["saturation", "strength", "temperature", "size"]
 
 
 def test_the_temperature_is_obeyed():
-    model = Colorizer(Network(0, "bins"), None, 16).eval()
+    model = Colorizer(FusionNetwork(0, "bins"), None, 16).eval()
     photo = make_photo(5)
     made = send(visit_model(model), png(photo), data={"temperature": "0.05"}).content
     assert np.array_equal(pixels(made), colorize(np.asarray(photo), model, recolor=True, temperature=0.05))

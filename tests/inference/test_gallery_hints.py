@@ -18,7 +18,7 @@ from koala.inference.gallery import painting, server
 from koala.inference.gallery.wishes import Dab, draw_dabs, read_dabs
 from koala.inference.hints import place_hints
 from koala.models.extractor import build_feature_maps
-from koala.models.network import Colorizer, Network
+from koala.models.network import Colorizer, FusionNetwork
 from koala.models.pyramid import PyramidNetwork
 from tests import web
 from tests.photographs import encoded, jpeg, make_photo
@@ -225,7 +225,7 @@ def test_a_suggested_color_is_what_the_network_is_told():
 
 
 def test_a_model_without_hints_has_a_page_without_them():
-    client = TestClient(app_of(Colorizer(Network(0, "bins"), None, 16).eval()), HERE)
+    client = TestClient(app_of(Colorizer(FusionNetwork(0, "bins"), None, 16).eval()), HERE)
     page = client.get("/").text
     assert not re.search(r"\bdabs?\b|\bhints?\b", re.sub(r"<script.*", "", page), flags=re.IGNORECASE)
     assert "Download layers" in page

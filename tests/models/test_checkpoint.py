@@ -21,13 +21,13 @@ from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models import checkpoint, extractor, pretrained
-from koala.models.network import Network
+from koala.models.network import FusionNetwork
 from koala.models.pretrained import load_model
 from koala.training import trainer
 
 
 def snapshot(images_seen: int) -> checkpoint.Snapshot:
-    network = Network(0)
+    network = FusionNetwork(0)
     return checkpoint.Snapshot(
         images_seen,
         TrainSettings(extractor=ExtractorSettings("none")),

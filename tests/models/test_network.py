@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 
 from koala.imaging import ab_bins
-from koala.models.network import Colorizer, Network, SameConv2d
+from koala.models.network import Colorizer, FusionNetwork, SameConv2d
 
 
 def test_parameters_with_1000_logits():
     """6,573,794 in both earlier implementations."""
-    assert sum(parameter.numel() for parameter in Network(1000).parameters()) == 6_573_794
+    assert sum(parameter.numel() for parameter in FusionNetwork(1000).parameters()) == 6_573_794
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (64, 64), (40, 104)])
 def test_any_multiple_of_8(height, width):
-    network = Network(1000)
+    network = FusionNetwork(1000)
     predicted = network(torch.rand(2, 1, height, width), torch.rand(2, 1000))
     assert predicted.shape == (2, 2, height, width)
     assert predicted.abs().max() <= 1
@@ -27,15 +27,15 @@ def test_any_multiple_of_8(height, width):
 @pytest.mark.parametrize("shape", [(1, 1, 12, 16), (1, 1, 16, 20)])
 def test_other_sizes_are_refused(shape):
     with pytest.raises(ValueError, match="multiples of 8"):
-        Network(0)(torch.rand(shape))
+        FusionNetwork(0)(torch.rand(shape))
 
 
 def test_without_extractor():
-    assert Network(0)(torch.rand(1, 1, 16, 16)).shape == (1, 2, 16, 16)
+    assert FusionNetwork(0)(torch.rand(1, 1, 16, 16)).shape == (1, 2, 16, 16)
 
 
 def test_fusion_equals_concatenation():
-    fusion = Network(1000).fusion
+    fusion = FusionNetwork(1000).fusion
     x, embedding = torch.randn(3, 256, 7, 5), torch.randn(3, 1000)
     repeated = embedding[:, :, None, None].expand(-1, -1, 7, 5)
     expected = F.relu(F.conv2d(torch.cat([x, repeated], 1), fusion.mix.weight[:, :, None, None], fusion.mix.bias))
@@ -55,7 +55,7 @@ def test_padding_is_tensorflows():
 
 
 def test_each_place_sees_the_embedding():
-    network = Network(4).eval()
+    network = FusionNetwork(4).eval()
     lightness = torch.zeros(1, 1, 32, 32)
     plain, other = (network(lightness, torch.full((1, 4), value)) for value in (0.0, 9.0))
     assert ((plain - other).abs().amax(dim=1) > 0).all()
@@ -66,7 +66,7 @@ def test_colorizer_joins_extractor_and_network():
         def forward(self, lightness):
             return lightness.mean(dim=(2, 3))
 
-    network = Network(1).eval()
+    network = FusionNetwork(1).eval()
     lightness = torch.rand(2, 1, 16, 16)
     with torch.no_grad():
         expected = network(lightness, lightness.mean(dim=(2, 3)))
@@ -77,7 +77,7 @@ def test_colorizer_joins_extractor_and_network():
 
 
 def test_a_network_of_bins_has_its_own_head_on_the_same_trunk():
-    network, plain = Network(8, "bins"), Network(8)
+    network, plain = FusionNetwork(8, "bins"), FusionNetwork(8)
     output = network(torch.zeros(2, 1, 32, 48), torch.zeros(2, 8))
     assert output.shape == (2, 261, 8, 12)
     assert network.to_ab(output).shape == (2, 2, 32, 48)
@@ -89,7 +89,7 @@ def test_a_network_of_bins_has_its_own_head_on_the_same_trunk():
 
 def test_the_temperature_is_a_dial_of_saturation():
     """Orange is twice as likely as grey, by hand: at 1 two thirds of orange, towards 0 all of it."""
-    network = Network(0, "bins")
+    network = FusionNetwork(0, "bins")
     orange, grey = (int(ab_bins.bin_index(torch.tensor(ab).view(1, 2, 1, 1))) for ab in ([40.0, 50.0], [0.0, 0.0]))
     output = torch.full((1, 261, 2, 2), -1e4)
     output[:, orange], output[:, grey] = math.log(2), 0.0
@@ -99,7 +99,7 @@ def test_the_temperature_is_a_dial_of_saturation():
 
 
 def test_colors_are_as_sharp_under_autocast():
-    network, output = Network(0, "bins"), torch.randn(1, 261, 4, 4, generator=torch.manual_seed(0)) * 4
+    network, output = FusionNetwork(0, "bins"), torch.randn(1, 261, 4, 4, generator=torch.manual_seed(0)) * 4
     with torch.autocast("cpu", torch.bfloat16):
         inside = network.to_ab(output)
     assert torch.equal(inside, network.to_ab(output))

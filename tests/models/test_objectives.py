@@ -6,7 +6,7 @@ import torch
 from koala.config.models import ObjectiveSettings
 from koala.imaging import ab_bins, color
 from koala.models import objectives
-from koala.models.network import Network
+from koala.models.network import FusionNetwork
 
 ONES = torch.ones(261)
 
@@ -85,7 +85,7 @@ def test_colorfulness_error_is_over_pictures_not_over_their_mean():
 
 
 def test_the_term_for_colorfulness_counts_by_its_weight_and_by_how_far_it_has_joined():
-    network = Network(0)
+    network = FusionNetwork(0)
     generator = torch.manual_seed(0)
     lightness, predicted, true = (torch.rand(2, channels, 8, 8, generator=generator) / 4 for channels in (1, 2, 2))
     plain = objectives.Objective(ObjectiveSettings())(network, predicted, lightness, true)

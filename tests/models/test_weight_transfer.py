@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from koala.models.network import Network
+from koala.models.network import FusionNetwork
 from koala.models.weight_transfer import plan_transfer, take_weights
 
 
@@ -19,7 +19,7 @@ class Other(nn.Module):
         self.mix = nn.Linear(3 + embedding, outputs)
 
 
-@pytest.mark.parametrize("make", [Network, Other])
+@pytest.mark.parametrize("make", [FusionNetwork, Other])
 def test_a_network_of_the_same_kind_takes_everything(make):
     given = make().state_dict()
     network = make()
@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_named_and_stays_as_it_was():
 
 def test_the_trunk_fits_whatever_the_head():
     """All of the encoder and the fusion, and the decoder's first half: 24 of the 28 tensors of a network with bins."""
-    bins, ab = Network(head="bins"), Network(head="ab")
+    bins, ab = FusionNetwork(head="bins"), FusionNetwork(head="ab")
     transfer = plan_transfer(bins, ab.state_dict(), same_extractor=True)
     assert {name.partition(".")[0] for name in transfer.weights} == {"encoder", "fusion", "decoder"}
     assert all(name.startswith("decoder.") for name in (*transfer.new, *transfer.unused))

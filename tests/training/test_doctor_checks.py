@@ -447,11 +447,11 @@ def test_a_folder_that_is_another_one_elsewhere(settings, tmp_path, monkeypatch)
 def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
     """As a training writes it after a step; within a tenth."""
     from koala.models import checkpoint
-    from koala.models.network import Network
+    from koala.models.network import FusionNetwork
     from koala.training.train_state import TrainState
 
     settings = replace(settings, ema=ema)
-    state = TrainState.new(Network(), settings)
+    state = TrainState.new(FusionNetwork(), settings)
     state.network(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1000)).sum().backward()
     state.optimizer.step()
     state.update_ema(1.0, skip=torch.zeros(()))

@@ -5,7 +5,7 @@ import torch
 
 from koala.config.models import ExtractorSettings
 from koala.models import extractor
-from koala.models.network import Network
+from koala.models.network import FusionNetwork
 from koala.training import estimate
 
 # (inputs, outputs, kernel, output side as a share of the input's) of each convolution, from the table of the network
@@ -23,19 +23,19 @@ def test_flops_are_those_counted_by_hand():
     forward = [2 * i * o * k * k * (size * share) ** 2 for i, o, k, share in CONVOLUTIONS]
     whole = 2 * 1000 * 256  # the embedding's part of the fusion, as a matrix
     expected = 3 * sum(forward) - forward[0] + 2 * whole  # nor has the embedding
-    assert estimate.flops_per_image(Network(1000), None, size) == pytest.approx(expected, rel=1e-6)
+    assert estimate.flops_per_image(FusionNetwork(1000), None, size) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_extractor_adds_its_forward_pass():
     """EfficientNet-Lite0 at 224: 407 million multiply-adds, by its model card."""
     frozen = extractor.build_extractor(ExtractorSettings("tf_efficientnet_lite0", weights="random"))
-    network = Network(frozen.embedding_size)
+    network = FusionNetwork(frozen.embedding_size)
     without, with_it = (estimate.flops_per_image(network, part, 64) for part in (None, frozen))
     assert (with_it - without) / 2 == pytest.approx(407e6, rel=0.06)
 
 
 def test_activations_are_those_that_a_real_pass_keeps():
-    network, kept = Network(0), {}
+    network, kept = FusionNetwork(0), {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.grad_fn is not None:
@@ -49,7 +49,7 @@ def test_activations_are_those_that_a_real_pass_keeps():
 
 
 def test_shapes():
-    assert estimate.layer_shapes(Network(10), 64) == {
+    assert estimate.layer_shapes(FusionNetwork(10), 64) == {
         "encoder": (256, 8, 8),
         "fusion": (256, 8, 8),
         "decoder": (2, 64, 64),

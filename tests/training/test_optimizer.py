@@ -15,7 +15,7 @@ from koala.config.models import ExtractorSettings
 from koala.config.training import OptimizerSettings, TrainSettings
 from koala.core.errors import UserError
 from koala.models import checkpoint
-from koala.models.network import Network
+from koala.models.network import FusionNetwork
 from koala.training import trainer
 from koala.training.optimizer import build_optimizer, parameter_groups, set_learning_rate, skips_on_device
 from tests.runs import same_weights, weights
@@ -61,7 +61,7 @@ def test_layers_far_from_the_output_learn_slower():
     optimizer = build_optimizer(network, OptimizerSettings(layer_decay=0.5), 1e-3)
     set_learning_rate(optimizer, 0.8)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.4, 0.8])
-    scales = [group["lr_scale"] for group in parameter_groups(Network(), 0.0, 0.5)]
+    scales = [group["lr_scale"] for group in parameter_groups(FusionNetwork(), 0.0, 0.5)]
     assert scales == pytest.approx([0.5**n for n in reversed(range(14))]), "8 + 1 + 5 layers, the last one at 1"
 
 
@@ -88,7 +88,7 @@ def test_no_optimizer_takes_a_gradient_that_is_not_finite(settings, monkeypatch,
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", poisoned)
     trainer.train(replace(settings, optimizer=OptimizerSettings(name), on_nan="skip"))
     torch.manual_seed(settings.seed)
-    assert same_weights(weights(settings.run, 16), Network(0).state_dict())
+    assert same_weights(weights(settings.run, 16), FusionNetwork(0).state_dict())
 
 
 def test_a_run_stays_with_its_optimizer(settings):
