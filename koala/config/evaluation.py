@@ -139,8 +139,10 @@ class EvaluateSettings(Strict):
     """Number of coloured pictures to write; by default all."""
     sheet_rows: Annotated[int, Field(ge=0), Advanced] = 12
     """Rows of the contact sheet."""
+    preset: str = ""
+    """Name of one of the model's presets; by default its first."""
     temperature: Temperature = None
-    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default 0.38."""
+    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default the preset's."""
     saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
     """Factor of the colours' strength."""
     extractor: ExtractorWeightsOrCache = field(default_factory=ExtractorWeightsOrCache)

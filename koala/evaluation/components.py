@@ -107,7 +107,7 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
             settings.model.with_name(f"{settings.model.resolve().name}-evaluation"),
         )
     else:
-        model = _load(found, settings.extractor.weights, settings.temperature, cached=cache is not None, of=accelerator)
+        model = _load(found, settings, cached=cache is not None, of=accelerator)
         pictures = NetworkPictures(found, model, settings.saturation, rules.assembly, accelerator.autocast)
         title, out = "koala", settings.model / "evaluation"
     judges = build_judges(settings, rules, images, accelerator.device)
@@ -230,16 +230,15 @@ def _find_cache(
     return cache
 
 
-def _load(
-    found: Checkpoint, weights: str, temperature: float | None, *, cached: bool, of: Accelerator
-) -> PretrainedColorizer:
+def _load(found: Checkpoint, settings: EvaluateSettings, *, cached: bool, of: Accelerator) -> PretrainedColorizer:
     """The network, with its extractor where embeddings are not cached."""
     if cached:
         model = PretrainedColorizer(found, None)
     else:
         # the first process fetches the extractor's weights, the others find them
-        model = main_process_first(of, lambda: PretrainedColorizer.of(found, weights))
-    model.temperature = temperature or model.temperature
+        model = main_process_first(of, lambda: PretrainedColorizer.of(found, settings.extractor.weights))
+    model.preset = model.find_preset(settings.preset)
+    model.temperature = settings.temperature or model.temperature
     return model.to(of.device)
 
 
