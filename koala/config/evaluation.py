@@ -142,7 +142,8 @@ class EvaluateSettings(Strict):
     preset: str = ""
     """Name of one of the model's presets; by default its first."""
     temperature: Temperature = None
-    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default the preset's."""
+    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default the
+    preset's."""
     saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
     """Factor of the colours' strength."""
     extractor: ExtractorWeightsOrCache = field(default_factory=ExtractorWeightsOrCache)
