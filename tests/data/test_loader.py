@@ -10,6 +10,7 @@ import pytest
 from koala.core.errors import UserError
 from koala.data import loader
 from koala.data.loader import Lifetimes, prefetched
+from koala.data.shards import Shards
 
 
 class Event:
@@ -110,7 +111,7 @@ def test_a_device_that_fails_is_not_taken_for_bad_shards(text, message):
 
 
 def test_samples_read_together_are_those_read_alone(shard_folder):
-    shards = loader.Shards.open(shard_folder, "train")
+    shards = Shards.open(shard_folder, "train")
     samples = np.array([3, 39, 0, 17])
     for sample, together in zip(samples, shards.read_many(samples), strict=True):
         assert np.array_equal(together, shards.read(int(sample)))
