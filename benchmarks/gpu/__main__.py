@@ -48,7 +48,7 @@ PARTS = {
     "tests": Part("machine", "tests", 150),
     "decoding": Part("decoding", "pixels", 60),
     "loading": Part("decoding", "speed", 90),
-    "training": Part("training", "speeds", 150),
+    "training": Part("training", "speeds", 200),
     "agreement": Part("numbers", "agreement", 90),
     "determinism": Part("numbers", "determinism", 90),
     "interruption": Part("interruption", "killed_and_warned", 120),
@@ -86,9 +86,8 @@ def run_part(name: str, left: float, arguments: argparse.Namespace) -> dict[str,
     command += ["--out", str(arguments.out), "--work", str(arguments.work)]
     began, environment = time.monotonic(), {**os.environ, **_ENVIRONMENT}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+        streams = {"stdout": output, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, **streams, env=environment, start_new_session=True)
         try:
             code = process.wait(min(PARTS[name].seconds * arguments.patience, left))
             status = "done" if code == 0 else f"failed with exit code {code}"
