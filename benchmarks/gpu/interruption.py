@@ -11,7 +11,7 @@ from benchmarks.gpu import numbers
 from benchmarks.gpu.bench import Bench, Fact, finish, koala
 from koala.config.training import TrainSettings
 
-_EVERY = 2  # steps between checkpoints
+_EVERY = 4  # steps between checkpoints
 _PATIENCE_S = 120.0
 
 
@@ -34,7 +34,7 @@ def killed_and_warned(bench: Bench) -> Iterator[Fact]:
 
 def _run(bench: Bench, name: str) -> TrainSettings:
     """Long enough to be caught in the middle."""
-    run = numbers.settings(bench, f"interrupted-{name}", steps=max(20, 2 * bench.scale.compared))
+    run = numbers.settings(bench, f"interrupted-{name}", steps=max(16, 2 * bench.scale.compared))
     return replace(run, log_every=1)
 
 

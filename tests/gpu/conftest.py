@@ -1,11 +1,16 @@
 """Devices, and a training of a few steps on each."""
 
+import os
+
 import pytest
 import torch
 
 from koala.config.data import DataSettings
 from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
+
+# torch looks for it once, at its first matrix product, and refuses to be deterministic without it
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 needs_gpu = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"))
 
