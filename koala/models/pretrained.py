@@ -16,6 +16,8 @@ from koala.models.network import Colorizer
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """The built-in model."""
 
+BUILT_IN = "builtin"  # its name where models are named
+
 
 class PretrainedColorizer(Colorizer, ModelHubMixin):
     """A `Colorizer` that knows its checkpoint: what `load_model` gives.
@@ -81,6 +83,15 @@ class PretrainedColorizer(Colorizer, ModelHubMixin):
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """The card that lies beside the weights."""
         return ModelCard(hub.model_card(self.found.facts()))
+
+
+def find_model(name: str) -> Checkpoint:
+    """The checkpoint of a model: a run's best, a checkpoint, an exported folder, one of the hub, or the built-in.
+
+    Raises:
+        UserError: there is none.
+    """
+    return find_checkpoint(PRETRAINED if name == BUILT_IN else hub.resolve_model(name))
 
 
 def load_model(name_or_path: str | Path | None = None, weights: str = "") -> PretrainedColorizer:

@@ -6,14 +6,12 @@ from torch import Tensor
 
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
-from koala.models import hub
-from koala.models.checkpoint import Checkpoint, find_checkpoint
+from koala.models.checkpoint import Checkpoint
 from koala.models.network import ColorNetwork
-from koala.models.pretrained import PRETRAINED
+from koala.models.pretrained import find_model
 from koala.models.weight_transfer import Transfer, plan_transfer, take_weights
 from koala.training.components import Components
 
-BUILT_IN = "builtin"
 _SHOWN = 4  # weights that do not fit and are named
 
 
@@ -36,15 +34,6 @@ class Origin:
     def __str__(self) -> str:
         taken = f"beginning with {self.name} ({self.images_seen} images seen, sha256 {self.sha256[:12]})"
         return f"{taken} without {_listed(self.left_out)}" if self.left_out else taken
-
-
-def find_model(name: str) -> Checkpoint:
-    """The checkpoint of a model: a run's best, a checkpoint, an exported folder, one of the hub, or the built-in.
-
-    Raises:
-        UserError: there is none.
-    """
-    return find_checkpoint(PRETRAINED if name == BUILT_IN else hub.resolve_model(name))
 
 
 def start_from(settings: TrainSettings, components: Components) -> Origin:

@@ -4,21 +4,26 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from koala import cli
 from koala.config.data import DataSettings, MeasurePrior
+from koala.config.load import load_toml
 from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import color_prior
 from koala.models import checkpoint, pretrained
+from koala.models.checkpoint import Snapshot
+from koala.models.network import FusionNetwork
 from koala.training import trainer
 from tests.runs import same_weights, weights
 
 LITE = ExtractorSettings("tf_efficientnet_lite0")
+FINE_TUNING = Path(__file__).parents[2] / "launch/finetune.toml"
 BINS = ObjectiveSettings("classification")
 STILL = 1e-12  # a learning rate that leaves weights, to seven digits, where they were
 
@@ -36,6 +41,15 @@ def with_prior(settings, tmp_path) -> TrainSettings:
     shards = shutil.copytree(settings.data.shards, tmp_path / "shards")
     color_prior.prior_command(MeasurePrior(shards))
     return replace(settings, data=replace(settings.data, shards=shards))
+
+
+@pytest.fixture
+def other_model(tmp_path) -> str:
+    """A network with another extractor, EfficientNet-Lite0, and another output."""
+    torch.manual_seed(1)
+    settings = TrainSettings(extractor=LITE, objective=BINS)
+    weights = FusionNetwork(1000, "bins").state_dict()
+    return str(checkpoint.save_checkpoint(tmp_path, Snapshot(8, settings, weights, 1000, "f" * 64, {}, {}), keep=1))
 
 
 def near(first: dict, second: dict) -> bool:
@@ -58,12 +72,26 @@ def test_a_run_is_a_start_and_so_are_its_checkpoint_and_what_is_exported(setting
 
 
 def test_the_built_in_model_is_a_start(with_prior, capsys):
-    tuned = replace(with_prior, init="builtin", extractor=LITE, objective=BINS)
-    assert near(first_weights(tuned), pretrained.load_model().network.state_dict())
-    assert "beginning with builtin (120000 images seen, sha256 783b97336d45)\n" in capsys.readouterr().err
+    """With its own network, extractor and objective; the prior of colours is that of the new photos."""
+    found = checkpoint.find_checkpoint(pretrained.PRETRAINED)
+    same = {name: getattr(found.settings, name) for name in ("network", "extractor", "objective")}
+    tuned = replace(with_prior, init="builtin", data=replace(with_prior.data, size=32), **same)
+    expected = {name: value for name, value in found.network().state_dict().items() if name != "prior"}
+    taken = first_weights(tuned)
+    assert near({name: taken[name] for name in expected}, expected)
+    assert f"beginning with builtin ({found.images_seen} images seen, sha256 " in capsys.readouterr().err
     origin = checkpoint.latest_checkpoint(tuned.run / "checkpoints").state["origin"]
     described = json.loads((pretrained.PRETRAINED / "checkpoint.json").read_text())
     assert origin["sha256"] == described["sha256"]["model.safetensors"]
+
+
+def test_the_run_file_is_for_the_built_in_model():
+    """Else koala train launch/finetune.toml is refused."""
+    builtin, tuned = checkpoint.find_checkpoint(pretrained.PRETRAINED).settings, load_toml(TrainSettings, FINE_TUNING)
+    assert tuned.init == "builtin"
+    for name in ("network", "extractor", "objective"):
+        assert getattr(tuned, name).name == getattr(builtin, name).name
+    assert (tuned.extractor.features, tuned.network.hints) == (builtin.extractor.features, builtin.network.hints)
 
 
 def test_resuming_does_not_need_the_model_again(settings, run, tmp_path):
@@ -94,13 +122,6 @@ def test_a_run_stays_with_what_it_began_with(settings):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"init": "builtin"},
-            "builtin does not fit this network: decoder.4.0.weight (not given), decoder.4.0.bias (not given), "
-            "decoder.5.weight (not given), decoder.5.bias (not given), 5 more; train with --extractor.name "
-            "tf_efficientnet_lite0 with the weights it had and --objective classification, or take what fits with "
-            "--init-partial",
-        ),
         ({"extractor": LITE}, "fusion.mix.weight (columns of another extractor); train with --extractor.name none"),
         ({"init": "no/such/model"}, "there is no no/such/model, nor is this a name on the Hugging Face hub"),
     ],
@@ -110,14 +131,25 @@ def test_what_does_not_fit_is_refused_by_name(settings, change, message):
         trainer.train(replace(settings, **change))
 
 
-def test_a_part_is_taken_where_that_is_allowed(settings, capsys):
-    """The built-in model's trunk, without extractor and with another head."""
-    taken = first_weights(replace(settings, init="builtin", init_partial=True))
-    builtin = pretrained.load_model().network.state_dict()
-    shared = [name for name in taken if name in builtin and name != "fusion.mix.weight"]
+def test_another_extractor_and_another_output_are_named_with_what_would_fit(settings, other_model):
+    message = (
+        "does not fit this network: decoder.4.0.weight (not given), decoder.4.0.bias (not given), "
+        "decoder.5.weight (not given), decoder.5.bias (not given), 5 more; train with --extractor.name "
+        "tf_efficientnet_lite0 with the weights it had and --objective classification, or take what fits with "
+        "--init-partial"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        trainer.train(replace(settings, init=other_model))
+
+
+def test_a_part_is_taken_where_that_is_allowed(settings, other_model, capsys):
+    """The trunk, without extractor and with another output."""
+    taken = first_weights(replace(settings, init=other_model, init_partial=True))
+    given = checkpoint.find_checkpoint(Path(other_model)).network().state_dict()
+    shared = [name for name in taken if name in given and name != "fusion.mix.weight"]
     assert len(shared) == 23
-    assert near({name: taken[name] for name in shared}, builtin)
-    torch.testing.assert_close(taken["fusion.mix.weight"], builtin["fusion.mix.weight"][:, :256])
+    assert near({name: taken[name] for name in shared}, given)
+    torch.testing.assert_close(taken["fusion.mix.weight"], given["fusion.mix.weight"][:, :256])
     assert "without decoder.4.0.weight (not given)" in capsys.readouterr().err
 
 
