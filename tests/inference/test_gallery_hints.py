@@ -291,12 +291,13 @@ def test_a_page_without_a_sample_offers_none(model, monkeypatch):
 
 
 @pytest.mark.slow
-def test_dabs_in_a_real_browser(model, tmp_path):
+def test_dabs_in_a_real_browser(model, tmp_path, monkeypatch):
     """By mouse, by keyboard and by touch: dabs are put, coloured, moved, removed, undone; what they make is kept."""
     from tests.study import chromium
 
     if not (chromium.BROWSER and chromium.DRIVER):
         pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    monkeypatch.setattr(model, "presets", {"natural": Preset(), "faithful": Preset(0.9, saturation=0.5)})
     names = ("aunt Marie.png", "uncle Jo.png")
     for seed, name in enumerate(names):
         make_photo(20 + seed, 400, 300).save(tmp_path / name)
@@ -309,6 +310,7 @@ def test_dabs_in_a_real_browser(model, tmp_path):
         visitor.undo_and_remove()
         visitor.keep_all(names[0], model)
         visitor.see_the_other_photo()
+        visitor.choose_a_preset()
         visitor.reset()
         visitor.look_at_a_phone()
         assert driver.get_log("browser") == [], "no violation of the content security policy either"
@@ -428,6 +430,12 @@ class Visitor:
         self.wait_for_another(before)
         assert len(self.dabs()) == 1, "each photo keeps its own"
 
+    def choose_a_preset(self):
+        before = self.picture()
+        self.find("preset").send_keys("faithful")
+        self.wait_for_another(before)
+        assert self.find("temperature").get_attribute("value") == "0.9"
+
     def reset(self):
         from selenium.webdriver.common.keys import Keys
 
@@ -437,7 +445,8 @@ class Visitor:
         before = self.picture()
         self.find("reset").click()
         self.wait_for_another(before)
-        assert self.find("strength").get_attribute("value") == "1"
+        assert [self.find(name).get_attribute("value") for name in ("strength", "temperature")] == ["1", "0.38"]
+        assert self.find("preset").get_attribute("value") == "natural"
         assert self.dabs() == []
         self.find("undo").click()
         assert len(self.dabs()) == 1
