@@ -140,9 +140,7 @@ class Studio:
         drawn = draw_dabs(others, height, width) if others else None
         shares = self._shares(view.lightness, colorize.placed_hints(drawn, pixels, view, options), options.preset)
         row, column = dab.place(*shares.shape[1:])
-        top, left = dab.place(height, width)
-        lab = color.rgb_to_lab(photo_io.convert_depth(pixels[top : top + 1, left : left + 1], np.uint8))
-        found = likely_colors(shares[:, row, column], float(lab[0, 0, 0]))
+        found = likely_colors(shares[:, row, column], _lightness_at(pixels, *dab.place(height, width)))
         return Made("-colours.json", json.dumps(found).encode())
 
     def _colored(self, pixels: NDArray[Any], wishes: Wishes) -> NDArray[Any]:
@@ -163,6 +161,12 @@ class Studio:
 def _options(wishes: Wishes) -> ColorizeOptions:
     values: dict[str, Any] = {**wishes.values, "size": int(wishes.values["size"])}
     return ColorizeOptions(preset=wishes.preset, **values)
+
+
+def _lightness_at(pixels: NDArray[Any], row: int, column: int) -> float:
+    """L* of a pixel."""
+    pixel = photo_io.convert_depth(pixels[row : row + 1, column : column + 1], np.uint8)
+    return float(color.rgb_to_lab(pixel)[0, 0, 0])
 
 
 def likely_colors(shares: NDArray[np.floating], lightness: float) -> list[tuple[str, float]]:

@@ -144,6 +144,7 @@
     change = suggested = complaint = "";
     for (const each of photos) each.button.setAttribute("aria-pressed", each === one);
     for (const part of document.querySelectorAll(".result")) part.remove();
+    report();
     show();
     paint();
   }
