@@ -70,7 +70,7 @@ class ColorizeSettings(Strict):
 
 @dataclass(frozen=True)
 class GallerySettings(Strict):
-    """Colour photos in a browser: drop a photo on the page, adjust it, download it.
+    """Colour photos in a browser: drop photos on the page, adjust and correct their colours, download them.
 
     Photos stay on this machine.
     """

@@ -255,10 +255,14 @@ class Colorizer(nn.Module):
         preset: Preset | None = None,
     ) -> Tensor:
         """`forward` in a form that can be traced: the memory's format and the mode of inference stay as they are."""
+        preset = preset or self.preset
+        output = self.output(lightness, embedding, hints, preset)
+        return preset.saturation * self.network.to_ab(output, temperature or preset.temperature, preset.rebalancing)
+
+    def output(self, lightness: Tensor, embedding: Tensor | None, hints: Tensor | None, preset: Preset) -> Tensor:
+        """What the network itself returns; arguments as of `forward`."""
         if embedding is None and self.extractor is not None:
             embedding = self.extractor(lightness)
-        preset = preset or self.preset
         if hints is not None:  # people get the colours that they gave
             hints = hints / hints.new_tensor([preset.saturation, preset.saturation, 1])[:, None, None].clamp(min=1e-3)
-        output = self.network(lightness, embedding, hints)
-        return preset.saturation * self.network.to_ab(output, temperature or preset.temperature, preset.rebalancing)
+        return self.network(lightness, embedding, hints)

@@ -48,6 +48,20 @@ def test_a_reader_of_openraster_finds_the_photo_and_its_colors(tmp_path):
         assert np.array_equal(rgb(layer.get_image_data()), expected)
 
 
+def test_dabs_lie_on_a_hidden_layer_on_top(tmp_path):
+    """Hidden, so that the picture looks as it is coloured; `mergedimage.png` is the same with and without them."""
+    dabs = np.zeros((200, 300, 4), np.uint8)
+    dabs[90:110, 40:60] = 200, 30, 30, 255
+    with (tmp_path / "photo.ora").open("wb") as file:
+        openraster.save_ora(file, *make_pair(), hints=dabs)
+    openraster.write_ora(tmp_path / "plain.ora", *make_pair())
+    layers = [(layer.name, layer.visible) for layer in Project.load(str(tmp_path / "photo.ora")).children]
+    assert layers == [("hints", False), ("Colours", True), ("Photo", True)]
+    assert np.array_equal(openraster.read_layer(tmp_path / "photo.ora", openraster.HINTS), dabs)
+    with zipfile.ZipFile(tmp_path / "photo.ora") as photo, zipfile.ZipFile(tmp_path / "plain.ora") as plain:
+        assert photo.read("mergedimage.png") == plain.read("mergedimage.png")
+
+
 def test_the_merged_picture_is_what_a_reader_composes(tmp_path):
     openraster.write_ora(tmp_path / "photo.ora", *make_pair())
     project = Project.load(str(tmp_path / "photo.ora"))

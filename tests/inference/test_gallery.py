@@ -23,14 +23,14 @@ from koala.config.inference import GallerySettings
 from koala.inference.colorize import colorize
 from koala.inference.gallery import painting, server
 from koala.inference.gallery.painting import Made
-from koala.inference.gallery.wishes import Slider
+from koala.inference.gallery.wishes import Options, Slider
 from koala.models.network import Colorizer, FusionNetwork
 from koala.models.pretrained import load_model
 from tests import web
 from tests.photographs import jpeg, make_photo
 
 HERE = "http://127.0.0.1:8001"
-SLIDERS = (Slider("saturation", "Saturation", "How strong.", 0, 2, 0.05, 1),)
+OPTIONS = Options((Slider("saturation", "Saturation", "How strong.", 0, 2, 0.05, 1),))
 EVIL = "https://evil.example"
 
 
@@ -55,12 +55,12 @@ def unchanged(data, sliders):
 
 def visit(paint=unchanged, **limits) -> TestClient:
     """Somebody in front of a gallery that paints so."""
-    return before(server.create_app(GallerySettings(**limits), SLIDERS, paint_as(paint)))
+    return before(server.create_app(GallerySettings(**limits), OPTIONS, paint_as(paint)))
 
 
 def visit_model(model: Colorizer) -> TestClient:
     """Somebody in front of the gallery of a model."""
-    return before(server.create_app(GallerySettings(), painting.sliders_for(model), painting.makers_for(model)))
+    return before(server.create_app(GallerySettings(), painting.options_for(model), painting.makers_for(model)))
 
 
 def before(app) -> TestClient:
@@ -118,7 +118,7 @@ def test_jpegs_stay_jpegs(client):
 
 def test_there_is_a_slider_for_the_temperature_of_a_model_that_has_one():
     def names(head):
-        return [slider.name for slider in painting.sliders_for(Colorizer(FusionNetwork(0, head), None, 224))]
+        return [slider.name for slider in painting.options_for(Colorizer(FusionNetwork(0, head), None, 224)).sliders]
 
     assert names("ab") == ["saturation", "strength", "size"]
     assert names("bins") == ["saturation", "strength", "temperature", "size"]
@@ -264,7 +264,7 @@ def test_no_form_whatever_ends_in_a_traceback():
 @pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")
 def test_no_request_whatever_ends_in_a_traceback(caplog):
     """500 requests with bytes changed, cut or repeated, as they go over the wire."""
-    app = server.create_app(GallerySettings(), SLIDERS, paint_as(unchanged))
+    app = server.create_app(GallerySettings(), OPTIONS, paint_as(unchanged))
     body, accept = form(), (b"text/html", b"*/*")
     requests = [
         b"POST %s HTTP/1.1\r\nhost: 127.0.0.1\r\norigin: http://127.0.0.1\r\naccept: %s\r\ncontent-length: %d\r\n"
@@ -372,7 +372,7 @@ def uploads(app, *bodies: bytes):
 
 def test_who_sends_slowly_holds_nobodys_place():
     """What is not here yet takes no place in the line, and no more memory than it has bytes."""
-    app = server.create_app(GallerySettings(megabytes=1), SLIDERS, paint_as(unchanged))
+    app = server.create_app(GallerySettings(megabytes=1), OPTIONS, paint_as(unchanged))
     with uploads(app, *[form(data=b"x")[:-8]] * 50) as answers:
         assert answers == [[]] * 50
         client = TestClient(app, HERE)
@@ -381,7 +381,7 @@ def test_who_sends_slowly_holds_nobodys_place():
 
 
 def test_photos_on_their_way_fill_no_memory():
-    app = server.create_app(GallerySettings(megabytes=1), SLIDERS, paint_as(never))
+    app = server.create_app(GallerySettings(megabytes=1), OPTIONS, paint_as(never))
     with uploads(app, *[form(data=b"x" * 900_000)[:-8]] * 10) as answers:
         assert sorted(answers, key=len) == [[]] * 8 + [[503, None]] * 2
         refused = send(TestClient(app, HERE), png(make_photo(10)) + b"x" * 900_000)
@@ -424,7 +424,7 @@ def test_nothing_is_coloured_for_who_went_away(whole):
         "query_string": b"",
         "headers": list(headers.items()),
     }
-    asyncio.run(server.create_app(GallerySettings(), SLIDERS, paint_as(never))(scope, receive, send))
+    asyncio.run(server.create_app(GallerySettings(), OPTIONS, paint_as(never))(scope, receive, send))
     assert sent[0]["status"] == 408
     assert messages == []
 
@@ -590,8 +590,7 @@ def through_the_gallery(driver, address: str, photo: Image.Image, model: Coloriz
 
     tree = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named = {(node["role"]["value"], node.get("name", {}).get("value")) for node in tree if not node.get("ignored")}
-    wanted = {("slider", "Saturation"), ("slider", "Working size"), ("image", "The photo in koala\u2019s colours")}
-    assert (
-        wanted | {("slider", "Percentage that shows the photo as it was"), ("button", "Download the picture")} <= named
-    )
+    sliders = {("slider", name) for name in ("Saturation", "Working size", "Percentage that shows the photo as it was")}
+    others = {("image", "The photo in koala\u2019s colours"), ("button", "Download the picture")}
+    assert sliders | others <= named
     assert driver.get_log("browser") == [], "no violation of the content security policy either"

@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from koala.config.inference import GallerySettings
-from koala.config.models import ExtractorSettings
+from koala.config.models import ExtractorSettings, Preset
 from koala.imaging import ab_bins, color, openraster
 from koala.inference import colorize
 from koala.inference.gallery import painting, server
@@ -36,7 +36,7 @@ def model() -> Colorizer:
 
 
 def app_of(model: Colorizer):
-    return server.create_app(GallerySettings(), painting.sliders_for(model), painting.makers_for(model))
+    return server.create_app(GallerySettings(), painting.options_for(model), painting.makers_for(model))
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +252,26 @@ def test_a_file_that_is_no_photo_is_one_sentence(client, address):
 
 def test_the_options_are_explained(client, model):
     page = client.get("/").text
-    for slider in painting.sliders_for(model):
+    for slider in painting.options_for(model).sliders:
         assert f'aria-describedby="{slider.name}-help"' in page
         assert f'id="{slider.name}-help" class="note">{slider.help}<' in page
+
+
+def test_the_presets_of_a_model_are_offered(model, monkeypatch):
+    presets = {"natural": Preset(0.38, saturation=0.9), "faithful": Preset(1.0, saturation=0.5)}
+    monkeypatch.setattr(model, "presets", presets)
+    client, photo = TestClient(app_of(model), HERE), make_photo(10, 96, 64)
+    page = client.get("/").text
+    assert re.findall(r'<option data-temperature="([\d.]+)">(\w+)<', page) == [("0.38", "natural"), ("1.0", "faithful")]
+    made = send(client, "/colored", encoded(photo, "PNG"), preset="faithful", temperature="1")
+    expected = colorize.colorize(np.asarray(photo), model, recolor=True, preset="faithful")
+    assert np.array_equal(pixels(made.content), expected)
+    refused = send(client, "/colored", encoded(photo, "PNG"), preset="loud")
+    assert (refused.status_code, refused.text) == (400, "there is no such preset; choose one that is on the page\n")
+
+
+def test_a_model_of_one_preset_leaves_no_choice(client):
+    assert "preset" not in client.get("/").text
 
 
 def test_there_is_a_grey_photo_to_begin_with(client):
@@ -274,12 +291,13 @@ def test_a_page_without_a_sample_offers_none(model, monkeypatch):
 
 
 @pytest.mark.slow
-def test_dabs_in_a_real_browser(model, tmp_path):
+def test_dabs_in_a_real_browser(model, tmp_path, monkeypatch):
     """By mouse, by keyboard and by touch: dabs are put, coloured, moved, removed, undone; what they make is kept."""
     from tests.study import chromium
 
     if not (chromium.BROWSER and chromium.DRIVER):
         pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    monkeypatch.setattr(model, "presets", {"natural": Preset(), "faithful": Preset(0.9, saturation=0.5)})
     names = ("aunt Marie.png", "uncle Jo.png")
     for seed, name in enumerate(names):
         make_photo(20 + seed, 400, 300).save(tmp_path / name)
@@ -292,6 +310,7 @@ def test_dabs_in_a_real_browser(model, tmp_path):
         visitor.undo_and_remove()
         visitor.keep_all(names[0], model)
         visitor.see_the_other_photo()
+        visitor.choose_a_preset()
         visitor.reset()
         visitor.look_at_a_phone()
         assert driver.get_log("browser") == [], "no violation of the content security policy either"
@@ -411,6 +430,12 @@ class Visitor:
         self.wait_for_another(before)
         assert len(self.dabs()) == 1, "each photo keeps its own"
 
+    def choose_a_preset(self):
+        before = self.picture()
+        self.find("preset").send_keys("faithful")
+        self.wait_for_another(before)
+        assert self.find("temperature").get_attribute("value") == "0.9"
+
     def reset(self):
         from selenium.webdriver.common.keys import Keys
 
@@ -420,7 +445,8 @@ class Visitor:
         before = self.picture()
         self.find("reset").click()
         self.wait_for_another(before)
-        assert self.find("strength").get_attribute("value") == "1"
+        assert [self.find(name).get_attribute("value") for name in ("strength", "temperature")] == ["1", "0.38"]
+        assert self.find("preset").get_attribute("value") == "natural"
         assert self.dabs() == []
         self.find("undo").click()
         assert len(self.dabs()) == 1

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from koala.core import http
 from koala.core.errors import first_line
-from koala.inference.gallery.wishes import Slider, Wishes, read_dabs
+from koala.inference.gallery.wishes import Options, Wishes
 
 _LONGEST_UPLOAD_S = 120.0
 _MOST_FIELDS = 16
@@ -36,16 +36,13 @@ class PhotoForm:
     wishes: Wishes
 
 
-async def read_form(
-    request: Request, megabytes: int, sliders: Sequence[Slider], takes_dabs: bool, hold: Callable[[bytes], bytes]
-) -> PhotoForm:
+async def read_form(request: Request, megabytes: int, options: Options, hold: Callable[[bytes], bytes]) -> PhotoForm:
     """Read a form with a photo.
 
     Args:
         request: with it.
         megabytes: that it may have.
-        sliders: whose values it may give.
-        takes_dabs: whether it may give dabs; else they are passed over.
+        options: what it may ask for.
         hold: called with each piece as it comes, to make room for it.
 
     Raises:
@@ -65,21 +62,11 @@ async def read_form(
     await form.close()
     if not data:
         raise HTTPException(400, "there is no photo in the form; choose one")
-    return PhotoForm(Path(name).name or "photo", data, _wishes(form, sliders, takes_dabs))
-
-
-def _wishes(form: FormData, sliders: Sequence[Slider], takes_dabs: bool) -> Wishes:
     try:
-        values = {slider.name: slider.read(_text(form, slider.name, f"{slider.value}")) for slider in sliders}
-        return Wishes(values, read_dabs(_text(form, "dabs", "[]")) if takes_dabs else ())
+        wishes = options.read({name: value if isinstance(value, str) else "" for name, value in form.items()})
     except ValueError as error:
         raise HTTPException(400, str(error)) from None
-
-
-def _text(form: FormData, name: str, default: str) -> str:
-    """A field; "" where a file stands for it."""
-    value = form.get(name, default)
-    return value if isinstance(value, str) else ""
+    return PhotoForm(Path(name).name or "photo", data, wishes)
 
 
 async def _parsed(headers: Headers, body: AsyncGenerator[bytes, None]) -> FormData:

@@ -23,7 +23,7 @@ from koala.config.imaging import PictureLimits
 from koala.config.inference import ColorizeOptions
 from koala.imaging import ab_bins, color, openraster, photo_io
 from koala.inference import colorize
-from koala.inference.gallery.wishes import Slider, Wishes, draw_dabs
+from koala.inference.gallery.wishes import Options, Slider, Wishes, draw_dabs
 from koala.models.network import Colorizer
 
 CHECKED = PictureLimits(max_pixels=sys.maxsize)  # the server has its own limits, with sentences for the page
@@ -70,8 +70,14 @@ Raises `UserError` or `koala.imaging.errors.UnreadableImageError` where the phot
 """
 
 
-def sliders_for(model: Colorizer) -> tuple[Slider, ...]:
-    """The options that a model has, by the names of `ColorizeOptions`."""
+def options_for(model: Colorizer) -> Options:
+    """The options that a model has."""
+    presets = {name: preset.temperature for name, preset in model.presets.items()}
+    return Options(_sliders(model), presets, model.network.hints)
+
+
+def _sliders(model: Colorizer) -> tuple[Slider, ...]:
+    """By the names of `ColorizeOptions`."""
     stride, trained = model.network.stride, model.size
     words = "How strong the colours are: 0 is grey, 1 is as the network gives them, more is more vivid."
     saturation = Slider("saturation", "Saturation", words, 0, 2, 0.05, 1)
@@ -132,11 +138,9 @@ class Studio:
         options, (*others, dab) = _options(wishes), wishes.dabs
         view = colorize.look(pixels, options.size, self._model.network.stride)
         drawn = draw_dabs(others, height, width) if others else None
-        shares = self._shares(view.lightness, colorize.placed_hints(drawn, pixels, view, options))
+        shares = self._shares(view.lightness, colorize.placed_hints(drawn, pixels, view, options), options.preset)
         row, column = dab.place(*shares.shape[1:])
-        top, left = dab.place(height, width)
-        lab = color.rgb_to_lab(photo_io.convert_depth(pixels[top : top + 1, left : left + 1], np.uint8))
-        found = likely_colors(shares[:, row, column], float(lab[0, 0, 0]))
+        found = likely_colors(shares[:, row, column], _lightness_at(pixels, *dab.place(height, width)))
         return Made("-colours.json", json.dumps(found).encode())
 
     def _colored(self, pixels: NDArray[Any], wishes: Wishes) -> NDArray[Any]:
@@ -144,18 +148,25 @@ class Studio:
         return colorize.colorize(pixels, self._model, recolor=True, hints=dabs, **vars(_options(wishes)))
 
     @torch.inference_mode()
-    def _shares(self, lightness: Tensor, dabs: Tensor | None) -> NDArray[np.float32]:
+    def _shares(self, lightness: Tensor, dabs: Tensor | None, preset: str) -> NDArray[np.float32]:
         """How likely each bin is at each place, `(Q, h/4, w/4)`; no bin for a model that predicts ab itself."""
         if self._model.network.head != "bins":
             return np.empty((0, 1, 1), np.float32)
         device = colorize.device_of(self._model)
-        logits = self._model.network(lightness.to(device), None, dabs.to(device) if dabs is not None else None)
+        dabs = dabs.to(device) if dabs is not None else None
+        logits = self._model.output(lightness.to(device), None, dabs, self._model.find_preset(preset))
         return logits[0].float().softmax(dim=0).cpu().numpy()
 
 
 def _options(wishes: Wishes) -> ColorizeOptions:
     values: dict[str, Any] = {**wishes.values, "size": int(wishes.values["size"])}
-    return ColorizeOptions(**values)
+    return ColorizeOptions(preset=wishes.preset, **values)
+
+
+def _lightness_at(pixels: NDArray[Any], row: int, column: int) -> float:
+    """L* of a pixel."""
+    pixel = photo_io.convert_depth(pixels[row : row + 1, column : column + 1], np.uint8)
+    return float(color.rgb_to_lab(pixel)[0, 0, 0])
 
 
 def likely_colors(shares: NDArray[np.floating], lightness: float) -> list[tuple[str, float]]:

@@ -10,7 +10,7 @@ import base64
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -34,7 +34,7 @@ from koala.inference.colorize import device_for
 from koala.inference.gallery import painting
 from koala.inference.gallery.forms import PhotoForm, read_form
 from koala.inference.gallery.painting import Made, Maker
-from koala.inference.gallery.wishes import Slider
+from koala.inference.gallery.wishes import Options
 from koala.models.pretrained import load_model
 
 _PAGE = Path(__file__).parent / "page"
@@ -52,13 +52,13 @@ class Gallery:
 
     Args:
         settings: its limits.
-        sliders: the options on the page.
+        options: those on the page.
         makers: what can be made of a photo, by the address that makes it; called from one thread at a time. "colored"
-            is one of them; "hints" is one where dabs of colour are taken.
+            is one of them.
     """
 
-    def __init__(self, settings: GallerySettings, sliders: Sequence[Slider], makers: Mapping[str, Maker]) -> None:
-        self._settings, self._sliders, self._makers = settings, sliders, makers
+    def __init__(self, settings: GallerySettings, options: Options, makers: Mapping[str, Maker]) -> None:
+        self._settings, self._options, self._makers = settings, options, makers
         self._static = http.PageAssets(_PAGE)
         self._template = http.template_environment(_PAGE).get_template("gallery.html")
         self._sample = painting.sample()
@@ -120,7 +120,7 @@ class Gallery:
     def _page(self, status: int = 200, message: str = "", picture: Mapping[str, str] | None = None) -> Response:
         text = self._template.render(
             accept=",".join(dict.fromkeys(_FORMATS.values())),
-            sliders=self._sliders,
+            options=self._options,
             makers=self._makers,
             sample=self._sample,
             credit=painting.SAMPLE_CREDIT,
@@ -147,7 +147,7 @@ class Gallery:
         if self._line >= _LONGEST_LINE:
             raise self._full()
         with self._room() as hold:
-            form = await read_form(request, self._settings.megabytes, self._sliders, "hints" in self._makers, hold)
+            form = await read_form(request, self._settings.megabytes, self._options, hold)
             with self._in_line():
                 async with self._turn:
                     if await request.is_disconnected():  # who moves a slider on does not wait for what was before
@@ -226,9 +226,9 @@ def _data_url(made: Made) -> str:
     return f"data:{made.media_type};base64,{base64.b64encode(made.data).decode()}"
 
 
-def create_app(settings: GallerySettings, sliders: Sequence[Slider], makers: Mapping[str, Maker]) -> ASGIApp:
+def create_app(settings: GallerySettings, options: Options, makers: Mapping[str, Maker]) -> ASGIApp:
     """The web application; see `Gallery`."""
-    gallery = Gallery(settings, sliders, makers)
+    gallery = Gallery(settings, options, makers)
     handlers = {HTTPException: gallery.refused, Exception: gallery.refused}
     app = Starlette(routes=gallery.routes(), exception_handlers=handlers)
     app.router.redirect_slashes = False
@@ -269,7 +269,7 @@ def gallery_command(settings: GallerySettings) -> int:
     """
     with http_server.open_listener(settings.host, settings.port) as listener:
         model = load_model(settings.model, settings.extractor.weights).to(device_for(settings.device))
-        app = create_app(settings, painting.sliders_for(model), painting.makers_for(model))
+        app = create_app(settings, painting.options_for(model), painting.makers_for(model))
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # not a line for each form that is none
         _greet(listener)
         http_server.make_server(app, _MOST_CONNECTIONS, proxy_headers=False).run(sockets=[listener])

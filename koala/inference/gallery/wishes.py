@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +77,39 @@ class Wishes:
     Attributes:
         values: of the sliders, by their names.
         dabs: of colour; later ones lie over earlier ones.
+        preset: name of one of the model's; "" for the one that it takes by itself.
     """
 
     values: Mapping[str, float]
     dabs: tuple[Dab, ...] = ()
+    preset: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person can ask for on the page.
+
+    Attributes:
+        sliders: numbers.
+        presets: temperatures of the model's presets, by name.
+        takes_dabs: whether there may be dabs of colour; else they are passed over.
+    """
+
+    sliders: tuple[Slider, ...]
+    presets: Mapping[str, float] = field(default_factory=dict)
+    takes_dabs: bool = False
+
+    def read(self, fields: Mapping[str, str]) -> Wishes:
+        """What a form asks for; what it says nothing of is as at first.
+
+        Raises:
+            ValueError: it asks for what there is not.
+        """
+        values = {slider.name: slider.read(fields.get(slider.name, str(slider.value))) for slider in self.sliders}
+        preset = fields.get("preset", "")
+        if preset and preset not in self.presets:
+            raise ValueError("there is no such preset; choose one that is on the page")
+        return Wishes(values, read_dabs(fields.get("dabs", "[]")) if self.takes_dabs else (), preset)
 
 
 def read_dabs(text: str) -> tuple[Dab, ...]:

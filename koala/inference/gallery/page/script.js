@@ -17,6 +17,7 @@
   const [board, hints, palette, suggestions, picker, remove, add, undo] =
     ["dabs", "hints", "palette", "suggestions", "picker", "remove", "add", "undo"]
       .map((id) => document.getElementById(id)); // none of them where the model takes no hints
+  const { preset, temperature } = form.elements; // where the model has them
   const sliders = [...form.querySelectorAll(".slider input")];
 
   const photos = []; // each: file, button, dabs, past (dabs before), small (a file), url (of it), picture (an address)
@@ -77,7 +78,7 @@
     }
   }
 
-  const wishes = (one) => JSON.stringify([one.dabs, sliders.map((slider) => slider.value)]);
+  const wishes = (one) => JSON.stringify([one.dabs, preset?.value, sliders.map((slider) => slider.value)]);
 
   /** Bring the picture up to date with the dabs and sliders. */
   function paint() {
@@ -143,6 +144,7 @@
     change = suggested = complaint = "";
     for (const each of photos) each.button.setAttribute("aria-pressed", each === one);
     for (const part of document.querySelectorAll(".result")) part.remove();
+    report();
     show();
     paint();
   }
@@ -327,11 +329,13 @@
 
   function showValues() { for (const slider of sliders) slider.parentElement.querySelector("output").value = slider.value; }
 
-  form.querySelector("fieldset").addEventListener("input", () => {
+  form.querySelector("fieldset").addEventListener("input", (event) => {
+    if (event.target === preset && temperature) temperature.value = preset.selectedOptions[0].dataset.temperature;
     showValues();
     if (photo) paintSoon();
   });
   reset.addEventListener("click", () => {
+    if (preset) preset.selectedIndex = 0;
     for (const slider of sliders) slider.value = slider.defaultValue;
     showValues();
     chosen = -1;
