@@ -77,18 +77,16 @@ def render(
 
 
 def _scores(report: Mapping[str, Any]) -> list[str]:
-    head = ["", "value", *BASELINES, "nearer than grey", ""]
     rows = [
         [
             f"<b>{name}</b> {ARROWS[MEANINGS[name].better]}",
             f"{value:.4g} {interval_text(report['intervals'].get(name))}",
-            *baselines.cells(report, name),
             html.escape(MEANINGS[name].text),
         ]
         for name, value in report["scores"].items()
     ]
-    parts = ["<h2>Scores</h2>", *verdict_text(report.get("verdict"))]
-    parts += [html.table(head, rows, numbers=range(1, len(head) - 1)), *_about_baselines(report)]
+    parts = ["<h2>Scores</h2>", *verdict_text(report.get("verdict")), *_beside_baselines(report)]
+    parts.append(html.table([], rows, numbers=[1], folding=True))
     if report.get("recognition"):
         parts.append(f"<p><b>Recognition</b>: {html.escape(recognition.sentence(report['recognition']))}.</p>")
     parts += [f"<p><b>Warning</b>: {html.escape(warning)}</p>" for warning in report["warnings"]]
@@ -117,14 +115,22 @@ def capitalized(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}"
 
 
-def _about_baselines(report: Mapping[str, Any]) -> list[str]:
-    if "constant" not in report:
+def _beside_baselines(report: Mapping[str, Any]) -> list[str]:
+    """The scores that the baselines have as well."""
+    cells = {name: baselines.cells(report, name) for name in report["scores"]}
+    rows = [
+        [f"<b>{name}</b> {ARROWS[MEANINGS[name].better]}", f"{report['scores'][name]:.4g}", *beside]
+        for name, beside in cells.items()
+        if any(beside)
+    ]
+    if not rows:
         return []
     a, b = report["constant"]["ab"]
     return [
+        html.table(["", "value", *BASELINES, "nearer than grey"], rows, numbers=range(1, len(rows[0]))),
         f'<p class="soft">Grey: no colours. Constant: one colour everywhere, a* {a:.1f} and b* {b:.1f}, the mean of '
         f"{html.escape(report['constant']['of'])}. Own mean: each picture's own mean colour, which no colouriser can "
-        "know. Nearer than grey: share of the pictures that are nearer to their photos than without colours.</p>"
+        "know. Nearer than grey: share of the pictures that are nearer to their photos than without colours.</p>",
     ]
 
 
