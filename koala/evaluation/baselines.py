@@ -4,9 +4,9 @@
     constant   one colour everywhere: the mean colour of the training pictures
     own mean   each picture's own mean colour: more than one colour a picture can do, and no colouriser can know it
 
-The constant colour is that of the training's shards, where their prior is at hand (koala shards prior); else of the
-training samples beside those that are judged; else of the very pictures that are judged, which favours it a little.
---training-shards names others.
+The constant colour is that of the training's shards, where their prior is at hand (koala shards prior), or what the
+network keeps of it; else of the training samples beside those that are judged; else of the very pictures that are
+judged, which favours it a little. --training-shards names others.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -39,16 +39,18 @@ class MeanColor:
 
     Attributes:
         ab: on the network's scale.
-        shards: the folder of the training samples that it is the mean of.
+        shards: the folder of the training samples that it is the mean of; empty where a network keeps it.
     """
 
     ab: tuple[float, float]
-    shards: str
+    shards: str = ""
 
     @property
     def origin(self) -> str:
         """Of which pictures it is, in words."""
-        return f"the training samples of {self.shards}"
+        return (
+            f"the training samples of {self.shards}" if self.shards else "the samples that the network was trained on"
+        )
 
 
 def training_color(asked: Path | None, others: Iterable[Path]) -> MeanColor | None:
@@ -70,8 +72,13 @@ def training_color(asked: Path | None, others: Iterable[Path]) -> MeanColor | No
 
 
 def _mean_color(folder: Path) -> MeanColor:
-    a, b = color.from_units(color_prior.read_prior(folder) @ ab_bins.centers()).tolist()
-    return MeanColor((a, b), str(folder))
+    return color_of_prior(color_prior.read_prior(folder), str(folder))
+
+
+def color_of_prior(prior: Tensor, shards: str = "") -> MeanColor:
+    """The mean colour of a prior, `(Q,)`, and the folder of samples that it is of."""
+    a, b = color.from_units(prior.cpu() @ ab_bins.centers()).tolist()
+    return MeanColor((a, b), shards)
 
 
 # ---------------------------------------------------------------- of a batch

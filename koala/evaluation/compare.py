@@ -10,8 +10,9 @@ What is written to OUT:
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,12 @@ def _named(words: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def _training_shards(report: Mapping[str, Any]) -> Path | None:
+    """The folder whose mean colour the constant is, where it is known."""
+    folder = (report.get("constant_known") or {}).get("shards")
+    return Path(folder) if folder else None
+
+
 def _judging(
     settings: CompareSettings, columns: Sequence[EvaluationResult], name: str, folder: Path
 ) -> EvaluateSettings:
@@ -111,7 +118,7 @@ def _judging(
         limit=settings.limit,
         filter=report.get("filter", ""),
         classifier=classifier,
-        training_shards=Path(known["shards"]) if (known := report.get("constant_known")) else None,
+        training_shards=_training_shards(report),
         features="protocol" if judged_by_networks else "none",
         inception=settings.inception,
         lpips=settings.lpips,

@@ -111,7 +111,7 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         pictures = NetworkPictures(found, model, settings.saturation, rules.assembly, accelerator.autocast)
         title, out = "koala", settings.model / "evaluation"
     judges = build_judges(settings, rules, images, accelerator.device)
-    constant = baselines.training_color(settings.training_shards, _training_shards(settings, found))
+    constant = _constant(settings, found, None if found is None else model)
     return Components(rules, images, pictures, cache, judges, constant, title, settings.out or out)
 
 
@@ -123,9 +123,15 @@ def _of_folder(settings: EvaluateSettings, rules: EvaluationProtocol, images: Im
     return FolderPictures(settings.model, images.shards, images.data, device, assembly, settings.saturation)
 
 
-def _training_shards(settings: EvaluateSettings, found: Checkpoint | None) -> list[Path]:
-    """Where the colours of the training pictures may be known: the network's shards, or else those that judge it."""
-    return [*([found.settings.data.shards] if found is not None else []), settings.shards]
+def _constant(
+    settings: EvaluateSettings, found: Checkpoint | None, model: PretrainedColorizer | None
+) -> baselines.MeanColor | None:
+    """The mean colour of the training: by its shards, by what the network keeps, or by the shards that judge it."""
+    own = [found.settings.data.shards] if found is not None else []
+    known = baselines.training_color(settings.training_shards, own)
+    if known is None and model is not None and model.network.prior is not None:
+        known = baselines.color_of_prior(model.network.prior)
+    return known or baselines.training_color(None, [settings.shards])
 
 
 def find_checkpoint(model: Path) -> Checkpoint | None:
