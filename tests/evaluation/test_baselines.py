@@ -127,6 +127,7 @@ def test_the_constant_is_that_of_the_training_shards_where_their_prior_is_known(
     expected = ab_bins.centers()[[0, 10]].mean(dim=0)
     assert np.array(found.ab) * 127 == pytest.approx(expected.numpy())
     assert found.origin == f"the training samples of {tmp_path}"
+    assert baselines.color_of_prior(prior(tmp_path)).ab == found.ab  # as a network keeps it
     assert baselines.training_color(None, [tmp_path / "elsewhere"]) is None
     assert baselines.training_color(tmp_path, []) == found
     with pytest.raises(UserError):
