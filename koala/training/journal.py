@@ -57,8 +57,7 @@ class Journal:
             return
         if self._run is not None:
             line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "images_seen": self._clock()}
-            with (self._run / FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**line, "event": event, "message": message, **(facts or {})}) + "\n")
+            _append(self._run / FILE, {**line, "event": event, "message": message, **(facts or {})})
         if self._command and event != "start":
             thread = Thread(target=_tell, args=(self._command, event, str(self._run or ""), message))
             thread.start()
@@ -68,6 +67,15 @@ class Journal:
         """Wait for commands that are still told."""
         for thread in self._telling:
             thread.join()
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    """Write a line at a file's end; a full disk is no reason to stop, or to hide what is to be written down."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        warn(f"{path} cannot be written ({error.strerror})")
 
 
 @contextmanager

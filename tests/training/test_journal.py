@@ -81,3 +81,16 @@ def test_others_than_the_first_process_keep_still(tmp_path):
     journal.note("end", "complete")
     journal.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_journal_that_cannot_be_written_hides_no_failure(settings, told, monkeypatch, capsys):
+    def fail(*_):
+        (settings.run / "journal.jsonl").unlink()
+        (settings.run / "journal.jsonl").mkdir()
+        raise RuntimeError("a kernel")
+
+    monkeypatch.setattr(trainer, "train_step", fail)
+    with pytest.raises(RuntimeError, match="a kernel"):
+        trainer.train(settings)
+    assert "journal.jsonl cannot be written (Is a directory)" in capsys.readouterr().err
+    assert told()[0][0] == "failure"
