@@ -24,9 +24,9 @@ README = (
     *((SKIMAGE, "coffee.png"), (SKLEARN, "flower.jpg"), (MVTB, "road.png")),
 )
 SHEETS = {
-    "good": ((MVTB, "eiffel-1.png"), (MVTB, "eiffel-2.png"), (SKIMAGE, "chelsea.png"), (MVTB, "rocks2-l.png")),
-    "pale": ((MVTB, "flowers5.png"), (SKIMAGE, "coffee.png"), (SKIMAGE, "astronaut.png"), (MVTB, "parks.png")),
-    "wrong": ((MVTB, "road.png"), (SKLEARN, "flower.jpg"), (MVTB, "walls-l.png"), (MVTB, "tomato_35.png")),
+    "good": ((MVTB, "eiffel-1.png"), (SKIMAGE, "chelsea.png"), (SKLEARN, "china.jpg"), (MVTB, "road.png")),
+    "pale": ((SKIMAGE, "coffee.png"), (SKIMAGE, "astronaut.png"), (MVTB, "walls-l.png"), (MVTB, "parks.png")),
+    "wrong": ((MVTB, "rocks2-l.png"), (SKLEARN, "flower.jpg"), (MVTB, "tomato_35.png"), (MVTB, "flowers5.png")),
 }
 
 

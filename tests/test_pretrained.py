@@ -10,7 +10,6 @@ from skimage.color import rgb2gray, rgb2lab
 
 import koala
 from koala.cli import main
-from koala.core.errors import UserError
 from koala.models import checkpoint, extractor, pretrained
 from tests.photographs import jpeg, make_photo
 
@@ -21,10 +20,11 @@ def model():
 
 
 def test_it_is_small_and_says_what_it_is():
-    assert sum(path.stat().st_size for path in pretrained.PRETRAINED.iterdir()) < 15e6
+    assert sum(path.stat().st_size for path in pretrained.PRETRAINED.iterdir()) < 25e6
     found = checkpoint.find_checkpoint(pretrained.PRETRAINED)
-    assert found.settings.extractor.name == "tf_efficientnet_lite0"
+    assert (found.settings.network.name, found.settings.extractor.name) == ("pyramid", "tf_efficientnet_lite0")
     assert found.settings.data.lightness == "grey"
+    assert list(found.presets) == ["natural", "faithful"]
     card = (pretrained.PRETRAINED / "README.md").read_text()
     assert f"{found.images_seen:,}" in card, "the card speaks of these weights"
 
@@ -55,7 +55,25 @@ def test_it_colors_offline(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_absent_weights_of_the_extractor_are_one_sentence(monkeypatch):
+def test_it_needs_no_other_weights(monkeypatch):
+    """They lie within it."""
     monkeypatch.setattr(extractor.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="weights are not installed; pip install"):
-        koala.load_model()
+    assert koala.load_model().network.hints
+
+
+def test_the_faithful_preset_is_paler(model):
+    photo = (rgb2gray(data.chelsea()) * 255).round().astype(np.uint8)
+    vivid, pale = (rgb2lab(koala.colorize(photo, model, preset=name))[..., 1:] for name in ("natural", "faithful"))
+    assert np.hypot(*np.moveaxis(pale, -1, 0)).mean() < np.hypot(*np.moveaxis(vivid, -1, 0)).mean()
+
+
+def test_it_follows_hints(model):
+    """A dab of green at the left, one of orange at the right: each side goes the way of its dab."""
+    photo = (rgb2gray(data.chelsea()) * 255).round().astype(np.uint8)
+    dabs = np.zeros((*photo.shape, 4), np.uint8)
+    dabs[140:156, 60:76], dabs[140:156, 380:396] = (60, 160, 60, 255), (200, 110, 40, 255)
+    red_green = rgb2lab(koala.colorize(photo, model, hints=dabs))[..., 1]
+    assert red_green[140:156, 60:76].mean() < -5
+    assert red_green[140:156, 380:396].mean() > 5
+    left, right = np.hsplit(red_green[:, :450], 2)
+    assert left.mean() + 5 < right.mean()

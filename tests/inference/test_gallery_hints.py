@@ -112,11 +112,16 @@ def test_later_dabs_lie_over_earlier_ones():
 # ---------------------------------------------------------------- what is made of a photo
 
 
+def near(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two pictures are the same to a level: threads may add in another order."""
+    return bool(np.abs(first.astype(int) - second).max() <= 1)
+
+
 def test_the_picture_follows_the_dabs_as_colorize_does(client, model):
     photo = make_photo(1, 96, 64)
     made = pixels(send(client, "/colored", encoded(photo, "PNG"), DABS).content)
     hints = draw_dabs(read_dabs(json.dumps(DABS)), 64, 96)
-    assert np.array_equal(made, colorize.colorize(np.asarray(photo), model, hints=hints))
+    assert near(made, colorize.colorize(np.asarray(photo), model, hints=hints))
     assert not np.array_equal(made, pixels(send(client, "/colored", encoded(photo, "PNG")).content))
 
 
@@ -126,7 +131,7 @@ def test_the_hints_to_keep_give_the_same_picture(client, model, tmp_path):
     hints = send(client, "/hints", encoded(photo, "PNG"), DABS)
     assert suffix_of(hints) == "aunt%20Marie-hints.png"
     (tmp_path / "dabs.png").write_bytes(hints.content)
-    assert np.array_equal(made, colorize.colorize(np.asarray(photo), model, hints=tmp_path / "dabs.png"))
+    assert near(made, colorize.colorize(np.asarray(photo), model, hints=tmp_path / "dabs.png"))
 
 
 def test_the_layers_to_keep_give_the_same_picture(client, model, tmp_path):
@@ -138,7 +143,7 @@ def test_the_layers_to_keep_give_the_same_picture(client, model, tmp_path):
     made = pixels(send(client, "/colored", encoded(photo, "PNG"), DABS).content)
     assert np.array_equal(openraster.read_layer(path, "colours")[..., :3], made)
     assert np.array_equal(openraster.read_layer(path, "hints"), draw_dabs(read_dabs(json.dumps(DABS)), 64, 96))
-    assert np.array_equal(colorize.colorize(np.asarray(photo), model, hints=path), made)
+    assert near(colorize.colorize(np.asarray(photo), model, hints=path), made)
 
 
 def test_a_photo_is_made_small_as_it_is(client):
