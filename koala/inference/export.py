@@ -212,8 +212,8 @@ def _verdict(path: Path, difference: float) -> str:
 
 
 def _licences(model: Colorizer) -> str:
-    """What is known of licences."""
-    built: Any = model.extractor
+    """What is known of licences; a pyramid holds its extractor itself."""
+    built: Any = model.extractor or getattr(model.network, "extractor", None)
     if built is None:
         return "koala: MIT"
     return f"koala: MIT; the extractor's weights: {built.model.pretrained_cfg.get('license') or 'unknown'}"
