@@ -19,7 +19,6 @@ References:
 
 import xml.etree.ElementTree as ET
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
@@ -41,6 +40,7 @@ _LUMA = np.array([0.3, 0.59, 0.11], np.float32)  # W3C's Lum, of gamma-encoded s
 _THUMBNAIL = (256, 256)  # the largest that OpenRaster allows
 _EFFORT = 3  # of zlib's 0 to 9: photos take 7 % more than at its usual 6, in less than half the time
 _NO_ROOM = 1e-6  # of black downwards, of white upwards: a number to divide by
+_STACK_BYTES = 1 << 22  # of a stack.xml, which has some hundred for each layer
 _STRIP = 1 << 18  # pixels at a time, for large photos' sake
 
 Picture = NDArray[np.uint8]
@@ -96,12 +96,13 @@ def write_layer(path: Path, photo: Picture, color: Picture) -> None:
         _save(layer, file)
 
 
-def read_layer(path: Path, name: str) -> Picture:
+def read_layer(path: Path, name: str, limits: PictureLimits | None = None) -> Picture:
     """A layer of an OpenRaster file, at its place in the whole picture.
 
     Args:
         path: the file.
         name: of the layer, in any case.
+        limits: to what the layer and the picture may ask for.
 
     Returns:
         `(H, W, 4)` uint8 sRGB with alpha, of the whole picture's size.
@@ -111,26 +112,43 @@ def read_layer(path: Path, name: str) -> Picture:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            image = ET.fromstring(archive.read("stack.xml"))
-            found = next((layer for layer in image.iter("layer") if layer.get("name", "").lower() == name), None)
-            if found is None:
-                raise UserError(f'{path} has no layer named "{name}"; name the layer so that holds the dabs of colour')
-            check_bytes(archive.getinfo(found.attrib["src"]).file_size, PictureLimits())
-            layer = photo_io.decode_photo(archive.read(found.attrib["src"]))
-            width, height, left, top = (int(place) for place in (image.attrib["w"], image.attrib["h"], *_corner(found)))
-            check_pixels(width, height, PictureLimits())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (zipfile.BadZipFile, ET.ParseError, KeyError, ValueError, NotImplementedError, zlib.error) as error:
-        raise UserError(f"{path} is no OpenRaster file that can be read ({first_line(error)}); save it again") from None
+            return _placed_layer(archive, name, limits or PictureLimits())
+    except _NoLayerError:
+        raise UserError(
+            f'{path} has no layer named "{name}"; name the layer so that holds the dabs of colour'
+        ) from None
     except UnreadableImageError as error:
         raise UserError(f'{path}: the layer "{name}" cannot be read: {error}') from None
+    except Exception as error:  # archives, XML and numbers each fail in their own way
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} is no OpenRaster file that can be read ({first_line(error)}); save it again") from None
+
+
+class _NoLayerError(Exception):
+    """No layer has the name that is sought."""
+
+
+def _placed_layer(archive: zipfile.ZipFile, name: str, limits: PictureLimits) -> Picture:
+    image = ET.fromstring(_read(archive, "stack.xml", PictureLimits(max_bytes=_STACK_BYTES)))
+    named = (layer for layer in image.iter("layer") if layer.get("name", "").lower() == name)
+    if (found := next(named, None)) is None:
+        raise _NoLayerError
+    layer = photo_io.decode_photo(_read(archive, found.attrib["src"], limits), limits)
+    width, height, left, top = (int(place) for place in (image.attrib["w"], image.attrib["h"], *_corner(found)))
+    check_pixels(width, height, limits)
     pixels, alpha = layer.pixels, layer.alpha
     if alpha is None:
         alpha = np.full(pixels.shape[:2], np.iinfo(pixels.dtype).max, pixels.dtype)
     whole = Image.new("RGBA", (width, height))
     whole.paste(Image.fromarray(convert_depth(np.dstack([pixels, alpha]), np.uint8)), (left, top))
     return np.array(whole)
+
+
+def _read(archive: zipfile.ZipFile, member: str, limits: PictureLimits) -> bytes:
+    """A member's bytes, of no more than it may have; the archive gives no more than it says."""
+    check_bytes(archive.getinfo(member).file_size, limits)
+    return archive.read(member)
 
 
 def _corner(layer: ET.Element) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from koala.config.fields import Device
+from koala.config.imaging import PictureLimits
 from koala.config.inference import ColorizeOptions
 from koala.config.load import validate
 from koala.core.errors import UserError
@@ -126,7 +127,7 @@ def colorize(
     Raises:
         UserError: a photo or its hints cannot be read or have another shape, there is no such model, an option is out
             of range, or the model takes no hints.
-        TypeError: it is no photo, or no model.
+        TypeError: it is no photo, or no model, or the hints are none.
     """
     given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
     options = validate(ColorizeOptions, {**given, "preset": preset}, "colorize")
@@ -182,7 +183,13 @@ def check_hints(model: Colorizer, hints: object) -> None:
         raise UserError("this model was not trained to take hints; leave them out, or choose another model")
 
 
-def placed_hints(hints: HintsInput | None, pixels: NDArray[Any], view: View, options: ColorizeOptions) -> Tensor | None:
+def placed_hints(
+    hints: HintsInput | None,
+    pixels: NDArray[Any],
+    view: View,
+    options: ColorizeOptions,
+    limits: PictureLimits | None = None,
+) -> Tensor | None:
     """A photo's hints as the network takes them, `(1, 3, h, w)`; none where there are none.
 
     Raises:
@@ -191,7 +198,7 @@ def placed_hints(hints: HintsInput | None, pixels: NDArray[Any], view: View, opt
     if hints is None:
         return None
     height, width = view.lightness.shape[-2:]
-    return place_hints(read_hints(hints, pixels.shape), height, width, options.saturation)
+    return place_hints(read_hints(hints, pixels.shape, limits), height, width, options.saturation)
 
 
 def look(pixels: NDArray[Any], short_side: int, stride: int = STRIDE) -> View:

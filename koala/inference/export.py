@@ -212,7 +212,7 @@ def _verdict(path: Path, difference: float) -> str:
 
 
 def _licences(model: Colorizer) -> str:
-    """What is known of licences."""
+    """What is known of licences; a pyramid holds its extractor itself."""
     built: Any = model.extractor or getattr(model.network, "extractor", None)
     if built is None:
         return "koala: MIT"

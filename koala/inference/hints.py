@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from koala.config.imaging import PictureLimits
 from koala.core.errors import UserError
 from koala.imaging import color, openraster, photo_io
 from koala.imaging.samples import convert_depth
@@ -19,35 +20,39 @@ HintsInput = str | Path | Image.Image | NDArray[np.uint8]
 """Dabs of colour: a picture with transparency, an OpenRaster file with a layer `hints`, or an array `(H, W, 4)`."""
 
 
-def read_hints(hints: HintsInput, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def read_hints(hints: HintsInput, shape: tuple[int, ...], limits: PictureLimits | None = None) -> NDArray[np.uint8]:
     """The dabs as `(H, W, 4)` sRGB with alpha.
 
     Args:
         hints: see `HintsInput`.
         shape: of the photo, `(H, W, ...)`.
+        limits: to what a file may ask for.
 
     Raises:
         UserError: they cannot be read, have no transparency, or are not of the photo's size.
+        TypeError: they are none.
     """
     name = str(hints) if isinstance(hints, str | Path) else "the picture of hints"
-    dabs = _read(hints, name)
-    if dabs.ndim != 3 or dabs.shape[2] != 4 or dabs.dtype != np.uint8:
-        raise UserError(f"{name} has no transparency; paint the hints on a transparent picture of the photo's size")
+    dabs = _read(hints, name, limits)
     if dabs.shape[:2] != shape[:2]:
         (height, width), (rows, columns) = dabs.shape[:2], shape[:2]
         raise UserError(f"{name} has {width} x {height} pixels and the photo {columns} x {rows}; make them the same")
     return dabs
 
 
-def _read(hints: HintsInput, name: str) -> NDArray[np.uint8]:
+def _read(hints: HintsInput, name: str, limits: PictureLimits | None) -> NDArray[np.uint8]:
     if isinstance(hints, np.ndarray):
+        if hints.ndim != 3 or hints.shape[2] != 4 or hints.dtype != np.uint8:
+            raise UserError(f"an array of hints is (H, W, 4) of uint8; got {hints.shape} of {hints.dtype}")
         return hints
     if isinstance(hints, str | Path):
         if Path(hints).suffix.lower() == ".ora":
-            return openraster.read_layer(Path(hints), openraster.HINTS)
-        photo = photo_io.read_photo(Path(hints))
-    else:
+            return openraster.read_layer(Path(hints), openraster.HINTS, limits)
+        photo = photo_io.read_photo(Path(hints), limits)
+    elif isinstance(hints, Image.Image):
         photo = photo_io.from_image(hints)
+    else:
+        raise TypeError(f"hints are a path, a PIL image or an array (H, W, 4); got {type(hints).__name__}")
     if photo.alpha is None:
         raise UserError(f"{name} has no transparency; paint the hints on a transparent picture of the photo's size")
     return convert_depth(np.dstack([photo.pixels, photo.alpha]), np.uint8)

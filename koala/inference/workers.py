@@ -42,10 +42,11 @@ def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[
     """Colour photos side by side; those that cannot be read are named.
 
     Raises:
-        UserError: there is no such model, or its extractor's weights are not to be had.
+        UserError: there is no such model or preset, its extractor's weights are not to be had, or it takes no hints.
     """
     model = load_model(settings.model, settings.extractor.weights).to(colorize.device_for(settings.device))
     colorize.check_hints(model, settings.hints)
+    model.find_preset(settings.options.preset)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(settings.jobs or cores, len(todo))
     counts: Counter[Outcome] = Counter()
@@ -126,7 +127,8 @@ class _Worker:
                     raise _InColorError
                 yield photo.pixels, photo
                 continue
-            hints = colorize.placed_hints(self._settings.hints, photo.pixels, view, self._settings.options)
+            wanted = self._settings
+            hints = colorize.placed_hints(wanted.hints, photo.pixels, view, wanted.options, wanted.limits)
             ab = self._predict(view.lightness) if hints is None else self._predict(view.lightness, hints=hints)
             over = None if job.layers else photo.pixels
             colored = colorize.paint(photo.pixels, view, ab, self._settings.options, out=over)

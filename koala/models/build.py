@@ -37,7 +37,8 @@ def build_network(settings: TrainSettings, embedding_size: int = 0, *, pretraine
         )
     if settings.data.size % PyramidNetwork.stride:
         raise UserError(f"a pyramid needs --data.size to be a multiple of {PyramidNetwork.stride}")
-    maps = build_feature_maps(extractor if pretrained else replace(extractor, weights="random"), settings.seed)
+    extractor = extractor if pretrained else replace(extractor, weights="random")
+    maps = build_feature_maps(extractor, settings.seed, size=settings.data.size)
     return PyramidNetwork(maps, head, tuned=network.extractor_rate > 0, hints=network.hints)
 
 

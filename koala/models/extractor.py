@@ -190,16 +190,20 @@ def build_extractor(settings: Settings, seed: int = 0, flag: str = "--extractor.
     return Extractor(model, settings.batch_statistics)
 
 
-def build_feature_maps(settings: Settings, seed: int = 0, flag: str = "--extractor.weights") -> FeatureMaps:
+def build_feature_maps(
+    settings: Settings, seed: int = 0, flag: str = "--extractor.weights", size: int = 4 * max(STRIDES)
+) -> FeatureMaps:
     """Make the model that the settings name, for its feature maps.
 
     Args:
         settings: which model, and its weights.
         seed: of random weights.
         flag: that names a file of weights, for errors.
+        size: height of pictures that it is to take, of any width.
 
     Raises:
-        UserError: timm has no such model, or no maps of it at these strides, or its weights are not to be had.
+        UserError: timm has no such model, or no maps of it at these strides or of such pictures, or its weights are not
+            to be had.
     """
     import timm
 
@@ -213,8 +217,23 @@ def build_feature_maps(settings: Settings, seed: int = 0, flag: str = "--extract
             f"{settings.name} has feature maps at strides {', '.join(map(str, strides))}, and a pyramid needs 4, 8, 16 "
             "and 32; choose another --extractor.name"
         )
+    if not _takes(config, size, size + max(STRIDES)):
+        raise UserError(
+            f"{settings.name} does not take pictures of {size} x {size + max(STRIDES)} pixels, as a pyramid's "
+            "extractor must; choose another --extractor.name, or a larger --data.size"
+        )
     places = tuple(config.feature_info.out_indices[strides.index(stride)] for stride in STRIDES)
     return FeatureMaps(_build(settings, seed, flag, features_only=True, out_indices=places))
+
+
+@torch.no_grad()
+def _takes(model: nn.Module, height: int, width: int) -> bool:
+    """Whether a model takes pictures of a size; shapes alone are computed, and the model is of no more use."""
+    try:
+        model.eval().to("meta")(torch.empty(1, 3, height, width, device="meta"))
+    except Exception:  # every model fails in its own way
+        return False
+    return True
 
 
 def bytes_to_download(settings: Settings, flag: str = "--extractor.weights") -> int | None:

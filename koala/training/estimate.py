@@ -50,9 +50,9 @@ def activation_bytes(network: ColorNetwork, size: int) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in kept.values()) // _IMAGES
 
 
-def layer_shapes(network: ColorNetwork, size: int) -> Mapping[str, tuple[int, ...]]:
-    """Output shape of each part of the network, without the batch."""
-    network, found = _shadow(network), dict[str, tuple[int, ...]]()
+def layer_shapes(network: ColorNetwork, size: int) -> Mapping[str, str]:
+    """Output shape of each part of the network, without the batch; several of one that gives several."""
+    network, found = _shadow(network), dict[str, str]()
     with _watching(network, found), torch.no_grad():
         network(_lightness(size), _embedding(network))
     return found
@@ -72,14 +72,17 @@ def training_facts(
     """
     size = settings.data.size
     flops = flops_per_image(network, extractor, size)
-    trained = sum(weight.numel() for weight in network.parameters())
-    frozen = list(extractor.parameters()) if extractor is not None else []
+    trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    inside = [weight for weight in network.parameters() if not weight.requires_grad]  # a pyramid's extractor
+    frozen = [*inside, *(extractor.parameters() if extractor is not None else [])]
+    averaged = inside if settings.ema else []  # a moving average is a whole copy
     # weights, their gradients, two moments of Adam, and the moving average
-    state = trained * 4 * (5 if settings.ema else 4) + sum(weight.numel() * weight.element_size() for weight in frozen)
+    state = trained * 4 * (5 if settings.ema else 4)
+    state += sum(weight.numel() * weight.element_size() for weight in [*frozen, *averaged])
     activations = activation_bytes(network, size) * piece // (1 if settings.mixed_precision == "no" else 2)
     return {
         "input": f"lightness (1, {size}, {size}), embedding ({network.embedding_size})",
-        **{part: str(shape) for part, shape in layer_shapes(network, size).items()},
+        **layer_shapes(network, size),
         "parameters": f"{trained:,} trained, {sum(weight.numel() for weight in frozen):,} frozen",
         "arithmetic": f"{flops / 1e9:.1f} GFLOP an image, {flops * total:.3g} FLOP in all",
         **({"without": "what the perceptual term takes"} if settings.objective.perceptual else {}),
@@ -89,14 +92,28 @@ def training_facts(
 
 
 @contextmanager
-def _watching(network: nn.Module, found: dict[str, tuple[int, ...]]) -> Iterator[None]:
+def _watching(network: nn.Module, found: dict[str, str]) -> Iterator[None]:
     handles = [
-        part.register_forward_hook(lambda _, __, output, name=name: found.update({name: tuple(output.shape[1:])}))
-        for name, part in network.named_children()
+        part.register_forward_hook(lambda _, __, output, name=name: found.update({name: _shapes(output)}))
+        for name, part in _parts(network)
     ]
     yield
     for handle in handles:
         handle.remove()
+
+
+def _parts(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A network's parts by their names; those of a list one by one."""
+    for name, part in network.named_children():
+        if isinstance(part, nn.ModuleList):
+            yield from ((f"{name}.{place}", one) for place, one in part.named_children())
+        else:
+            yield name, part
+
+
+def _shapes(output: Tensor | list[Tensor]) -> str:
+    """Without the batch."""
+    return ", ".join(str(tuple(one.shape[1:])) for one in ([output] if isinstance(output, Tensor) else output))
 
 
 def _shadow(module: Module) -> Module:

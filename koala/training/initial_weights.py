@@ -82,7 +82,9 @@ def _as_extractor(found: Checkpoint) -> str:
 def _as_trained(settings: TrainSettings, found: Checkpoint) -> list[str]:
     """Flags that give a training the network and the output of a model."""
     tables = ((name, getattr(found.settings, name), getattr(settings, name)) for name in ("network", "objective"))
-    return [f"--{name} {given.name}" for name, given, own in tables if given.name != own.name]
+    ways = [f"--{name} {given.name}" for name, given, own in tables if given.name != own.name]
+    hints = found.settings.network.hints
+    return ways if hints == settings.network.hints else [*ways, f"--network.hints {str(hints).lower()}"]
 
 
 def _listed(faults: tuple[str, ...]) -> str:

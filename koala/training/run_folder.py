@@ -30,7 +30,7 @@ _MUST_STAY = (  # in a run that is resumed
     *("seed", "init", "objective.name", "objective.rebalancing", "objective.colorfulness"),
     *("objective.perceptual", "objective.perceptual_network"),
     *("data.synthetic", "data.geometry", "data.size", "data.lightness", "data.filter", "data.mirror", "data.aging"),
-    *("network.name", "network.hints", "objective.mean_error"),
+    *("network.name", "network.hints", "network.extractor_rate", "objective.mean_error"),
     *("optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.options"),
     *("extractor.name", "extractor.features", "extractor.batch_statistics"),
 )

@@ -18,7 +18,9 @@ from koala.core.errors import UserError
 from koala.imaging import color
 from koala.inference import export
 from koala.models import checkpoint, extractor, hub, pretrained
+from koala.models.build import build_network
 from koala.models.network import Colorizer, FusionNetwork
+from tests.models.test_pyramid import SETTINGS as PYRAMID
 from tests.photographs import make_photo
 
 
@@ -185,3 +187,9 @@ def test_what_cannot_be_exported_is_said_first(settings, message, run, tmp_path,
     assert main(["export", words.pop("model"), *(f"--{name}={value}" for name, value in words.items())]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_licence_of_an_extractor_is_told_also_where_it_is_part_of_the_network():
+    """Timm's, of its EfficientNet-Lite0."""
+    told = export._licences(Colorizer(build_network(PYRAMID), None, 64))
+    assert told == "koala: MIT; the extractor's weights: apache-2.0"

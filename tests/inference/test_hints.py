@@ -37,7 +37,7 @@ def model(tmp_path_factory):
     return checkpoint.save_checkpoint(folder, taken, keep=1)
 
 
-def write_ora(path, name="Hints", place=(0, 0), picture=None):
+def write_ora(path, name="Hints", place=(0, 0), picture=None, end=""):
     """As Krita writes it: layers may be smaller than the picture."""
     picture = dabs() if picture is None else picture
     stack = (
@@ -46,9 +46,19 @@ def write_ora(path, name="Hints", place=(0, 0), picture=None):
     )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("mimetype", "image/openraster")
-        archive.writestr("stack.xml", stack)
+        archive.writestr("stack.xml", stack + end)
         with archive.open("data/1.png", "w") as file:
             Image.fromarray(picture).save(file, "PNG")
+
+
+def lock(path):
+    """An archive whose members say that they are encrypted."""
+    write_ora(path)
+    data = path.read_bytes()
+    for start, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        first, *more = data.split(start)
+        data = start.join([first, *(bytes([*one[: place - 4], 1, *one[place - 3 :]]) for one in more)])
+    path.write_bytes(data)
 
 
 def test_hints_are_read_from_everything_that_holds_them(tmp_path):
@@ -68,6 +78,9 @@ def test_hints_are_read_from_everything_that_holds_them(tmp_path):
         ),
         (lambda path: write_ora(path.with_suffix(".ora"), name="Colours"), 'no layer named "hints"'),
         (lambda path: path.with_suffix(".ora").write_bytes(b"PK\3\4"), "no OpenRaster file that can be read"),
+        (lambda path: lock(path.with_suffix(".ora")), "no OpenRaster file that can be read .*encrypted"),
+        (lambda path: write_ora(path.with_suffix(".ora"), place=(1 << 31, 0)), "no OpenRaster file that can be read"),
+        (lambda path: write_ora(path.with_suffix(".ora"), end=" " * (1 << 22)), "4194.* bytes are more than"),
         (lambda path: None, "cannot be read: No such file"),
     ],
 )
@@ -76,6 +89,20 @@ def test_what_are_no_hints_is_said_in_a_sentence(tmp_path, make, words):
     path = next(tmp_path.iterdir(), tmp_path / "dabs.ora")
     with pytest.raises(UserError, match=words):
         read_hints(path, (90, 120, 3))
+
+
+def test_a_missing_layer_is_one_sentence(tmp_path):
+    write_ora(tmp_path / "dabs.ora", name="Colours")
+    with pytest.raises(UserError) as caught:
+        read_hints(tmp_path / "dabs.ora", (90, 120, 3))
+    assert str(caught.value).count("dabs.ora") == 1
+
+
+def test_arrays_and_objects_that_are_no_hints():
+    with pytest.raises(UserError, match=r"uint8; got \(90, 120, 4\) of float64"):
+        read_hints(dabs() / 255, (90, 120, 3))
+    with pytest.raises(TypeError, match="got bytes"):
+        read_hints(b"PNG", (90, 120, 3))
 
 
 def test_places_and_colors():
@@ -121,6 +148,10 @@ def test_a_model_without_hints_says_so(run, tmp_path):
         koala.colorize(np.zeros((90, 120), np.uint8), run, hints=dabs())
 
 
-def test_an_unknown_preset_is_named(model):
+def test_an_unknown_preset_is_named_before_any_photo_is_read(model, tmp_path, capsys):
     with pytest.raises(UserError, match="there is no preset vivid; this model has none"):
         koala.colorize(np.zeros((90, 120), np.uint8), model, preset="vivid")
+    make_photo(2, 120, 90).save(tmp_path / "photo.png")
+    command = ["colorize", str(tmp_path), "--out", str(tmp_path / "out"), "--model", str(model), "--preset", "vivid"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("there is no preset vivid") == 1

@@ -82,6 +82,11 @@ def test_what_cannot_be_taken_is_refused(network):
     [
         ({"extractor": ExtractorSettings("none")}, "needs an extractor"),
         ({"extractor": ExtractorSettings("vit_tiny_patch16_224", weights="random")}, "strides 16, 16, 16"),
+        (
+            {"extractor": ExtractorSettings("swin_tiny_patch4_window7_224", weights="random")},
+            "pictures of 64 x 96",
+        ),
+        ({"extractor": ExtractorSettings("inception_resnet_v2", weights="random")}, "or a larger --data.size"),
         ({"extractor": replace(LITE, cache=True)}, "no cached embeddings"),
         ({"data": DataSettings(size=72)}, "multiple of 32"),
         ({"network": NetworkSettings("fusion", hints=True)}, "only a pyramid takes hints"),

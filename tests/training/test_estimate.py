@@ -1,12 +1,16 @@
 """What a training takes, against counts by hand and against a real forward pass."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from koala.config.models import ExtractorSettings
 from koala.models import extractor
+from koala.models.build import build_network
 from koala.models.network import FusionNetwork
 from koala.training import estimate
+from tests.models.test_pyramid import SETTINGS as PYRAMID
 
 # (inputs, outputs, kernel, output side as a share of the input's) of each convolution, from the table of the network
 # in the Deep Koalarization paper, with the report's fusion of 256 + 1000 features
@@ -50,7 +54,19 @@ def test_activations_are_those_that_a_real_pass_keeps():
 
 def test_shapes():
     assert estimate.layer_shapes(FusionNetwork(10), 64) == {
-        "encoder": (256, 8, 8),
-        "fusion": (256, 8, 8),
-        "decoder": (2, 64, 64),
+        "encoder": "(256, 8, 8)",
+        "fusion": "(256, 8, 8)",
+        "decoder": "(2, 64, 64)",
     }
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_a_pyramids_extractor_counts_as_trained_only_where_it_is(rate):
+    settings = replace(PYRAMID, network=replace(PYRAMID.network, extractor_rate=rate))
+    network = build_network(settings)
+    inside, whole = (sum(weight.numel() for weight in part.parameters()) for part in (network.extractor, network))
+    facts = estimate.training_facts(settings, network, None, 8, 40)
+    trained, frozen = (whole, 0) if rate else (whole - inside, inside)
+    assert facts["parameters"] == f"{trained:,} trained, {frozen:,} frozen"
+    assert facts["extractor"] == "(24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)"  # channels by timm's feature_info
+    assert facts["levels.0"] == "(128, 16, 16)"

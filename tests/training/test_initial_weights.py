@@ -19,7 +19,8 @@ from koala.data import color_prior
 from koala.models import checkpoint, pretrained
 from koala.models.checkpoint import Snapshot
 from koala.models.network import FusionNetwork
-from koala.training import trainer
+from koala.training import initial_weights, trainer
+from tests.models.test_pyramid import SETTINGS as PYRAMID
 from tests.runs import same_weights, weights
 
 LITE = ExtractorSettings("tf_efficientnet_lite0")
@@ -140,6 +141,12 @@ def test_another_extractor_and_another_output_are_named_with_what_would_fit(sett
     )
     with pytest.raises(UserError, match=re.escape(message)):
         trainer.train(replace(settings, init=other_model))
+
+
+def test_hints_are_among_what_would_fit(tmp_path):
+    found = checkpoint.Checkpoint(tmp_path, 8, PYRAMID, 0, "", {})
+    plain = replace(PYRAMID, network=replace(PYRAMID.network, hints=False))
+    assert initial_weights._as_trained(plain, found) == ["--network.hints true"]
 
 
 def test_a_part_is_taken_where_that_is_allowed(settings, other_model, capsys):

@@ -15,9 +15,12 @@ from koala.config.models import ExtractorSettings
 from koala.config.training import OptimizerSettings, TrainSettings
 from koala.core.errors import UserError
 from koala.models import checkpoint
+from koala.models.checkpoint import Checkpoint
 from koala.models.network import FusionNetwork
 from koala.training import trainer
 from koala.training.optimizer import build_optimizer, parameter_groups, set_learning_rate, skips_on_device
+from koala.training.run_folder import check_same
+from tests.models.test_pyramid import SETTINGS as PYRAMID
 from tests.runs import same_weights, weights
 
 
@@ -95,6 +98,14 @@ def test_a_run_stays_with_its_optimizer(settings):
     trainer.train(replace(settings, epochs=0.1))
     with pytest.raises(UserError, match=r"was begun with optimizer.name = adam, not lamb; choose another run folder"):
         trainer.train(replace(settings, optimizer=OptimizerSettings("lamb")))
+
+
+def test_a_run_stays_with_its_extractors_rate(tmp_path):
+    """The optimizer's state would bring the old one back, in silence."""
+    found = Checkpoint(tmp_path, 8, PYRAMID, 0, "", {})
+    tuned = replace(PYRAMID, network=replace(PYRAMID.network, extractor_rate=0.1))
+    with pytest.raises(UserError, match=r"was begun with network.extractor_rate = 0.0, not 0.1"):
+        check_same(tmp_path, found, tuned, None)
 
 
 @pytest.mark.parametrize(
