@@ -1,9 +1,11 @@
 """Fine-tuning: a run that begins with the weights of a trained network, by `--init`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from koala.config.models import Preset
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models.checkpoint import Checkpoint
@@ -24,12 +26,14 @@ class Origin:
         sha256: of the file of weights.
         images_seen: in its own training.
         left_out: what did not fit, in a few words each.
+        presets: ways in which the model's colours can look, which the run keeps where all fits.
     """
 
     name: str
     sha256: str
     images_seen: int
     left_out: tuple[str, ...] = ()
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
     def __str__(self) -> str:
         taken = f"beginning with {self.name} ({self.images_seen} images seen, sha256 {self.sha256[:12]})"
@@ -50,7 +54,8 @@ def start_from(settings: TrainSettings, components: Components) -> Origin:
     transfer = plan_transfer(components.network, _given(found, components.network), same_extractor)
     _check(settings, found, transfer, same_extractor)
     take_weights(components.network, transfer)
-    return Origin(settings.init, found.weights_sha256, found.images_seen, tuple(transfer.faults()))
+    presets = found.presets if transfer.whole else {}
+    return Origin(settings.init, found.weights_sha256, found.images_seen, tuple(transfer.faults()), presets)
 
 
 def _given(found: Checkpoint, network: ColorNetwork) -> dict[str, Tensor]:

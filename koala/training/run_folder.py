@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from koala.config.load import flat, to_dict
+from koala.config.models import Preset
 from koala.config.training import TrainSettings
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
@@ -105,6 +106,7 @@ def snapshot(
         extractor_sha256=components.embedder.sha256,
         training=state.state_dict(scaler),
         state={**identity(components), "origin": state.origin, "window": window.state_dict()},
+        presets={name: Preset(**preset) for name, preset in state.origin.get("presets", {}).items()},
     )
 
 

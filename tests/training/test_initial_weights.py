@@ -84,6 +84,7 @@ def test_the_built_in_model_is_a_start(with_prior, capsys):
     origin = checkpoint.latest_checkpoint(tuned.run / "checkpoints").state["origin"]
     described = json.loads((pretrained.PRETRAINED / "checkpoint.json").read_text())
     assert origin["sha256"] == described["sha256"]["model.safetensors"]
+    assert checkpoint.latest_checkpoint(tuned.run / "checkpoints").presets == found.presets
 
 
 def test_the_run_file_is_for_the_built_in_model():
