@@ -12,6 +12,8 @@ References:
     arXiv:2207.06831.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -86,6 +88,11 @@ class PyramidNetwork(ColorNetwork):
         if self.head == "bins":
             return output
         return F.interpolate(torch.tanh(output), scale_factor=STRIDES[0], mode="bilinear", align_corners=False)
+
+    def in_order(self) -> Iterator[nn.Module]:
+        """All modules within, in the order in which they compute: the coarsest level is the first of the levels."""
+        for part in (self.extractor, *reversed(self.levels), self.norm, self.classifier):
+            yield from part.modules()
 
 
 class Level(nn.Module):

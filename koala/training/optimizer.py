@@ -60,13 +60,14 @@ def parameter_groups(
     """The weights that are trained, in groups of one decay and one rate.
 
     Biases and weights of normalisation, which have one dimension, do not decay. A layer is a module with weights of its
-    own; the last one learns at the whole rate, and each before it at `layer_decay` times that of the next.
+    own; the last one learns at the whole rate, and each before it at `layer_decay` times that of the next. They come as
+    they were made, or as the network's method `in_order` says.
 
     Yields:
         `params`, `weight_decay`, and `lr_scale`: the group's share of the learning rate.
     """
     extractor = {weight for name, weight in network.named_parameters() if name.startswith("extractor.")}
-    modules = [network] if layer_decay == 1 else [*network.modules()]
+    modules = [network] if layer_decay == 1 else [*getattr(network, "in_order", network.modules)()]
     layers = [_trained(module, recurse=layer_decay == 1) for module in modules]
     layers = [layer for layer in layers if layer]
     for number, layer in enumerate(layers):

@@ -15,6 +15,7 @@ from koala.config.models import ExtractorSettings
 from koala.config.training import OptimizerSettings, TrainSettings
 from koala.core.errors import UserError
 from koala.models import checkpoint
+from koala.models.build import build_network
 from koala.models.checkpoint import Checkpoint
 from koala.models.network import FusionNetwork
 from koala.training import trainer
@@ -98,6 +99,17 @@ def test_a_run_stays_with_its_optimizer(settings):
     trainer.train(replace(settings, epochs=0.1))
     with pytest.raises(UserError, match=r"was begun with optimizer.name = adam, not lamb; choose another run folder"):
         trainer.train(replace(settings, optimizer=OptimizerSettings("lamb")))
+
+
+def test_layers_of_a_pyramid_count_from_the_coarsest_level_on():
+    network = build_network(replace(PYRAMID, network=replace(PYRAMID.network, extractor_rate=1.0)))
+    groups = list(parameter_groups(network, 0.0, 0.5))
+    scales = {id(weight): group["lr_scale"] for group in groups for weight in group["params"]}
+    assert scales.keys() == {id(weight) for weight in network.parameters()}
+    parts = (*network.extractor.parameters(), *network.levels[3].parameters(), *network.levels[0].parameters())
+    assert [scales[id(part)] for part in parts] == sorted(scales[id(part)] for part in parts)
+    assert scales[id(network.classifier.weight)] == 1.0
+    assert scales[id(network.norm.weight)] == 0.5
 
 
 def test_a_run_stays_with_its_extractors_rate(tmp_path):
