@@ -1,4 +1,4 @@
-"""The frozen network whose view of the whole picture is fused into the colourisation."""
+"""The extractor, a timm model: its view of the whole picture for a fusion network, its feature maps for a pyramid."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""The Deep Koalarization network: encoder, fusion, decoder.
+"""What all networks share, and the Deep Koalarization network: encoder, fusion, decoder.
 
 Shapes: B pictures, H x W pixels (multiples of 8), E features of the extractor. Lightness and ab are on the
 network's scale (see `koala.imaging.color`).

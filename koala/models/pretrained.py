@@ -106,8 +106,8 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
 
     Returns:
         A module from `(B, 1, H, W)` lightness to `(B, 2, H, W)` ab on the network's scale (see
-        `koala.imaging.color`), H and W multiples of 8, on the CPU; move it with `.to(device)`. `koala.colorize` does
-        all around it.
+        `koala.imaging.color`), H and W multiples of its `network.stride`, on the CPU; move it with
+        `.to(device)`. `koala.colorize` does all around it.
 
     Raises:
         UserError: there is no whole checkpoint, or the extractor's weights are not to be had, or are others.

@@ -1,4 +1,4 @@
-"""Training of the fusion network: settings, then the parts (`koala.training.components`), then the loop.
+"""Training of a network: settings, then the parts (`koala.training.components`), then the loop.
 
 One clock, `images_seen`, from which everything else follows: the learning rate, "is it time", the names of checkpoints,
 TensorBoard's axis and the place in the data are functions of the images seen over all processes. What is saved is the
