@@ -112,5 +112,6 @@ class ExportSettings(Strict):
     """Give the model these presets: a TOML file of a table [NAME] with temperature, rebalancing and saturation.
     The first one is taken where nobody names one; ONNX and program hold it."""
     temperature: Temperature = None
-    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default 0.38."""
+    """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default that of
+    the first preset."""
     extractor: ExtractorWeights = field(default_factory=ExtractorWeights)

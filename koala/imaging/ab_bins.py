@@ -80,6 +80,11 @@ def smooth(frequencies: Tensor) -> Tensor:
     return (spread / spread.sum()).float()
 
 
+def even_prior() -> Tensor:
+    """The prior of who knows of no data: all bins are as frequent, `(Q,)`."""
+    return torch.full((len(centers()),), 1 / len(centers()))
+
+
 def rebalancing_weights(prior: Tensor, rebalancing: float) -> Tensor:
     """What a place counts by its colour, so that rare colours count more: `(Q,)`, 1 on average over the prior.
 

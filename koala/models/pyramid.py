@@ -58,7 +58,7 @@ class PyramidNetwork(ColorNetwork):
         self.classifier = nn.Conv2d(_WIDTHS[0], len(ab_bins.centers()) if head == "bins" else 2, kernel_size=1)
         self.extractor_frozen = not tuned
         if head == "bins":
-            self.register_buffer("prior", torch.full((len(ab_bins.centers()),), 1 / len(ab_bins.centers())))
+            self.register_buffer("prior", ab_bins.even_prior())
 
     def forward(self, lightness: Tensor, embedding: Tensor | None = None, hints: Tensor | None = None) -> Tensor:
         """Predict ab, or where it lies.

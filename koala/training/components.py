@@ -177,8 +177,10 @@ def build_loss(settings: ObjectiveSettings, data: DataSettings, accelerator: Acc
     """The objective, with the weights of rare colours and the perceptual network that it needs."""
     device, prior, prior_sha256, weights, perceptual = accelerator.device, None, "", None, None
     if needs_prior(settings):
-        even = torch.full((len(ab_bins.centers()),), 1 / len(ab_bins.centers()))
-        prior = even if data.synthetic else on_main_process(accelerator, lambda: color_prior.read_prior(data.shards))
+        if data.synthetic:
+            prior = ab_bins.even_prior()
+        else:
+            prior = on_main_process(accelerator, lambda: color_prior.read_prior(data.shards))
         prior_sha256 = color_prior.prior_sha256(prior)
         weights = ab_bins.rebalancing_weights(prior, settings.rebalancing).to(device)
     if settings.perceptual:
