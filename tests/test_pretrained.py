@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from skimage.color import rgb2gray, rgb2lab
 
 import koala
 from koala.cli import main
+from koala.core.errors import UserError
+from koala.evaluation.results import read_result
 from koala.models import checkpoint, extractor, pretrained
 from tests.photographs import jpeg, make_photo
 
@@ -36,6 +39,34 @@ def test_it_colors_a_real_photo(model):
     ab = rgb2lab(colored)[..., 1:].mean((0, 1))
     assert ab[1] > 5, "yellow"
     assert np.hypot(*ab) > 5
+
+
+def test_it_has_a_name(tmp_path, monkeypatch):
+    """A path that exists is taken before it, as before a name on the hub."""
+    assert pretrained.find_model("builtin").path == pretrained.PRETRAINED
+    assert koala.PretrainedColorizer.from_pretrained("builtin").found.path == pretrained.PRETRAINED
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "builtin").mkdir()
+    with pytest.raises(UserError, match="builtin holds no checkpoint"):
+        koala.load_model("builtin")
+
+
+def test_commands_know_its_name(shard_folder, tmp_path, monkeypatch):
+    """Each does with the name what it does with the folder; scores lie where `koala compare` looks for them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.jpg").write_bytes(jpeg(make_photo(1).convert("L")))
+    for out, model in (("named", ["--model", "builtin"]), ("usual", [])):
+        assert main(["colorize", "one.jpg", "--out", out, *model]) == 0
+    assert (tmp_path / "named/one.jpg").read_bytes() == (tmp_path / "usual/one.jpg").read_bytes()
+    assert main(["export", "builtin", "--out", "copy"]) == 0
+    assert checkpoint.find_checkpoint(tmp_path / "copy").images_seen == pretrained.find_model("builtin").images_seen
+    for model in ("builtin", "copy"):
+        assert main(["evaluate", model, "--shards", str(shard_folder), "--size", "32", "--features", "none"]) == 0
+    assert (tmp_path / "builtin-evaluation/scores.json").exists()
+    assert main(["compare", "builtin", "copy"]) == 0
+    found = read_result(Path("builtin"))
+    assert found.report["checkpoint"] == str(pretrained.PRETRAINED)
+    assert found.scores["mse"] == pytest.approx(read_result(Path("copy")).scores["mse"], rel=1e-3), "in half precision"
 
 
 def test_the_command_needs_no_model(tmp_path):

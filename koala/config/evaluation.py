@@ -87,13 +87,14 @@ class EvaluateSettings(Strict):
     not taken over; give --filter to leave the same samples out here.
     """
 
-    model: Annotated[Path, Positional, arg(metavar="RUN|CHECKPOINT|DIR")]
-    """Run folder (its best checkpoint is used), checkpoint folder, or folder of coloured pictures that are named as in
-    the shards."""
+    model: Annotated[Path, Positional, arg(metavar="MODEL|DIR")]
+    """Run folder (its best checkpoint is used), checkpoint folder, USER/NAME on the Hugging Face hub, "builtin", or
+    folder of coloured pictures that are named as in the shards."""
     shards: Dir
     """Folder of shards."""
     out: Dir | None = None
-    """Folder for scores and pictures; by default "evaluation" in the run or checkpoint folder."""
+    """Folder for scores and pictures; by default "evaluation" in the run or checkpoint folder, and NAME-evaluation for
+    other models and for pictures."""
     protocol: Annotated[str, arg(metavar="NAME|FILE")] = ""
     """Rules of the evaluation: photos, report, val5k, val50k, ctest10k, coltran, imagenet64, or a TOML file. By default
     the network sees the images as in training."""
@@ -186,7 +187,7 @@ class CompareSettings(Strict):
     """Lay evaluations of the same images side by side, with intervals of their differences."""
 
     runs: Annotated[tuple[str, ...], Positional, arg(metavar="RUN")] = ()
-    """Run folders that koala evaluate has scored, or folders that it wrote. NAME=RUN gives one a name."""
+    """What koala evaluate has scored (a run folder, "builtin"), or a folder that it wrote. NAME=RUN gives it a name."""
     pictures: Annotated[tuple[str, ...], arg(metavar="NAME=DIR")] = ()
     """Folders of pictures that another colouriser made, named as in the shards: whole photos, or a protocol's crops.
     They are scored by the same rules."""

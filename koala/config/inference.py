@@ -47,8 +47,8 @@ class ColorizeSettings(Strict):
     out: Dir
     """Folder for the coloured photos. File and folder names stay the same."""
     model: Model | None = None
-    """Run folder (its best checkpoint is used), checkpoint folder, or USER/NAME on the Hugging Face hub. By default the
-    built-in model."""
+    """Run folder (its best checkpoint is used), checkpoint folder, USER/NAME on the Hugging Face hub, or "builtin". By
+    default the built-in model."""
     options: OmitArgPrefixes[ColorizeOptions] = field(default_factory=ColorizeOptions)
     recolor: bool = False
     """Give photos that are in colour already new colours. By default these are copied as they are."""
@@ -76,8 +76,8 @@ class GallerySettings(Strict):
     """
 
     model: Model | None = None
-    """Run folder (its best checkpoint is used), checkpoint folder, or USER/NAME on the Hugging Face hub. By default the
-    built-in model."""
+    """Run folder (its best checkpoint is used), checkpoint folder, USER/NAME on the Hugging Face hub, or "builtin". By
+    default the built-in model."""
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Address to listen at. With any but 127.0.0.1, everybody who can reach this machine may colour photos."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
@@ -99,7 +99,7 @@ class ExportSettings(Strict):
     """
 
     model: Annotated[Path, Positional, arg(metavar="MODEL")]
-    """Run folder (its best checkpoint is used), checkpoint folder, or USER/NAME on the Hugging Face hub."""
+    """Run folder (its best checkpoint is used), checkpoint folder, USER/NAME on the Hugging Face hub, or "builtin"."""
     out: Dir | None = None
     """Folder for the weights alone, in half precision: a model for koala colorize and koala evaluate."""
     push: Annotated[str, arg(metavar="USER/NAME")] = ""

@@ -14,15 +14,14 @@ from koala.core.errors import UserError
 from koala.data import sample_filter
 from koala.data.embedding_cache import CachedEmbeddings, EmbeddingCache, find_cache
 from koala.data.shards import Shards, read_manifest
-from koala.evaluation import baselines, features, metrics, protocol
+from koala.evaluation import baselines, features, metrics, protocol, results
 from koala.evaluation.baselines import MeanColor
 from koala.evaluation.features import FeatureNetwork, Lpips, SkippedMetric
 from koala.evaluation.folder_pictures import FolderPictures, picture_files
 from koala.evaluation.predictions import NetworkPictures, PictureSource
 from koala.evaluation.recognition import Classifier, build_classifier
-from koala.models import checkpoint
 from koala.models.checkpoint import Checkpoint
-from koala.models.pretrained import PretrainedColorizer
+from koala.models.pretrained import PretrainedColorizer, find_model
 
 
 @dataclass(frozen=True)
@@ -102,17 +101,15 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         images = replace(images, embeddings=CachedEmbeddings(cache, entries, images.shards))
     if found is None:
         pictures: PictureSource = _of_folder(settings, rules, images, dali_device(accelerator))
-        title, out = (
-            settings.model.resolve().name,
-            settings.model.with_name(f"{settings.model.resolve().name}-evaluation"),
-        )
+        title = settings.model.resolve().name
     else:
         model = _load(found, settings, cached=cache is not None, of=accelerator)
         pictures = NetworkPictures(found, model, settings.saturation, rules.assembly, accelerator.autocast)
-        title, out = "koala", settings.model / "evaluation"
+        title = "koala"
     judges = build_judges(settings, rules, images, accelerator.device)
     constant = _constant(settings, found, None if found is None else model)
-    return Components(rules, images, pictures, cache, judges, constant, title, settings.out or out)
+    out = settings.out or results.default_folder(settings.model, trained=found is not None)
+    return Components(rules, images, pictures, cache, judges, constant, title, out)
 
 
 def _of_folder(settings: EvaluateSettings, rules: EvaluationProtocol, images: Images, device: str) -> FolderPictures:
@@ -137,7 +134,7 @@ def _constant(
 def find_checkpoint(model: Path) -> Checkpoint | None:
     """The checkpoint that is to be judged; None for a folder of pictures."""
     trained = (model / "checkpoint.json").exists() or (model / "checkpoints").exists()
-    return checkpoint.find_checkpoint(model) if trained or not picture_files(model) else None
+    return find_model(model) if trained or not picture_files(model) else None
 
 
 def choose_protocol(settings: EvaluateSettings, found: Checkpoint | None) -> EvaluationProtocol:

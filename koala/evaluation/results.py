@@ -69,17 +69,30 @@ class EvaluationResult:
         return self.report["intervals"]
 
 
+def default_folder(model: Path, *, trained: bool) -> Path:
+    """Where an evaluation lies: in a run or checkpoint, and beside what is to stay as it is.
+
+    Args:
+        model: what was evaluated: a run, a checkpoint, a folder of pictures, or a model's name.
+        trained: whether it is no folder of pictures.
+    """
+    if trained and model.exists():
+        return model / "evaluation"
+    place = model.resolve() if model.exists() else model
+    return place.parent / f"{place.name}-evaluation"
+
+
 def read_result(folder: Path, name: str = "") -> EvaluationResult:
     """Read an evaluation.
 
     Args:
-        folder: that koala evaluate wrote, or a run folder that holds it as "evaluation".
+        folder: that koala evaluate wrote, or what it evaluated.
         name: what it is called beside others.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    for place in (folder, folder / "evaluation"):
+    for place in (folder, *(default_folder(folder, trained=trained) for trained in (True, False))):
         report = read_scores(place)
         if not report:
             continue

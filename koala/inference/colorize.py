@@ -103,8 +103,8 @@ def colorize(
     Args:
         photo: a path, a file's bytes, a file object, a PIL image, an array `(H, W)` or `(H, W, 3)`, a tensor
             `(3, H, W)` or `(H, W, 3)` (both of uint8, uint16, or floats in 0..1), all sRGB; or a list of these.
-        model: from `load_model`, or what that takes: a run folder, a checkpoint folder, USER/NAME on the Hugging Face
-            hub. By default the built-in model.
+        model: from `load_model`, or what that takes: a run folder, a checkpoint folder, "builtin", USER/NAME on the
+            Hugging Face hub. By default the built-in model.
         device: where to compute, "auto", "cpu", "cuda" or torch's; a model that is given is moved there. By default
             where that is, or else on a GPU if there is one.
         recolor: give photos that are in colour already new colours.

@@ -152,7 +152,7 @@ def export_command(settings: ExportSettings) -> int:
             same.
     """
     _check(settings)
-    found = checkpoint.find_checkpoint(hub.resolve_model(settings.model))
+    found = pretrained.find_model(settings.model)
     if settings.presets is not None:
         found = replace(found, presets=load_tables(Preset, settings.presets))
     if settings.out is not None:

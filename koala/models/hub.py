@@ -60,7 +60,9 @@ def resolve_model(name_or_path: str | Path, **options: Any) -> Path:
     if Path(name).exists():
         return Path(name)
     if not is_hub_name(name):
-        raise UserError(f"there is no {name}, nor is this a name on the Hugging Face hub; name a folder, or USER/NAME")
+        raise UserError(
+            f"there is no {name}, nor is this a name on the Hugging Face hub; name a folder, USER/NAME, or builtin"
+        )
     folder = _fetch(name, options)
     if not (folder / "checkpoint.json").exists():
         raise UserError(f"{name} on the Hugging Face hub has no checkpoint.json; name a model that koala made")

@@ -1,4 +1,4 @@
-"""A trained network with its extractor, from a folder or the Hugging Face hub."""
+"""Models by name: the built-in one, one in a folder or on the Hugging Face hub; and such a model as a module."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,15 +50,14 @@ class PretrainedColorizer(Colorizer, ModelHubMixin):
         """Load a model from a folder, or from the Hugging Face hub.
 
         Args:
-            pretrained_model_name_or_path: run folder (its best checkpoint), checkpoint folder, or USER/NAME on the hub;
-                a path that exists is taken before a name.
+            pretrained_model_name_or_path: see `load_model`.
             weights: file of the extractor's weights; by default where the training found them.
             options: huggingface_hub's `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
         Raises:
             UserError: as `load_model`.
         """
-        return cls.of(find_checkpoint(hub.resolve_model(pretrained_model_name_or_path, **options)), weights)
+        return cls.of(find_model(pretrained_model_name_or_path, **options), weights)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Put the model on the Hugging Face hub.
@@ -85,13 +84,18 @@ class PretrainedColorizer(Colorizer, ModelHubMixin):
         return ModelCard(hub.model_card(self.found.facts()))
 
 
-def find_model(name: str) -> Checkpoint:
-    """The checkpoint of a model: a run's best, a checkpoint, an exported folder, one of the hub, or the built-in.
+def find_model(name_or_path: str | Path, **options: Any) -> Checkpoint:
+    """The checkpoint of a model, wherever one is named.
+
+    Args:
+        name_or_path: see `load_model`.
+        options: for the hub, see `hub.resolve_model`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is damaged.
     """
-    return find_checkpoint(PRETRAINED if name == BUILT_IN else hub.resolve_model(name))
+    is_built_in = str(name_or_path) == BUILT_IN and not Path(name_or_path).exists()
+    return find_checkpoint(PRETRAINED if is_built_in else hub.resolve_model(name_or_path, **options))
 
 
 def load_model(name_or_path: str | Path | None = None, weights: str = "") -> PretrainedColorizer:
@@ -100,8 +104,9 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
     Only tensors and plain values are read: a stranger's file cannot run code.
 
     Args:
-        name_or_path: run folder (its best checkpoint), checkpoint folder, or USER/NAME on the Hugging Face hub; a path
-            that exists is taken before a name. By default the built-in model (koala/pretrained/README.md).
+        name_or_path: run folder (its best checkpoint), checkpoint folder, exported folder, "builtin", or USER/NAME on
+            the Hugging Face hub; a path that exists is taken before a name. By default the built-in
+            model (koala/pretrained/README.md).
         weights: file of the extractor's weights; by default where the training found them.
 
     Returns:
