@@ -5,7 +5,7 @@ photo's own lightness, some rows at a time, so that a hundred megapixels need li
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from os import PathLike
 from pathlib import Path
@@ -21,6 +21,7 @@ from koala.config.fields import Device
 from koala.config.imaging import PictureLimits
 from koala.config.inference import ColorizeOptions
 from koala.config.load import validate
+from koala.config.models import Preset
 from koala.core.errors import UserError
 from koala.imaging import color, guided_filter, photo_io, toning
 from koala.inference.hints import HintsInput, place_hints, read_hints
@@ -149,7 +150,7 @@ def _colorize(
     view = look(levels, options.size or model.size, model.network.stride)
     if view.kind == "color" and not recolor:
         return pixels.copy()
-    placed = placed_hints(hints, levels, view, options)
+    placed = placed_hints(hints, levels, view)
     painted = paint(levels, view, predict(model, view.lightness, options, placed), options)
     return painted if levels is pixels else painted.astype(np.float32) / 65535
 
@@ -184,11 +185,7 @@ def check_hints(model: Colorizer, hints: object) -> None:
 
 
 def placed_hints(
-    hints: HintsInput | None,
-    pixels: NDArray[Any],
-    view: View,
-    options: ColorizeOptions,
-    limits: PictureLimits | None = None,
+    hints: HintsInput | None, pixels: NDArray[Any], view: View, limits: PictureLimits | None = None
 ) -> Tensor | None:
     """A photo's hints as the network takes them, `(1, 3, h, w)`; none where there are none.
 
@@ -198,7 +195,7 @@ def placed_hints(
     if hints is None:
         return None
     height, width = view.lightness.shape[-2:]
-    return place_hints(read_hints(hints, pixels.shape, limits), height, width, options.saturation)
+    return place_hints(read_hints(hints, pixels.shape, limits), height, width)
 
 
 def look(pixels: NDArray[Any], short_side: int, stride: int = STRIDE) -> View:
@@ -218,13 +215,24 @@ def look(pixels: NDArray[Any], short_side: int, stride: int = STRIDE) -> View:
     return View(kind, reduction, lightness)
 
 
+def preset_for(model: Colorizer, options: ColorizeOptions) -> Preset:
+    """How the colours are to look: the model's preset, changed as the options say.
+
+    Raises:
+        UserError: the model has no preset of the name.
+    """
+    preset = model.find_preset(options.preset)
+    temperature = options.temperature or preset.temperature
+    return replace(preset, temperature=temperature, saturation=options.saturation * preset.saturation)
+
+
 def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints: Tensor | None = None) -> Tensor:
     """Let the network colour photos of one size.
 
     Args:
         model: on any device.
         lightness: `(B, 1, h, w)`.
-        options: of which preset, temperature and flip matter here.
+        options: of which preset, temperature, saturation and flip matter here.
         hints: `(B, 3, h, w)`, for a network that takes them.
 
     Returns:
@@ -232,7 +240,7 @@ def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints
     """
     lightness = lightness.to(device_of(model))
     hints = hints.to(lightness.device) if hints is not None else None
-    look = partial(model, temperature=options.temperature, preset=model.find_preset(options.preset))
+    look = partial(model, preset=preset_for(model, options))
     ab = look(lightness, hints=hints)
     if options.flip:
         mirrored = hints.flip(-1) if hints is not None else None
@@ -249,13 +257,13 @@ def paint(
         pixels: `(H, W, 3)` sRGB, uint8 or uint16.
         view: of them.
         ab: `(1, 2, h, w)`, on the device that is to do it.
-        options: of which saturation and strength matter here.
+        options: of which strength matters here.
         out: array to paint into, where memory is short: the photo's own may be painted over.
 
     Returns:
         `(H, W, 3)` of the same dtype.
     """
-    lines = guided_filter.fit(view.lightness.to(ab.device), options.saturation * ab)
+    lines = guided_filter.fit(view.lightness.to(ab.device), ab)
     painted = np.empty_like(pixels) if out is None else out
     top = np.iinfo(pixels.dtype).max
     for rows in _strips(*pixels.shape[:2]):

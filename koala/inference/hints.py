@@ -58,15 +58,13 @@ def _read(hints: HintsInput, name: str, limits: PictureLimits | None) -> NDArray
     return convert_depth(np.dstack([photo.pixels, photo.alpha]), np.uint8)
 
 
-def place_hints(dabs: NDArray[np.uint8], height: int, width: int, saturation: float = 1.0) -> Tensor:
+def place_hints(dabs: NDArray[np.uint8], height: int, width: int) -> Tensor:
     """Dabs as a network takes them, at its working size.
 
     Args:
         dabs: `(H, W, 4)` sRGB with alpha.
         height: h.
         width: w.
-        saturation: factor that the network's colours are to be multiplied by; what is given is divided by it, so that
-            people get the colours that they gave.
 
     Returns:
         `(1, 3, h, w)`: mean ab of the dabs that touch a pixel, else 0, and 1 where there are any.
@@ -77,6 +75,6 @@ def place_hints(dabs: NDArray[np.uint8], height: int, width: int, saturation: fl
     places = rows * height // dabs.shape[0] * width + columns * width // dabs.shape[1]
     weight = given[:, 3].astype(np.float64)
     total, *sums = (np.bincount(places, each, height * width) for each in (weight, *(weight[:, None] * ab).T))
-    mean = np.stack(sums) / np.maximum(total, 1e-9) / max(saturation, 1e-3)
-    planes = np.concatenate([color.from_units(mean).clip(-1, 1), [total > 0]]).reshape(1, 3, height, width)
+    mean = np.stack(sums) / np.maximum(total, 1e-9)
+    planes = np.concatenate([color.from_units(mean), [total > 0]]).reshape(1, 3, height, width)
     return torch.from_numpy(planes.astype(np.float32))

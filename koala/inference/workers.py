@@ -127,8 +127,7 @@ class _Worker:
                     raise _InColorError
                 yield photo.pixels, photo
                 continue
-            wanted = self._settings
-            hints = colorize.placed_hints(wanted.hints, photo.pixels, view, wanted.options, wanted.limits)
+            hints = colorize.placed_hints(self._settings.hints, photo.pixels, view, self._settings.limits)
             ab = self._predict(view.lightness) if hints is None else self._predict(view.lightness, hints=hints)
             over = None if job.layers else photo.pixels
             colored = colorize.paint(photo.pixels, view, ab, self._settings.options, out=over)

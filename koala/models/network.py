@@ -263,6 +263,12 @@ class Colorizer(nn.Module):
         """What the network itself returns; arguments as of `forward`."""
         if embedding is None and self.extractor is not None:
             embedding = self.extractor(lightness)
-        if hints is not None:  # people get the colours that they gave
-            hints = hints / hints.new_tensor([preset.saturation, preset.saturation, 1])[:, None, None].clamp(min=1e-3)
+        if hints is not None:
+            hints = _before_saturation(hints, preset.saturation)
         return self.network(lightness, embedding, hints)
+
+
+def _before_saturation(hints: Tensor, saturation: float) -> Tensor:
+    """Hints whose colours people get when the network's are multiplied by a factor."""
+    ab, given = hints.split([2, 1], dim=1)
+    return torch.cat([(ab / max(saturation, 1e-3)).clamp(-1, 1), given], dim=1)

@@ -104,8 +104,8 @@ def load_model(name_or_path: str | Path | None = None, weights: str = "") -> Pre
     Only tensors and plain values are read: a stranger's file cannot run code.
 
     Args:
-        name_or_path: run folder (its best checkpoint), checkpoint folder, exported folder, "builtin", or USER/NAME on
-            the Hugging Face hub; a path that exists is taken before a name. By default the built-in
+        name_or_path: run folder (its best checkpoint), checkpoint folder, exported folder, "builtin", or a name
+            USER/NAME on the Hugging Face hub; a path that exists is taken before a name. By default the built-in
             model (koala/pretrained/README.md).
         weights: file of the extractor's weights; by default where the training found them.
 

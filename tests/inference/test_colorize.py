@@ -29,7 +29,7 @@ class Painter(Colorizer):
         self.ab = torch.tensor([a, b]).reshape(1, 2, 1, 1) / 127
 
     def forward(self, lightness, embedding=None, temperature=None, hints=None, preset=None):
-        return self.ab.expand(len(lightness), 2, *lightness.shape[-2:])
+        return preset.saturation * self.ab.expand(len(lightness), 2, *lightness.shape[-2:])
 
 
 def make_grey(size=(60, 40), dtype=np.uint8) -> np.ndarray:
@@ -154,7 +154,7 @@ def test_flipping_takes_the_mean_of_both_ways():
         """Green on the left, red on the right."""
 
         def forward(self, lightness, embedding=None, temperature=None, hints=None, preset=None):
-            return super().forward(lightness) * torch.linspace(-1, 1, lightness.shape[-1])
+            return super().forward(lightness, preset=preset) * torch.linspace(-1, 1, lightness.shape[-1])
 
     grey = np.full((40, 40), 120, np.uint8)
     assert chroma_of(koala.colorize(grey, Slanted(30, 30))) > 10

@@ -9,6 +9,7 @@ from PIL import Image
 
 import koala
 from koala.cli import main
+from koala.config.models import Preset
 from koala.core.errors import UserError
 from koala.imaging.color import rgb_to_lab
 from koala.inference.hints import place_hints, read_hints
@@ -112,7 +113,6 @@ def test_places_and_colors():
     assert np.allclose(placed[0, :2, 5:7, 10:13].mean(dim=(1, 2)), blue, atol=1e-3)
     assert np.allclose(placed[0, :2, 35, 50], green, atol=1e-3)
     assert placed[0, 2].sum() == 2 * 3 + 1
-    assert np.allclose(place_hints(dabs(), 45, 60, saturation=2.0)[0, :2], placed[0, :2] / 2)
 
 
 def test_a_dab_smaller_than_a_pixel_of_the_network_counts():
@@ -141,6 +141,20 @@ def test_hints_and_the_command(model, tmp_path, capsys):
     make_photo(3, 120, 90).save(tmp_path / "other.png")
     assert main([*command[:2], str(tmp_path / "other.png"), *command[2:], "--hints", str(tmp_path / "dabs.png")]) == 2
     assert "name one photo" in capsys.readouterr().err
+
+
+def test_hints_are_divided_by_the_presets_saturation_and_the_users(model, monkeypatch):
+    """The network is told blue by half as much where its colours are multiplied by 0.5 * 4."""
+    loaded, seen = koala.load_model(model), []
+    monkeypatch.setattr(loaded, "preset", Preset(saturation=0.5))
+    taken = loaded.network.forward
+    monkeypatch.setattr(loaded.network, "forward", lambda *given: (seen.append(given[2]), taken(*given))[1])
+    for saturation in (2.0, 4.0):
+        koala.colorize(np.zeros((90, 120), np.uint8), loaded, hints=dabs(), saturation=saturation)
+    placed = place_hints(dabs(), *seen[0].shape[-2:])
+    torch.testing.assert_close(seen[0], placed)
+    torch.testing.assert_close(seen[1][:, :2], placed[:, :2] / 2)
+    assert torch.equal(seen[1][:, 2], placed[:, 2])
 
 
 def test_a_model_without_hints_says_so(run, tmp_path):

@@ -159,7 +159,7 @@ def test_hints_are_given_back_whatever_the_saturation():
         def to_ab(self, output, temperature, rebalancing):
             return output
 
-    hints = torch.rand(1, 3, 32, 32)
+    hints = 0.8 * torch.rand(1, 3, 32, 32)
     ab = Colorizer(Echo(), None, 32)(torch.zeros(1, 1, 32, 32), hints=hints, preset=Preset(saturation=2.0))
     torch.testing.assert_close(ab, hints[:, :2])
     assert torch.equal(seen[0][:, 2], hints[:, 2])

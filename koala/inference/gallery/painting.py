@@ -138,7 +138,7 @@ class Studio:
         options, (*others, dab) = _options(wishes), wishes.dabs
         view = colorize.look(pixels, options.size, self._model.network.stride)
         drawn = draw_dabs(others, height, width) if others else None
-        shares = self._shares(view.lightness, colorize.placed_hints(drawn, pixels, view, options), options.preset)
+        shares = self._shares(view.lightness, colorize.placed_hints(drawn, pixels, view), options)
         row, column = dab.place(*shares.shape[1:])
         found = likely_colors(shares[:, row, column], _lightness_at(pixels, *dab.place(height, width)))
         return Made("-colours.json", json.dumps(found).encode())
@@ -148,13 +148,13 @@ class Studio:
         return colorize.colorize(pixels, self._model, recolor=True, hints=dabs, **vars(_options(wishes)))
 
     @torch.inference_mode()
-    def _shares(self, lightness: Tensor, dabs: Tensor | None, preset: str) -> NDArray[np.float32]:
+    def _shares(self, lightness: Tensor, dabs: Tensor | None, options: ColorizeOptions) -> NDArray[np.float32]:
         """How likely each bin is at each place, `(Q, h/4, w/4)`; no bin for a model that predicts ab itself."""
         if self._model.network.head != "bins":
             return np.empty((0, 1, 1), np.float32)
         device = colorize.device_of(self._model)
         dabs = dabs.to(device) if dabs is not None else None
-        logits = self._model.output(lightness.to(device), None, dabs, self._model.find_preset(preset))
+        logits = self._model.output(lightness.to(device), None, dabs, colorize.preset_for(self._model, options))
         return logits[0].float().softmax(dim=0).cpu().numpy()
 
 
