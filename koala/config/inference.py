@@ -56,8 +56,8 @@ class ColorizeSettings(Strict):
     """Dabs of colour that the network is to follow, of the one photo: a transparent picture of the photo's size, or an
     OpenRaster file with a layer named hints. An earlier result is replaced."""
     layers: Literal["none", "ora", "png"] = "none"
-    """Write one more file for each photo, for retouching: ora writes NAME.ora (OpenRaster) with the grey photo and its
-    colours on a layer, png writes NAME.layer.png, a transparent layer to put over the photo."""
+    """Write one more file for each photo, for retouching: ora writes NAME.ora (OpenRaster) with the grey photo, its
+    colours on a layer, and a layer for hints; png writes NAME.layer.png, a transparent layer to put over the photo."""
     overwrite: bool = False
     """Colour photos again that are coloured already."""
     jobs: Annotated[int, Field(ge=0), Advanced] = 0

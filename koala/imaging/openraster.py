@@ -47,10 +47,16 @@ Picture = NDArray[np.uint8]
 Floats = NDArray[np.floating]
 
 
-def write_ora(path: Path, grey: Picture, color: Picture, dpi: tuple[float, float] | None = None) -> None:
+def write_ora(
+    path: Path,
+    grey: Picture,
+    color: Picture,
+    dpi: tuple[float, float] | None = None,
+    hints: Picture | None = None,
+) -> None:
     """Write an OpenRaster file, there whole or not at all; see `save_ora`."""
     with open_atomic(path) as file:
-        save_ora(file, grey, color, dpi)
+        save_ora(file, grey, color, dpi, hints)
 
 
 def save_ora(

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from koala.config.fields import Device
-from koala.config.imaging import PictureLimits
 from koala.config.inference import ColorizeOptions
 from koala.config.load import validate
 from koala.config.models import Preset
@@ -184,9 +183,7 @@ def check_hints(model: Colorizer, hints: object) -> None:
         raise UserError("this model was not trained to take hints; leave them out, or choose another model")
 
 
-def placed_hints(
-    hints: HintsInput | None, pixels: NDArray[Any], view: View, limits: PictureLimits | None = None
-) -> Tensor | None:
+def placed_hints(hints: HintsInput | None, pixels: NDArray[Any], view: View) -> Tensor | None:
     """A photo's hints as the network takes them, `(1, 3, h, w)`; none where there are none.
 
     Raises:
@@ -195,7 +192,7 @@ def placed_hints(
     if hints is None:
         return None
     height, width = view.lightness.shape[-2:]
-    return place_hints(read_hints(hints, pixels.shape, limits), height, width)
+    return place_hints(read_hints(hints, pixels.shape), height, width)
 
 
 def look(pixels: NDArray[Any], short_side: int, stride: int = STRIDE) -> View:

@@ -29,6 +29,7 @@ from koala.core.progress import Progress
 from koala.imaging import openraster, photo_io
 from koala.imaging.errors import UnreadableImageError
 from koala.inference import colorize
+from koala.inference.hints import read_hints
 from koala.inference.jobs import Job, Outcome
 from koala.models.network import Colorizer
 from koala.models.pretrained import load_model
@@ -88,6 +89,7 @@ class _Worker:
     def __init__(self, predict: _Predict, model: Colorizer, settings: ColorizeSettings) -> None:
         self._predict, self._settings = predict, settings
         self._size, self._stride = settings.options.size or model.size, model.network.stride
+        self._takes_hints = model.network.hints
         self._large = Lock()
 
     def do(self, job: Job) -> tuple[Outcome, str]:
@@ -127,21 +129,36 @@ class _Worker:
                     raise _InColorError
                 yield photo.pixels, photo
                 continue
-            hints = colorize.placed_hints(self._settings.hints, photo.pixels, view, self._settings.limits)
+            dabs = self._read_hints(photo.pixels)
+            hints = colorize.placed_hints(dabs, photo.pixels, view)
             ab = self._predict(view.lightness) if hints is None else self._predict(view.lightness, hints=hints)
             over = None if job.layers else photo.pixels
             colored = colorize.paint(photo.pixels, view, ab, self._settings.options, out=over)
             if job.layers:
-                self._write_layers(job.layers_of(number), photo, view, colored)
+                self._write_layers(job.layers_of(number), photo, view, colored, dabs)
             yield colored, photo
 
-    def _write_layers(self, path: Path, photo: photo_io.Photo, view: colorize.View, colored: NDArray[Any]) -> None:
+    def _read_hints(self, pixels: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """The dabs for a photo, `(H, W, 4)`; none where there are none."""
+        given = self._settings.hints
+        return None if given is None else read_hints(given, pixels.shape, self._settings.limits)
+
+    def _write_layers(
+        self,
+        path: Path,
+        photo: photo_io.Photo,
+        view: colorize.View,
+        colored: NDArray[Any],
+        dabs: NDArray[np.uint8] | None,
+    ) -> None:
+        """Write the further file; the layer of dabs is there to be painted on, wherever the model takes some."""
         path.parent.mkdir(parents=True, exist_ok=True)
         color = photo_io.convert_depth(colored, np.uint8)
         if self._settings.layers == "ora":
-            openraster.write_ora(
-                path, photo_io.convert_depth(colorize.grey(photo.pixels, view), np.uint8), color, photo.dpi
-            )
+            grey = photo_io.convert_depth(colorize.grey(photo.pixels, view), np.uint8)
+            if dabs is None and self._takes_hints:
+                dabs = np.zeros((*grey.shape, 4), np.uint8)
+            openraster.write_ora(path, grey, color, photo.dpi, dabs)
         else:
             openraster.write_layer(path, photo_io.convert_depth(photo.pixels, np.uint8), color)
 

@@ -157,6 +157,22 @@ def test_hints_are_divided_by_the_presets_saturation_and_the_users(model, monkey
     assert torch.equal(seen[1][:, 2], placed[:, 2])
 
 
+def test_layers_are_given_back_as_hints(model, tmp_path):
+    """An empty layer to paint on at first; then the dabs come back as they were given, and make the same picture."""
+    make_photo(2, 120, 90).convert("L").save(tmp_path / "photo.png")
+    command = ["colorize", str(tmp_path / "photo.png"), "--out", str(tmp_path / "out"), "--model", str(model)]
+    layers, photo = tmp_path / "out/photo.ora", tmp_path / "out/photo.png"
+    assert main([*command, "--layers", "ora"]) == 0
+    assert not read_hints(layers, (90, 120)).any()
+    Image.fromarray(dabs()).save(tmp_path / "dabs.png")
+    made = []
+    for given in (tmp_path / "dabs.png", layers):
+        assert main([*command, "--layers", "ora", "--hints", str(given)]) == 0
+        assert np.array_equal(read_hints(layers, (90, 120)), dabs())
+        made.append(photo.read_bytes())
+    assert made[0] == made[1]
+
+
 def test_a_model_without_hints_says_so(run, tmp_path):
     with pytest.raises(UserError, match="not trained to take hints"):
         koala.colorize(np.zeros((90, 120), np.uint8), run, hints=dabs())
