@@ -102,13 +102,14 @@ def write_layer(path: Path, photo: Picture, color: Picture) -> None:
         _save(layer, file)
 
 
-def read_layer(path: Path, name: str, limits: PictureLimits | None = None) -> Picture:
+def read_layer(file: Path | IO[bytes], name: str, limits: PictureLimits | None = None, called: str = "") -> Picture:
     """A layer of an OpenRaster file, at its place in the whole picture.
 
     Args:
-        path: the file.
+        file: its path, or the open file.
         name: of the layer, in any case.
         limits: to what the layer and the picture may ask for.
+        called: what errors call the file; by default its path.
 
     Returns:
         `(H, W, 4)` uint8 sRGB with alpha, of the whole picture's size.
@@ -116,19 +117,21 @@ def read_layer(path: Path, name: str, limits: PictureLimits | None = None) -> Pi
     Raises:
         UserError: it is no OpenRaster file, or holds no such layer.
     """
+    place = called or str(file)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             return _placed_layer(archive, name, limits or PictureLimits())
     except _NoLayerError:
         raise UserError(
-            f'{path} has no layer named "{name}"; name the layer so that holds the dabs of colour'
+            f'{place} has no layer named "{name}"; name the layer so that holds the dabs of colour'
         ) from None
     except UnreadableImageError as error:
-        raise UserError(f'{path}: the layer "{name}" cannot be read: {error}') from None
+        raise UserError(f'{place}: the layer "{name}" cannot be read: {error}') from None
     except Exception as error:  # archives, XML and numbers each fail in their own way
         if isinstance(error, OSError) and error.strerror:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        raise UserError(f"{path} is no OpenRaster file that can be read ({first_line(error)}); save it again") from None
+            raise UserError(f"{place} cannot be read: {error.strerror}") from None
+        reason = first_line(error)
+        raise UserError(f"{place} is no OpenRaster file that can be read ({reason}); save it again") from None
 
 
 class _NoLayerError(Exception):

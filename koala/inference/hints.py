@@ -3,6 +3,7 @@
 Only their hue and chroma count; lightness stays the photo's own.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ from torch import Tensor
 from koala.config.imaging import PictureLimits
 from koala.core.errors import UserError
 from koala.imaging import color, openraster, photo_io
+from koala.imaging.errors import UnreadableImageError
 from koala.imaging.samples import convert_depth
+
+_ZIP = b"PK\3\4"  # how an OpenRaster file begins
 
 HintsInput = str | Path | Image.Image | NDArray[np.uint8]
 """Dabs of colour: a picture with transparency, an OpenRaster file with a layer `hints`, or an array `(H, W, 4)`."""
@@ -48,11 +52,32 @@ def _read(hints: HintsInput, name: str, limits: PictureLimits | None) -> NDArray
     if isinstance(hints, str | Path):
         if Path(hints).suffix.lower() == ".ora":
             return openraster.read_layer(Path(hints), openraster.HINTS, limits)
-        photo = photo_io.read_photo(Path(hints), limits)
-    elif isinstance(hints, Image.Image):
-        photo = photo_io.from_image(hints)
-    else:
-        raise TypeError(f"hints are a path, a PIL image or an array (H, W, 4); got {type(hints).__name__}")
+        return _with_alpha(photo_io.read_photo(Path(hints), limits), name)
+    if isinstance(hints, Image.Image):
+        return _with_alpha(photo_io.from_image(hints), name)
+    raise TypeError(f"hints are a path, a PIL image or an array (H, W, 4); got {type(hints).__name__}")
+
+
+def decode_hints(data: bytes, name: str, limits: PictureLimits | None = None) -> NDArray[np.uint8]:
+    """The dabs that a file's bytes hold, `(H, W, 4)` sRGB with alpha.
+
+    Args:
+        data: of a picture with transparency, or of an OpenRaster file with a layer `hints`.
+        name: what errors call the file.
+        limits: to what it may ask for.
+
+    Raises:
+        UserError: it cannot be read, or has no transparency.
+    """
+    if data.startswith(_ZIP):
+        return openraster.read_layer(io.BytesIO(data), openraster.HINTS, limits, name)
+    try:
+        return _with_alpha(photo_io.decode_photo(data, limits), name)
+    except UnreadableImageError as error:
+        raise UserError(f"{name} cannot be read: {error}") from None
+
+
+def _with_alpha(photo: photo_io.Photo, name: str) -> NDArray[np.uint8]:
     if photo.alpha is None:
         raise UserError(f"{name} has no transparency; paint the hints on a transparent picture of the photo's size")
     return convert_depth(np.dstack([photo.pixels, photo.alpha]), np.uint8)

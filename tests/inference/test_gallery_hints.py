@@ -15,7 +15,7 @@ from koala.config.models import ExtractorSettings, Preset
 from koala.imaging import ab_bins, color, openraster
 from koala.inference import colorize
 from koala.inference.gallery import painting, server
-from koala.inference.gallery.wishes import Dab, draw_dabs, read_dabs
+from koala.inference.gallery.wishes import SIZES, Dab, draw_dabs, find_dabs, read_dabs
 from koala.inference.hints import place_hints
 from koala.models.extractor import build_feature_maps
 from koala.models.network import Colorizer, FusionNetwork
@@ -64,6 +64,7 @@ def test_dabs_are_read():
         Dab(0, 1, "#00ff7f"),
         Dab(0.5, 0.25, "#102030"),
     )
+    assert read_dabs('[[0, 1, "#00ff7f", "large"]]') == (Dab(0, 1, "#00ff7f", "large"),)
     assert read_dabs("[]") == ()
 
 
@@ -72,6 +73,7 @@ def test_dabs_are_read():
     [
         *("", "{", "1", "{}x", '{"a": 1}', "[1]", "[[0, 0]]", '[[0, 0, "#000000", 1]]', '[[0, -0.1, "#000000"]]'),
         *('[[1.1, 0, "#000000"]]', '[[NaN, 0, "#000000"]]', '[[0, 0, "red"]]', '[[0, 0, "#00000g"]]', "[[0, 0, 5]]"),
+        *('[[0, 0, "#000000", "huge"]]', '[[0, 0, "#000000", []]]', '[[0, 0, "#000000", "small", 1]]'),
         *('[[null, 0, "#000000"]]', '[[1e999, 0, "#000000"]]', "[" * 100_000, '[[0, 0, "#000000\\n"]]'),
     ],
 )
@@ -80,7 +82,8 @@ def test_what_are_no_dabs_is_refused_in_a_sentence(client, text):
         read_dabs(text)
     response = client.post("/colored", files={"photo": jpeg(make_photo(0))}, data={"dabs": text})
     assert response.status_code == 400
-    assert response.text == 'dabs must be a list of [x, y, "#rrggbb"], x and y from 0 to 1\n'
+    sentence = 'dabs must be a list of [x, y, "#rrggbb", size], x and y from 0 to 1, sizes small, medium, large\n'
+    assert response.text == sentence
 
 
 def test_dabs_beyond_counting_are_refused():
@@ -97,6 +100,11 @@ def test_a_dab_is_a_disc_of_a_twenty_fifth_of_the_short_side():
     assert len(rows) == pytest.approx(np.pi * 4.5**2, rel=0.1)
 
 
+def test_dabs_have_three_sizes():
+    drawn = (draw_dabs([Dab(0.5, 0.5, "#2060e0", size)], 300, 400)[150, :, 3] for size in SIZES)
+    assert [int((row > 0).sum()) for row in drawn] == [7, 13, 23]  # 2 * 300 * (1/100, 1/50, 1/28) + 1
+
+
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (1, 1), (0.999, 0)])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 17), (50, 40)])
 def test_every_dab_leaves_something_where_it_lies(x, y, height, width):
@@ -107,6 +115,44 @@ def test_every_dab_leaves_something_where_it_lies(x, y, height, width):
 def test_later_dabs_lie_over_earlier_ones():
     drawn = draw_dabs([Dab(0.5, 0.5, "#ff0000"), Dab(0.5, 0.5, "#00ff00")], 100, 100)
     assert set(map(tuple, drawn[drawn[..., 3] > 0])) == {(0, 255, 0, 255)}
+
+
+MANY = (
+    *(Dab(0.3, 0.2, "#2060e0", "large"), Dab(0.3, 0.2, "#ff0000", "small"), Dab(0.5, 0.7, "#ff0000")),
+    *(Dab(0, 0.4, "#102030"), Dab(0.999, 0.6, "#102030", "large"), Dab(0.8, 1, "#fefefe", "small")),
+)
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 400), (601, 333), (100, 100)])
+def test_dabs_are_found_in_what_was_drawn(height, width):
+    """Also at the border, and one upon another; the order is that in which they are drawn."""
+    drawn = draw_dabs(MANY, height, width)
+    found = find_dabs(drawn)
+    assert sorted(dab.color for dab in found) == sorted(dab.color for dab in MANY)
+    assert np.array_equal(draw_dabs(found, height, width), drawn)
+
+
+def test_a_dab_that_another_lies_over_is_found_near():
+    """Its middle is that of what is seen, and it lies below again."""
+    found = find_dabs(draw_dabs([Dab(0.5, 0.5, "#ff0000"), Dab(0.505, 0.5, "#00ff00")], 500, 1000))
+    assert [(dab.color, dab.size) for dab in found] == [("#ff0000", "medium"), ("#00ff00", "medium")]
+    assert found[0].x == pytest.approx(0.5, abs=0.01) and found[0].y == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_somebody_else_painted_becomes_dabs():
+    """Patches of one colour; the thin and the nearly transparent edge of a brush's stroke is none."""
+    painted = np.zeros((400, 600, 4), np.uint8)
+    painted[99:122, 199:222] = 10, 20, 30, 60
+    painted[100:121, 200:221] = 10, 20, 30, 255
+    painted[300, 100:102] = 200, 100, 50, 255
+    (dab,) = find_dabs(painted)
+    assert (dab.place(400, 600), dab.color, dab.size) == ((110, 210), "#0a141e", "medium")
+    grid = np.zeros((400, 600, 4), np.uint8)
+    for place in range(201):
+        row, column = divmod(place, 20)
+        grid[20 * row : 20 * row + 12, 20 * column : 20 * column + 12] = 255
+    with pytest.raises(ValueError, match="there are 201 patches of colour, more than 200; paint fewer"):
+        find_dabs(grid)
 
 
 # ---------------------------------------------------------------- what is made of a photo
@@ -226,6 +272,36 @@ def test_a_suggested_color_is_what_the_network_is_told():
     assert placed[2] == 1
 
 
+# ---------------------------------------------------------------- dabs of a file
+
+
+@pytest.mark.parametrize("address", ["/hints", "/layers"])
+def test_what_was_kept_is_loaded_again(client, address):
+    dabs = [[*DABS[0], "small"], [*DABS[1], "large"]]
+    kept = send(client, address, encoded(make_photo(11, 360, 240), "PNG"), dabs).content
+    loaded = send(client, "/dabs", kept, name="aunt Marie-hints").json()
+    assert (loaded["width"], loaded["height"]) == (360, 240)
+    found = sorted(loaded["dabs"])
+    assert [dab[2:] for dab in found] == [["#2060e0", "small"], ["#e02020", "large"]]
+    assert np.allclose([dab[:2] for dab in found], [dab[:2] for dab in dabs], atol=1 / 240)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"Dear diary", "kept.png cannot be read: not an image"),
+        (b"PK\3\4", "kept.png is no OpenRaster file that can be read"),
+        (jpeg(make_photo(12)), "kept.png has no transparency; paint the hints on a transparent picture"),
+        (encoded(Image.new("RGBA", (40, 30)), "PNG"), "kept.png holds no dabs of colour; choose another file"),
+        (encoded(Image.new("RGBA", (9000, 9000)), "PNG"), "are allowed"),
+    ],
+)
+def test_a_file_without_dabs_is_one_sentence(client, data, sentence):
+    response = send(client, "/dabs", data, name="kept.png")
+    assert response.status_code == 400
+    assert sentence in response.text and len(response.text.splitlines()) == 1
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -234,13 +310,13 @@ def test_a_model_without_hints_has_a_page_without_them():
     page = client.get("/").text
     assert not re.search(r"\bdabs?\b|\bhints?\b", re.sub(r"<script.*", "", page), flags=re.IGNORECASE)
     assert "Download layers" in page
-    for address in ("/hints", "/suggested"):
+    for address in ("/hints", "/suggested", "/dabs"):
         assert client.post(address).status_code == 404
     plain, with_dabs = (send(client, "/colored", jpeg(make_photo(8)), dabs) for dabs in ([], DABS))
     assert plain.content == with_dabs.content, "they are passed over"
 
 
-@pytest.mark.parametrize("address", ["/reduced", "/layers", "/hints", "/suggested"])
+@pytest.mark.parametrize("address", ["/reduced", "/layers", "/hints", "/suggested", "/dabs"])
 def test_other_sites_get_nothing(client, address):
     response = client.post(address, files={"photo": jpeg(make_photo(9))}, headers={"origin": "https://evil.example"})
     assert response.status_code == 403
@@ -313,7 +389,9 @@ def test_dabs_in_a_real_browser(model, tmp_path, monkeypatch):
         visitor.move_it_by_keyboard()
         visitor.drag_it()
         visitor.undo_and_remove()
+        visitor.choose_a_size()
         visitor.keep_all(names[0], model)
+        visitor.load_what_was_kept()
         visitor.see_the_other_photo()
         visitor.choose_a_preset()
         visitor.reset()
@@ -367,14 +445,14 @@ class Visitor:
         before = self.picture()
         self.actions().move_to_element_with_offset(self.find("after"), -100, 0).click().perform()
         (name,) = self.dabs()
-        assert re.fullmatch(r"Dab 1, [a-z ]+, 25 % across, 50 % down", name)
+        assert re.fullmatch(r"Dab 1, [a-z ]+, medium, 25 % across, 50 % down", name)
         assert self.driver.switch_to.active_element == self.all("#dabs button")[0]
         self.wait(lambda: len(self.all("#suggestions button")) == 8)
         self.all("#suggestions button")[5].click()
         self.wait_for_another(before)
         assert self.all("#suggestions button")[5].get_attribute("aria-pressed") == "true"
         word = self.all("#suggestions button")[5].get_attribute("aria-label").partition(",")[0]
-        assert self.dabs() == [f"Dab 1, {word}, 25 % across, 50 % down"]
+        assert self.dabs() == [f"Dab 1, {word}, medium, 25 % across, 50 % down"]
         self.driver.save_screenshot(str(self.folder / "dab.png"))
 
     def move_it_by_keyboard(self):
@@ -410,6 +488,37 @@ class Visitor:
         assert self.driver.switch_to.active_element == self.find("add")
         self.find("undo").click()
         assert len(self.dabs()) == 1
+
+    def choose_a_size(self):
+        before = self.picture()
+        self.all("#dabs button")[0].click()
+        self.find("dab-size").send_keys("large")
+        self.wait_for_another(before)
+        assert ", large, " in self.dabs()[0]
+
+    def load_what_was_kept(self):
+        """By keyboard's button from a file, and dropped on the page; what is not alike is refused in words."""
+        (kept,) = self.dabs()
+        for give in (self.find("hints-file").send_keys, self.drop_file):
+            for name in ("aunt Marie-hints.png", "aunt Marie-koala.ora"):
+                self.all("#dabs button")[0].click()
+                self.find("remove").click()
+                assert self.dabs() == []
+                give(str(self.folder / name))
+                self.wait(lambda: self.dabs() == [kept])
+        assert len(self.all("#photos button")) == 2, "hints are no photos"
+        self.driver.save_screenshot(str(self.folder / "loaded.png"))
+        Image.fromarray(draw_dabs([Dab(0.5, 0.5, "#ff0000")], 300, 300)).save(self.folder / "other-hints.png")
+        self.drop_file(str(self.folder / "other-hints.png"))
+        self.wait(lambda: "belongs to a photo of another shape, 300 x 300 pixels" in self.find("status").text)
+        assert self.dabs() == [kept]
+
+    def drop_file(self, path: str):
+        """Drop a file on the page, as a person's hand would."""
+        data = {"items": [], "files": [path], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            event = {"type": kind, "x": 300, "y": 60, "data": data}
+            self.driver.execute_cdp_cmd("Input.dispatchDragEvent", event)
 
     def keep_all(self, name: str, model: Colorizer):
         for button in self.all("#downloads button[value]"):

@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from torch import Tensor
 
 from koala.config.imaging import PictureLimits
 from koala.config.inference import ColorizeOptions
+from koala.core.errors import UserError
 from koala.imaging import ab_bins, color, openraster, photo_io
 from koala.inference import colorize
-from koala.inference.gallery.wishes import Options, Slider, Wishes, draw_dabs
+from koala.inference.gallery.wishes import Options, Slider, Wishes, draw_dabs, find_dabs
+from koala.inference.hints import decode_hints
 from koala.models.network import Colorizer
 
 CHECKED = PictureLimits(max_pixels=sys.maxsize)  # the server has its own limits, with sentences for the page
@@ -205,6 +207,23 @@ def hints(data: bytes, wishes: Wishes) -> Made:
     """The dabs alone, on a transparent PNG of the photo's size: what `koala colorize --hints` takes."""
     pixels = photo_io.decode_photo(data, CHECKED).pixels
     return _png(Image.fromarray(draw_dabs(wishes.dabs, *pixels.shape[:2])), "-hints.png")
+
+
+def read_hints(data: bytes, name: str, limits: PictureLimits) -> Made:
+    """The dabs of a file of hints or layers, as JSON: "width", "height", and "dabs" as forms have them.
+
+    Raises:
+        UserError: it holds none, or too many, or cannot be read.
+    """
+    picture = decode_hints(data, name, limits)
+    height, width = picture.shape[:2]
+    try:
+        dabs = [astuple(dab) for dab in find_dabs(picture)]
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    if not dabs:
+        raise UserError(f"{name} holds no dabs of colour; choose another file")
+    return Made("-dabs.json", json.dumps({"width": width, "height": height, "dabs": dabs}).encode())
 
 
 def sample() -> Made | None:

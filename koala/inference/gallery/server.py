@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from koala.config.imaging import PictureLimits
 from koala.config.inference import GallerySettings
 from koala.core import http, http_server
 from koala.core.errors import UserError
@@ -34,7 +35,7 @@ from koala.inference.colorize import device_for
 from koala.inference.gallery import painting
 from koala.inference.gallery.forms import PhotoForm, read_form
 from koala.inference.gallery.painting import Made, Maker
-from koala.inference.gallery.wishes import Options
+from koala.inference.gallery.wishes import SIZES, Options
 from koala.models.pretrained import load_model
 
 _PAGE = Path(__file__).parent / "page"
@@ -71,6 +72,7 @@ class Gallery:
             Route("/", self.welcome),
             Route("/", self.result, methods=["POST"]),
             *(Route(f"/{address}", self.maker(address), methods=["POST"]) for address in self._makers),
+            *([Route("/dabs", self.dabs, methods=["POST"])] if self._options.takes_dabs else []),
             *([Route("/sample", self.sample)] if self._sample else []),
             Route("/line", self.line),
             Route(http_server.HEALTH, self.health),
@@ -83,16 +85,20 @@ class Gallery:
 
     async def result(self, request: Request) -> Response:
         """The page with a coloured photo in it, for browsers without JavaScript."""
-        name, made = await self._make(request, self._makers["colored"])
+        name, made = await self._make(request, self._job(self._makers["colored"]))
         return self._page(picture={"name": name, "url": _data_url(made)})
 
     def maker(self, address: str) -> Callable[[Request], Awaitable[Response]]:
         """What answers at an address: a file that is made of the photo in a form, to keep."""
 
         async def make(request: Request) -> Response:
-            return _download(*await self._make(request, self._makers[address]))
+            return _download(*await self._make(request, self._job(self._makers[address])))
 
         return make
+
+    async def dabs(self, request: Request) -> Response:
+        """The dabs of a file of hints, to go on with."""
+        return _download(*await self._make(request, self._found))
 
     async def sample(self, request: Request) -> Response:
         """A photo to begin with."""
@@ -121,6 +127,7 @@ class Gallery:
         text = self._template.render(
             accept=",".join(dict.fromkeys(_FORMATS.values())),
             options=self._options,
+            sizes=SIZES,
             makers=self._makers,
             sample=self._sample,
             credit=painting.SAMPLE_CREDIT,
@@ -133,8 +140,8 @@ class Gallery:
             text, status, {"content-security-policy": http.content_security_policy("'self' blob: data:")}
         )
 
-    async def _make(self, request: Request, maker: Maker) -> tuple[str, Made]:
-        """Make something of the photo of a form, when its turn comes.
+    async def _make(self, request: Request, job: Callable[[PhotoForm], Made]) -> tuple[str, Made]:
+        """Make something of the file of a form, when its turn comes.
 
         Returns:
             The name of the file, and the file.
@@ -152,7 +159,7 @@ class Gallery:
                 async with self._turn:
                     if await request.is_disconnected():  # who moves a slider on does not wait for what was before
                         raise HTTPException(408, "nobody waits for this photo any more")
-                    made = await run_in_threadpool(self._made, form, maker)
+                    made = await run_in_threadpool(job, form)
         return f"{Path(form.name).stem}{made.ending}", made
 
     @contextmanager
@@ -186,6 +193,18 @@ class Gallery:
     def _full(self) -> HTTPException:
         waiting = f"{self._line} photos are waiting" if self._line else "too many photos are on their way"
         return HTTPException(503, f"{waiting}; try again in a moment", {"retry-after": "10"})
+
+    def _job(self, maker: Maker) -> Callable[[PhotoForm], Made]:
+        """What a maker makes of a form."""
+        return lambda form: self._made(form, maker)
+
+    def _found(self, form: PhotoForm) -> Made:
+        """The dabs of a file of hints that is within the limits."""
+        limits = PictureLimits(max_pixels=self._settings.megapixels * 10**6)
+        try:
+            return painting.read_hints(form.data, form.name, limits)
+        except UserError as error:
+            raise HTTPException(400, str(error)) from None
 
     def _made(self, form: PhotoForm, maker: Maker) -> Made:
         """Make something of a photo that is within the limits."""

@@ -4,12 +4,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from skimage import measure
 
-_RADIUS = 1 / 50  # of a dab, in the photo's short side: about what networks that take hints are trained with
+SIZES = {"small": 1 / 100, "medium": 1 / 50, "large": 1 / 28}
+"""Radii of dabs in the photo's short side: within what networks that take hints are trained with (koala.data.hints)."""
+
 _MOST_DABS = 200
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 
@@ -59,11 +63,13 @@ class Dab:
         x: of its middle, in the photo's width from the left, 0..1.
         y: of its middle, in the photo's height from the top, 0..1.
         color: "#rrggbb", sRGB.
+        size: one of `SIZES`.
     """
 
     x: float
     y: float
     color: str
+    size: str = "medium"
 
     def place(self, height: int, width: int) -> tuple[int, int]:
         """Row and column of its middle, in a picture of this size."""
@@ -113,18 +119,22 @@ class Options:
 
 
 def read_dabs(text: str) -> tuple[Dab, ...]:
-    """The dabs that a form gives as JSON, `[[x, y, "#rrggbb"], ...]`.
+    """The dabs that a form gives as JSON, `[[x, y, "#rrggbb", size], ...]`; without a size they are medium.
 
     Raises:
         ValueError: they are not given so, or are too many.
     """
     try:
-        dabs = tuple(Dab(float(x), float(y), color) for x, y, color in json.loads(text))
-        good = all(0 <= dab.x <= 1 and 0 <= dab.y <= 1 and _COLOR.fullmatch(dab.color) for dab in dabs)
+        dabs = tuple(Dab(float(x), float(y), color, *size) for x, y, color, *size in json.loads(text))
+        good = all(
+            0 <= dab.x <= 1 and 0 <= dab.y <= 1 and _COLOR.fullmatch(dab.color) and dab.size in SIZES for dab in dabs
+        )
     except (ValueError, TypeError, OverflowError, RecursionError):
         good = False
     if not good:
-        raise ValueError('dabs must be a list of [x, y, "#rrggbb"], x and y from 0 to 1')
+        raise ValueError(
+            f'dabs must be a list of [x, y, "#rrggbb", size], x and y from 0 to 1, sizes {", ".join(SIZES)}'
+        )
     if len(dabs) > _MOST_DABS:
         raise ValueError(f"there are {len(dabs)} dabs, more than {_MOST_DABS}; remove some")
     return dabs
@@ -134,8 +144,62 @@ def draw_dabs(dabs: Sequence[Dab], height: int, width: int) -> NDArray[np.uint8]
     """Dabs on an otherwise transparent picture of a photo's size, `(H, W, 4)` sRGB: what `koala colorize` takes."""
     picture = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(picture)
-    radius = max(1.0, _RADIUS * min(height, width))
     for dab in dabs:
         y, x = dab.place(height, width)
+        radius = _radius(dab.size, height, width)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=dab.color)
     return np.array(picture)
+
+
+def find_dabs(picture: NDArray[np.uint8]) -> tuple[Dab, ...]:
+    """The dabs of which a picture of hints consists: each patch of one colour is one, whoever painted it.
+
+    Those of `draw_dabs` come back as they were, but for those that others lie over, which come back near.
+
+    Args:
+        picture: `(H, W, 4)` sRGB with alpha.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    height, width = picture.shape[:2]
+    least = _radius("small", height, width) ** 2  # pixels: what is much smaller is the edge of a brush's stroke
+    colors = picture[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1) + 1
+    patches = measure.regionprops(measure.label(np.where(picture[..., 3] >= 128, colors, 0), background=0))
+    found = [(patch, _fitting_size(patch.bbox, height, width)) for patch in patches if patch.area >= least]
+    if len(found) > _MOST_DABS:
+        raise ValueError(f"there are {len(found)} patches of colour, more than {_MOST_DABS}; paint fewer")
+    # from below: large before small, and of one size those first of which least is seen
+    found.sort(key=lambda one: (-SIZES[one[1]], one[0].area))
+    return tuple(_dab(picture, patch, size) for patch, size in found)
+
+
+def _radius(size: str, height: int, width: int) -> int:
+    """Of a dab, in whole pixels, so that it lies evenly around its middle."""
+    return max(1, round(SIZES[size] * min(height, width)))
+
+
+def _fitting_size(box: tuple[int, int, int, int], height: int, width: int) -> str:
+    """The size whose disc is nearest to a patch in its longer extent."""
+    top, left, bottom, right = box
+    extent = max(bottom - top, right - left)
+    return min(SIZES, key=lambda size: abs(2 * _radius(size, height, width) + 1 - extent))
+
+
+def _dab(picture: NDArray[np.uint8], patch: Any, size: str) -> Dab:
+    """A patch as a dab; where the border cuts a patch off, its middle lies nearer to it."""
+    height, width = picture.shape[:2]
+    radius = _radius(size, height, width)
+    top, left, bottom, right = patch.bbox
+    y, x = _middle(top, bottom, height, radius), _middle(left, right, width, radius)
+    row, column = patch.coords[len(patch.coords) // 2]
+    return Dab((x + 0.5) / width, (y + 0.5) / height, f"#{picture[row, column, :3].tobytes().hex()}", size)
+
+
+def _middle(first: int, end: int, length: int, radius: int) -> int:
+    """Of a disc of which the pixels from `first` to `end - 1` are seen along an axis."""
+    if end - first <= 2 * radius and first == 0:
+        return max(0, end - 1 - radius)
+    if end - first <= 2 * radius and end == length:
+        return min(length - 1, first + radius)
+    return (first + end - 1) // 2

@@ -8,14 +8,15 @@
 (() => {
   const PATIENCE_MS = 150; // after the last change
   const STEP = 0.01, LEAP = 0.05; // of a dab by an arrow key, without and with Shift
+  const ALIKE = 0.02; // by which the proportions of a photo and of its hints may differ, for rounding
 
   const root = document.documentElement;
   const form = document.querySelector("form");
   const [status, strip, figure, before, after, split, sample, downloads, reset] =
     ["status", "photos", "comparison", "before", "after", "split", "sample", "downloads", "reset"]
       .map((id) => document.getElementById(id));
-  const [board, hints, palette, suggestions, picker, remove, add, undo] =
-    ["dabs", "hints", "palette", "suggestions", "picker", "remove", "add", "undo"]
+  const [board, hints, palette, suggestions, picker, dabSize, remove, add, undo, load, hintsFile] =
+    ["dabs", "hints", "palette", "suggestions", "picker", "dab-size", "remove", "add", "undo", "load", "hints-file"]
       .map((id) => document.getElementById(id)); // none of them where the model takes no hints
   const { preset, temperature } = form.elements; // where the model has them
   const sliders = [...form.querySelectorAll(".slider input")];
@@ -159,7 +160,7 @@
     if (board) showDabs();
   }
 
-  // ---- dabs of colour: [x, y, "#rrggbb"], from the left and the top in shares of the picture
+  // ---- dabs of colour: [x, y, "#rrggbb", size], from the left and the top in shares of the picture
 
   const within = (share) => Math.round(Math.min(1, Math.max(0, share)) * 1e4) / 1e4;
   const percent = (share) => `${Math.round(100 * share)} %`;
@@ -174,14 +175,14 @@
   }
 
   function put(x, y) {
-    set([...photo.dabs, [within(x), within(y), colorAt(x, y)]]);
+    set([...photo.dabs, [within(x), within(y), colorAt(x, y), dabSize.value]]);
     pick(photo.dabs.length - 1);
     board.lastChild.focus();
   }
 
   const alter = (place, dab, name) => set(photo.dabs.with(place, dab), name);
 
-  function move(place, x, y, name) { alter(place, [within(x), within(y), photo.dabs[place][2]], name); }
+  function move(place, x, y, name) { alter(place, [within(x), within(y), ...photo.dabs[place].slice(2)], name); }
 
   function drop(place) {
     set(photo.dabs.toSpliced(place, 1));
@@ -229,18 +230,19 @@
     chosen = Math.min(chosen, photo.dabs.length - 1);
     while (board.children.length > photo.dabs.length) board.lastChild.remove();
     while (board.children.length < photo.dabs.length) board.append(newDab(board.children.length));
-    photo.dabs.forEach(([x, y, color], place) => {
+    photo.dabs.forEach(([x, y, color, size], place) => {
       const dab = board.children[place];
       dab.style.left = `${100 * x}%`;
       dab.style.top = `${100 * y}%`;
       dab.style.setProperty("--color", color);
-      dab.setAttribute("aria-label", `Dab ${place + 1}, ${nameOf(color)}, ${percent(x)} across, ${percent(y)} down`);
+      dab.dataset.size = size;
+      dab.setAttribute("aria-label", `Dab ${place + 1}, ${nameOf(color)}, ${size}, ${percent(x)} across, ${percent(y)} down`);
       dab.setAttribute("aria-pressed", place === chosen);
     });
     hints.hidden = !photo.picture;
     palette.hidden = chosen < 0;
     undo.disabled = !photo.past.length;
-    if (chosen >= 0) picker.value = photo.dabs[chosen][2];
+    if (chosen >= 0) [, , picker.value, dabSize.value] = photo.dabs[chosen];
     for (const each of suggestions.children) each.setAttribute("aria-pressed", each.value === photo.dabs[chosen]?.[2]);
   }
 
@@ -277,7 +279,7 @@
   async function suggest() {
     if (chosen < 0 || !photo.small) return;
     const others = photo.dabs.toSpliced(chosen, 1), dab = photo.dabs[chosen];
-    const asked = wishes({ dabs: [...others, dab.slice(0, 2)] });
+    const asked = wishes({ dabs: [...others, dab.slice(0, 2)] }); // its own colour and size do not matter
     if (asked === suggested) return;
     suggested = asked;
     suggesting.abort();
@@ -303,8 +305,26 @@
   }
 
   function recolor(color, name) {
-    const [x, y] = photo.dabs[chosen];
-    alter(chosen, [x, y, color], name);
+    alter(chosen, photo.dabs[chosen].with(2, color), name);
+  }
+
+  const holdsHints = (file) => board && /\.ora$|-hints( ?\(\d+\))?\.png$/i.test(file.name); // as downloads are called
+
+  /** Replace the dabs by those of a file. */
+  function loadHints(file) {
+    const one = photo, { signal } = new AbortController();
+    work("Reading the hints …", signal, async () => {
+      if (!one) throw new Refused("Choose a photo first, and then its hints.");
+      if (!one.small) await reduce(one, signal);
+      await before.decode();
+      const { width, height, dabs } = await (await ask("dabs", file, [], signal)).json();
+      if (Math.abs(width * before.naturalHeight / (height * before.naturalWidth) - 1) > ALIKE) {
+        throw new Refused(`${file.name} belongs to a photo of another shape, ${width} x ${height} pixels; choose other hints.`);
+      }
+      if (one !== photo) return;
+      chosen = -1;
+      set(dabs.map(([x, y, color, size]) => [within(x), within(y), color, size]));
+    });
   }
 
   if (board) {
@@ -317,6 +337,12 @@
     remove.addEventListener("click", () => drop(chosen));
     undo.addEventListener("click", stepBack);
     picker.addEventListener("input", () => recolor(picker.value, `picker ${chosen}`));
+    dabSize.addEventListener("change", () => alter(chosen, photo.dabs[chosen].with(3, dabSize.value)));
+    load.addEventListener("click", () => hintsFile.click());
+    hintsFile.addEventListener("change", () => {
+      if (hintsFile.files.length) loadHints(hintsFile.files[0]);
+      hintsFile.value = "";
+    });
     addEventListener("keydown", (event) => {
       if (event.key !== "z" || !(event.ctrlKey || event.metaKey) || event.shiftKey) return;
       event.preventDefault();
@@ -352,19 +378,25 @@
     const blob = await (await fetch(sample.href)).blob();
     choose([new File([blob], sample.download, { type: blob.type })]);
   });
+  function take(files) {
+    const given = [...files];
+    choose(given.filter((file) => !holdsHints(file)));
+    given.filter(holdsHints).forEach(loadHints);
+  }
+
   form.elements.photo.multiple = true;
   form.elements.photo.addEventListener("change", (event) => {
-    choose([...event.target.files]);
+    take(event.target.files);
     event.target.value = ""; // the same file can be chosen again
   });
   form.addEventListener("submit", (event) => event.preventDefault());
-  addEventListener("paste", (event) => choose(event.clipboardData.files));
+  addEventListener("paste", (event) => take(event.clipboardData.files));
   addEventListener("dragover", (event) => { event.preventDefault(); root.classList.add("over"); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) root.classList.remove("over"); });
   addEventListener("drop", (event) => {
     event.preventDefault();
     root.classList.remove("over");
-    choose(event.dataTransfer.files);
+    take(event.dataTransfer.files);
   });
 
   root.classList.add("script");
