@@ -67,6 +67,7 @@ CHECKS = (
     DoctorCheck("batch", "main", doctor_checks.batch),
     DoctorCheck("decoding", "process", doctor_checks.decoding),
     DoctorCheck("extractor", "node", doctor_checks.extractor),
+    DoctorCheck("weights", "node", doctor_checks.initial_weights, patience_s=300),  # perhaps from the hub
     DoctorCheck("objective", "node", doctor_checks.objective),
     DoctorCheck("shards", "node", doctor_checks.shards, patience_s=300),  # thousands of small files
     DoctorCheck("embeddings", "node", doctor_checks.embeddings, patience_s=300),

@@ -92,12 +92,15 @@ def decoding(settings: TrainSettings, store: ProcessStore) -> Finding:
 
 def extractor(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the extractor can be built, or where its weights would have to be fetched, whether they can."""
-    from koala.models.extractor import build_extractor, bytes_to_download, weights_sha256
+    from koala.models.build import build_network
+    from koala.models.extractor import bytes_to_download
 
     wanted = settings.extractor
-    if wanted.name == "none":
+    if settings.network.name == "pyramid":
+        build_network(settings, pretrained=False)  # whether there are such feature maps
+    elif wanted.name == "none":
         return Finding("ok", "none is asked for")
-    if wanted.cache:
+    elif wanted.cache:
         return Finding("ok", f"{wanted.name} is not needed, with its embeddings at hand")
     try:
         missing = bytes_to_download(wanted)
@@ -108,9 +111,51 @@ def extractor(settings: TrainSettings, store: ProcessStore) -> Finding:
         return Finding("warning", fact, remedy)
     if missing is not None:
         return Finding("ok", f"the weights of {wanted.name} will be fetched: {format_bytes(missing)}")
+    return Finding("ok", f"{wanted.name} with {_built(settings)}")
+
+
+def _built(settings: TrainSettings) -> str:
+    """What the extractor gives, once it is built with its weights."""
+    from koala.models.extractor import build_extractor, build_feature_maps, weights_sha256
+
+    wanted, rate = settings.extractor, settings.network.extractor_rate
+    if settings.network.name == "pyramid":
+        channels = build_feature_maps(wanted, settings.seed, size=settings.data.size).channels
+        manner = f"trained at {rate:g} of the learning rate" if rate else "frozen"
+        return f"feature maps of {', '.join(map(str, channels))} channels, {manner}"
     built = build_extractor(wanted, settings.seed)
     assert built is not None, "there is one but for the name none"
-    return Finding("ok", f"{wanted.name} with {built.embedding_size} features, weights {weights_sha256(built)[:8]}")
+    return f"{built.embedding_size} features, weights {weights_sha256(built)[:8]}"
+
+
+def initial_weights(settings: TrainSettings, store: ProcessStore) -> Finding:
+    """Whether the weights that the training begins with are there, and fit its network."""
+    if not settings.init:
+        return Finding("ok", "drawn at random")
+    from koala.models.build import build_network
+    from koala.models.extractor import bytes_to_download
+    from koala.models.pretrained import find_model
+    from koala.training.initial_weights import plan_start
+
+    is_fusion = settings.network.name == "fusion"
+    if is_fusion and not settings.extractor.cache and bytes_to_download(settings.extractor) is not None:
+        found = find_model(settings.init)
+        return Finding("ok", f"{settings.init} ({found.images_seen} images seen); whether it fits, the extractor tells")
+    size, sha256 = _embedding(settings) if is_fusion else (0, "")
+    origin, _ = plan_start(settings, build_network(settings, size, pretrained=False), sha256)
+    return Finding("ok", str(origin))
+
+
+def _embedding(settings: TrainSettings) -> tuple[int, str]:
+    """Size of what a fusion network is given, and the fingerprint of the extractor that it comes from."""
+    from koala.data.embedding_cache import find_cache
+    from koala.models.extractor import build_extractor, weights_sha256
+
+    if settings.extractor.cache and not settings.data.synthetic:
+        key = find_cache(settings.extractor, settings.data, settings.seed).key
+        return key.embedding_size, key.extractor_sha256
+    built = build_extractor(settings.extractor, settings.seed)
+    return (built.embedding_size, weights_sha256(built)) if built is not None else (0, "")
 
 
 def objective(settings: TrainSettings, store: ProcessStore) -> Finding:
@@ -121,7 +166,9 @@ def objective(settings: TrainSettings, store: ProcessStore) -> Finding:
     from koala.models.perceptual import FLAG, extractor_settings
 
     wanted, at_hand = settings.objective, []
-    if needs_prior(wanted):
+    if needs_prior(wanted) and settings.data.synthetic:
+        at_hand.append("an even prior")
+    elif needs_prior(wanted):
         color_prior.read_prior(settings.data.shards)
         at_hand.append("prior")
     if wanted.perceptual:
@@ -144,6 +191,8 @@ def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
     from koala.data.verification import verify_shards
 
     folder = settings.data.shards
+    if settings.data.synthetic:
+        return Finding("ok", f"none are needed: {settings.data.synthetic} images of noise")
     if _nothing_to_train_on(settings):
         return Finding("warning", f"none at {folder}", "name them with --data.shards, or make some: koala shards write")
     manifest = read_manifest(folder)
@@ -191,8 +240,8 @@ def _read_some(folder: Path, split: str, shards: "Shards") -> None:
 
 def embeddings(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the embeddings that the training wants are there and whole, and can be read."""
-    if not settings.extractor.cache:
-        return Finding("ok", "none are asked for")
+    if not settings.extractor.cache or settings.data.synthetic:
+        return Finding("ok", "none are asked for" if not settings.extractor.cache else "noise takes their place")
     import numpy as np
 
     from koala.data.embedding_cache import CachedEmbeddings, find_cache
@@ -230,7 +279,8 @@ def run_folder(settings: TrainSettings, store: ProcessStore) -> Finding:
 
 def checkpoint_bytes(settings: TrainSettings) -> int:
     """How large a checkpoint is, near enough: weights, Adam's two moments, and the weights' moving average."""
-    return (4 if settings.ema else 3) * weights_bytes()
+    weights, trained = weights_bytes(settings)
+    return (2 if settings.ema else 1) * weights + 2 * trained
 
 
 def _place_of(settings: TrainSettings) -> Path:
@@ -308,17 +358,17 @@ def network(settings: TrainSettings, store: ProcessStore) -> Finding:
         with open_accelerator(device_there(settings), "no", settings.processes, timeout) as accelerator:
             if accelerator.num_processes == 1:
                 return Finding("ok", "one process, which needs none")
-            return _reduced(accelerator.device)
+            return _reduced(settings, accelerator.device)
     except RuntimeError as error:
         return Finding("failed", f"the processes do not reach each other: {first_line(error)}", INTERFACES)
 
 
-def _reduced(device: "torch.device") -> Finding:
+def _reduced(settings: TrainSettings, device: "torch.device") -> Finding:
     """All-reduce as much as the gradients are: whether the sum is right, and how long it takes."""
     import torch
     from torch import distributed as dist
 
-    length, world_size = weights_bytes(), dist.get_world_size()
+    length, world_size = weights_bytes(settings)[1], dist.get_world_size()
     values = torch.full((length // 4,), dist.get_rank() + 1.0, device=device)
     dist.all_reduce(values)  # the first one also makes the connections
     if not bool((values == world_size * (world_size + 1) / 2).all()):
@@ -362,14 +412,15 @@ def bus_bandwidth(length: int, seconds: float, world_size: int) -> float:
     return length / seconds * 2 * (world_size - 1) / world_size
 
 
-def weights_bytes() -> int:
-    """How large the trained weights are in fp32, near enough (that depends on the extractor); gradients, too."""
-    import torch
+def weights_bytes(settings: TrainSettings) -> tuple[int, int]:
+    """How large the network's weights are in fp32, and those of them that are trained, as their gradients are.
 
-    from koala.models.network import FusionNetwork
+    A fusion network's depend on the extractor; this is near enough.
+    """
+    from koala.models.build import blank_network
 
-    with torch.device("meta"):
-        return sum(4 * weights.numel() for weights in FusionNetwork().parameters())
+    sizes = [(4 * each.numel(), each.requires_grad) for each in blank_network(settings, 1000).parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
 
 
 # ---------------------------------------------------------------- in words

@@ -49,13 +49,29 @@ def start_from(settings: TrainSettings, components: Components) -> Origin:
     Raises:
         UserError: there is no such model, or it does not fit and `--init-partial` does not allow that.
     """
-    found = find_model(settings.init)
-    same_extractor = found.extractor_sha256 == components.embedder.sha256
-    transfer = plan_transfer(components.network, _given(found, components.network), same_extractor)
-    _check(settings, found, transfer, same_extractor)
+    origin, transfer = plan_start(settings, components.network, components.embedder.sha256)
     take_weights(components.network, transfer)
+    return origin
+
+
+def plan_start(settings: TrainSettings, network: ColorNetwork, extractor_sha256: str) -> tuple[Origin, Transfer]:
+    """What a network's weights will begin as, and which it takes; it is left as it is.
+
+    Args:
+        settings: of the training, with `--init`.
+        network: on the CPU.
+        extractor_sha256: fingerprint of the weights of its extractor, where that is outside of it.
+
+    Raises:
+        UserError: there is no such model, or it does not fit and `--init-partial` does not allow that.
+    """
+    found = find_model(settings.init)
+    same_extractor = found.extractor_sha256 == extractor_sha256
+    transfer = plan_transfer(network, _given(found, network), same_extractor)
+    _check(settings, found, transfer, same_extractor)
     presets = found.presets if transfer.whole else {}
-    return Origin(settings.init, found.weights_sha256, found.images_seen, tuple(transfer.faults()), presets)
+    origin = Origin(settings.init, found.weights_sha256, found.images_seen, tuple(transfer.faults()), presets)
+    return origin, transfer
 
 
 def _given(found: Checkpoint, network: ColorNetwork) -> dict[str, Tensor]:

@@ -17,16 +17,19 @@ import torch
 from PIL import Image
 
 from koala.config.data import DataSettings
-from koala.config.models import ExtractorSettings, ObjectiveSettings
+from koala.config.load import load_toml
+from koala.config.models import ExtractorSettings, NetworkSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
+from koala.core.templates import template_path
 from koala.data import embedding_cache, shards
 from koala.data.shards import Shards
-from koala.models import extractor
+from koala.models import checkpoint, extractor
 from koala.training import doctor_checks, findings, machine_checks
 from koala.training.process_store import ProcessStore
 from tests.company import company
 
+WEIGHTED = ObjectiveSettings("weighted-mse")
 LITE = ExtractorSettings("tf_efficientnet_lite0", weights="random")
 Usage = namedtuple("Usage", "total used free")
 
@@ -262,12 +265,65 @@ def test_extractor(settings, alone):
     assert finding.text == f"tf_efficientnet_lite0 with 1000 features, weights {sha256[:8]}"
 
 
+def pyramid(settings: TrainSettings, **network) -> TrainSettings:
+    data = replace(settings.data, size=32)
+    return replace(settings, data=data, extractor=LITE, network=NetworkSettings("pyramid", **network))
+
+
+def test_a_pyramids_extractor(settings, alone):
+    """EfficientNet-Lite0's channels at strides 4 to 32: Tan and Le, 2019, table 1, with a width of 1."""
+    finding = doctor_checks.extractor(pyramid(settings), alone)
+    assert finding.text == "tf_efficientnet_lite0 with feature maps of 24, 40, 112, 320 channels, frozen"
+    finding = doctor_checks.extractor(pyramid(settings, extractor_rate=0.1), alone)
+    assert finding.text.endswith("trained at 0.1 of the learning rate")
+    with pytest.raises(UserError, match="a pyramid needs an extractor"):
+        doctor_checks.extractor(replace(pyramid(settings), extractor=ExtractorSettings("none")), alone)
+    with pytest.raises(UserError, match="uses no cached embeddings"):
+        doctor_checks.extractor(replace(pyramid(settings), extractor=replace(LITE, cache=True)), alone)
+
+
+def test_a_pyramids_weights_that_will_be_fetched(settings, alone, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _: SimpleNamespace(size=102e6))
+    finding = doctor_checks.extractor(replace(pyramid(settings), extractor=ExtractorSettings("resnet50")), alone)
+    assert finding.text == "the weights of resnet50 will be fetched: 102 MB"
+
+
+def test_weights_to_begin_with(settings, alone, run):
+    assert doctor_checks.initial_weights(settings, alone).text == "drawn at random"
+    trained = checkpoint.find_checkpoint(run)
+    same = replace(trained.settings, data=settings.data, init=str(run))
+    finding = doctor_checks.initial_weights(same, alone)
+    assert finding.text.startswith(f"beginning with {run} ({trained.images_seen} images seen, sha256 ")
+    with pytest.raises(UserError, match="has no weight that this network has; leave out --init"):
+        doctor_checks.initial_weights(replace(pyramid(settings), init=str(run)), alone)
+    with pytest.raises(UserError, match="there is no runs/lost, nor is this a name on the Hugging Face hub"):
+        doctor_checks.initial_weights(replace(settings, init="runs/lost"), alone)
+
+
+def test_the_run_file_of_fine_tuning(settings, alone, shard_folder):
+    """It begins with the built-in model, which fits."""
+    tuning = load_toml(TrainSettings, template_path("launch/finetune.toml"))
+    assert doctor_checks.initial_weights(tuning, alone).text.startswith("beginning with builtin (")
+    assert doctor_checks.extractor(tuning, alone).status == "ok"
+
+
+def test_noise_needs_no_shards(settings, alone, tmp_path):
+    data = replace(settings.data, shards=tmp_path / "none", synthetic=100)
+    cached = replace(settings, data=data, extractor=replace(LITE, cache=True), objective=WEIGHTED)
+    assert doctor_checks.shards(cached, alone).text == "none are needed: 100 images of noise"
+    assert doctor_checks.embeddings(cached, alone).text == "noise takes their place"
+    assert doctor_checks.objective(cached, alone).text == "weighted-mse, an even prior"
+
+
 def test_objective(settings, alone):
     assert doctor_checks.objective(settings, alone) == findings.Finding("ok", "mse")
     judged = ObjectiveSettings("huber", perceptual=1.0, perceptual_weights="random")
     assert doctor_checks.objective(replace(settings, objective=judged), alone).text == "huber, vgg16_bn"
     with pytest.raises(UserError, match=r"prior.csv is not there; measure it with koala shards prior"):
-        doctor_checks.objective(replace(settings, objective=ObjectiveSettings("weighted-mse")), alone)
+        doctor_checks.objective(replace(settings, objective=WEIGHTED), alone)
 
 
 def test_weights_that_will_be_fetched(settings, alone, monkeypatch):
@@ -443,10 +499,17 @@ def test_a_folder_that_is_another_one_elsewhere(settings, tmp_path, monkeypatch)
     )
 
 
+def test_of_a_pyramid_only_what_is_trained_has_moments_and_gradients(settings):
+    whole, trained = doctor_checks.weights_bytes(pyramid(settings))
+    maps = 4 * sum(weight.numel() for weight in extractor.build_feature_maps(LITE).parameters())
+    assert whole - trained == maps
+    assert doctor_checks.weights_bytes(pyramid(settings, extractor_rate=0.1)) == (whole, whole)
+    assert doctor_checks.checkpoint_bytes(pyramid(settings)) == whole + 2 * trained
+
+
 @pytest.mark.parametrize("ema", [0, 100])
 def test_a_checkpoint_is_as_large_as_said(settings, tmp_path, ema):
     """As a training writes it after a step; within a tenth."""
-    from koala.models import checkpoint
     from koala.models.network import FusionNetwork
     from koala.training.train_state import TrainState
 
