@@ -25,6 +25,7 @@ from koala.config.load import load_toml
 from koala.config.study import StudySettings
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
+from koala.core.readers import parse_json
 from koala.study.formats import counted
 from koala.study.trials import ORIGINAL
 
@@ -143,13 +144,7 @@ class StudyFolder:
             UserError: the file is damaged.
         """
         path = self.path / "manifest.json"
-        try:
-            read = json.loads(path.read_text("utf-8"))
-            pictures = tuple(StudyPicture(**picture) for picture in read["pictures"])
-            practice = StudyPicture(**read["practice"]) if read["practice"] else None
-            return StudyManifest(tuple(read["versions"]), pictures, practice, read["made"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}); copy it again from where the study was built") from None
+        return parse_json(StudyManifest, path.read_bytes(), path, "copy it again from where the study was built")
 
     @cached_property
     def settings(self) -> StudySettings:
