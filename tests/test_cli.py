@@ -1,6 +1,7 @@
 """The command line and the settings: what users meet when they type."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -163,12 +164,21 @@ def test_what_the_system_refuses_has_the_remedy_that_fits(number, remedy, monkey
 
 def test_the_kit_is_copied_and_never_over_anything(tmp_path, capsys):
     assert cli.main(["kit", str(tmp_path / "kit")]) == 0
-    for name in ("launch/cpu.yaml", "shards/demo.toml", "slurm/train.sbatch"):
+    for name in ("launch/cpu.yaml", "launch/presets/builtin.toml", "shards/demo.toml", "slurm/train.sbatch"):
         assert (tmp_path / "kit" / name).read_bytes() == (ROOT / name).read_bytes()
     assert os.access(tmp_path / "kit/slurm/submit.sh", os.X_OK)
-    assert all(path.is_file() for path in (tmp_path / "kit").glob("*/*"))
+    assert all(path.is_file() for path in (tmp_path / "kit/shards").iterdir()), "no data"
     assert cli.main(["kit", str(tmp_path / "kit")]) == 2
     assert "exists; choose another folder" in capsys.readouterr().err
+
+
+def test_what_a_run_file_names_is_in_the_kit(tmp_path):
+    """Each file that a comment or a setting of launch/ or shards/ names, but for data."""
+    cli.main(["kit", str(tmp_path)])
+    texts = [path.read_text() for folder in ("launch", "shards") for path in (tmp_path / folder).rglob("*.toml")]
+    named = {name for text in texts for name in re.findall(r"\b(?:launch|shards|slurm)/(?!data/)[\w./-]+\.\w+", text)}
+    assert {"launch/presets/builtin.toml", "slurm/train.sbatch"} <= named
+    assert [name for name in sorted(named) if not (tmp_path / name).exists()] == []
 
 
 @pytest.mark.parametrize("flag", ["-V", "--version"])

@@ -62,9 +62,12 @@ def test_the_kit_travels_inside(wheel, tmp_path):
     command = [sys.executable, "-m", "koala", "kit", str(tmp_path / "kit")]
     environment = {"PYTHONPATH": str(tmp_path / "site-packages"), "PATH": "/usr/bin:/bin"}
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
-    for folder in ("launch", "shards", "slurm"):
-        ours = sorted(path.name for path in (ROOT / folder).iterdir() if path.is_file())
-        assert sorted(path.name for path in (tmp_path / "kit" / folder).iterdir()) == ours
+    for files in ("launch/**/*", "shards/*", "slurm/**/*"):
+        ours, copied = (
+            sorted(path.relative_to(top).as_posix() for path in top.glob(files) if path.is_file())
+            for top in (ROOT, tmp_path / "kit")
+        )
+        assert ours == copied
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ def template_path(name: str) -> Path:
 
 
 def copy_templates(target: Path) -> None:
-    """Copy them out into a folder.
+    """Copy them out into a folder, with all that they hold but data.
 
     Raises:
         UserError: one of the folders is there already.
@@ -25,9 +25,9 @@ def copy_templates(target: Path) -> None:
         if (target / folder).exists():
             raise UserError(f"{target / folder} exists; choose another folder, so that nothing is overwritten")
     for folder in FOLDERS:
-        shutil.copytree(template_path(folder), target / folder, ignore=_folders)
+        shutil.copytree(template_path(folder), target / folder, ignore=_data if folder == "shards" else None)
 
 
-def _folders(parent: str, names: list[str]) -> list[str]:
-    """What is no file: in a checkout shards/ may hold data."""
+def _data(parent: str, names: list[str]) -> list[str]:
+    """The folders in shards/: in a checkout they are data."""
     return [name for name in names if (Path(parent) / name).is_dir()]
