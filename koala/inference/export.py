@@ -4,28 +4,7 @@ A program, for ONNX or for `torch.export.load`, holds extractor, network and dec
 of any size. In goes "lightness", `(B, 1, H, W)` float32: L* in 0..100 of the photo turned grey, H and W multiples of
 the network's stride (8, or 32 of a pyramid) from twice that on. Out comes "ab", `(B, 2, H, W)` float32: a* and b*,
 units of CIE L*a*b* (D65) as well. Brought to the photo's size it is joined with the photo's own L*.
-With nothing of koala::
-
-    import numpy as np
-    from onnxruntime import InferenceSession
-    from PIL import Image
-    from skimage.color import lab2rgb, rgb2lab
-
-    def resized(plane, width, height):
-        return np.asarray(Image.fromarray(plane.astype("float32")).resize((width, height), Image.Resampling.BILINEAR))
-
-    session = InferenceSession("koala.onnx")
-    facts = session.get_modelmeta().custom_metadata_map
-    side, multiple = int(facts["trained_at"]), int(facts["multiple_of"])
-    photo = Image.open("photo.png").convert("RGB")
-    grey = photo.convert("L").convert("RGB")
-    width, height = (max(2, round(length * side / min(photo.size) / multiple)) * multiple for length in photo.size)
-    lightness = resized(rgb2lab(np.asarray(grey))[..., 0], width, height)
-    (ab,) = session.run(["ab"], {"lightness": lightness[None, None]})
-    a, b = (resized(plane, *photo.size) for plane in ab[0])
-    own = rgb2lab(np.asarray(photo))[..., 0]
-    colored = lab2rgb(np.stack([own, a, b], axis=-1))
-    Image.fromarray((colored * 255).round().astype("uint8")).save("colored.png")
+docs/guides/export.md does all this without koala.
 
 What goes in, what comes out and what the network is also stands in the file: in ONNX's metadata, and in `koala.json` of
 a program for torch.

@@ -2,8 +2,8 @@
 
 import json
 import shutil
-import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +22,8 @@ from koala.models.build import build_network
 from koala.models.network import Colorizer, FusionNetwork
 from tests.models.test_pyramid import SETTINGS as PYRAMID
 from tests.photographs import make_photo
+
+GUIDE = Path(__file__).parents[2] / "docs/guides/export.md"
 
 
 def test_what_is_exported_colors_as_the_run_does(run, tmp_path):
@@ -124,7 +126,7 @@ def test_the_built_in_model_as_a_program():
 
 @pytest.mark.slow
 def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
-    """That of koala.inference.export's docstring, which runs without koala, at a size that koala chooses alike."""
+    """That of docs/guides/export.md, which runs without koala, at a size that koala chooses alike."""
     monkeypatch.chdir(tmp_path)
     files = ExportSettings(run, onnx=tmp_path / "new/../koala.onnx", program=tmp_path / "koala.pt2")
     assert export.export_command(files) == 0
@@ -132,8 +134,8 @@ def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
     assert [line.partition(":")[0] for line in lines] == [str(files.program), str(files.onnx)]
     assert all("differs from PyTorch by" in line for line in lines)
     make_photo(3, width=75, height=52).save("photo.png")
-    example = export.__doc__.partition("::\n\n")[2].partition("\n\nWhat goes in")[0]
-    exec(textwrap.dedent(example), {})
+    example = GUIDE.read_text().partition("```python\n")[2].partition("```")[0]
+    exec(example, {})
     made, expected = (
         np.asarray(Image.open("colored.png")),
         koala.colorize("photo.png", koala.load_model(run), recolor=True),
