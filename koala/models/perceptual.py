@@ -60,6 +60,7 @@ class PerceptualLoss(nn.Module):
                 f"{name} cannot judge pictures of {size} pixels ({first_line(error)}); choose another "
                 "--objective.perceptual-network or a larger --data.size"
             ) from None
+        built.fold()
 
     def forward(self, lightness: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
         """How far predicted colours are from the true ones.

@@ -7,7 +7,7 @@ import torch
 
 from koala.config.models import ObjectiveSettings
 from koala.core.errors import UserError
-from koala.models import perceptual
+from koala.models import extractor, perceptual
 
 SETTINGS = ObjectiveSettings(perceptual=1.0, perceptual_network="resnet10t", perceptual_weights="random")
 
@@ -44,6 +44,28 @@ def test_it_stays_as_it_was_trained(distance):
     before = {name: value.clone() for name, value in distance.named_buffers()}
     distance(*pictures(2), pictures(3)[1])
     assert all(torch.equal(value, before[name]) for name, value in distance.named_buffers())
+
+
+def test_folded_batch_normalisation_changes_nothing_but_rounding(monkeypatch):
+    """With statistics as training leaves them; those of random weights, 0 and 1, would fold to nothing."""
+    build = extractor.build_extractor
+
+    def trained(*given, **named):
+        built = build(*given, **named)
+        generator = torch.Generator().manual_seed(0)
+        for name, value in built.model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+        return built
+
+    monkeypatch.setattr(extractor, "build_extractor", trained)
+    folded = perceptual.PerceptualLoss(SETTINGS, 64)
+    monkeypatch.setattr(extractor.Extractor, "fold", lambda built: built)
+    whole = perceptual.PerceptualLoss(SETTINGS, 64)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert folded.sha256 == whole.sha256, "a run stays with the weights as they came"
+    for found, expected in zip(folded._features(*pictures(6)), whole._features(*pictures(6)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(
