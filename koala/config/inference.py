@@ -53,7 +53,7 @@ class ColorizeSettings(Strict):
     recolor: bool = False
     """Give photos that are in colour already new colours. By default these are copied as they are."""
     hints: File | None = None
-    """Dabs of colour that the network is to follow, of the one photo: a transparent picture of the photo's size, or an
+    """Dabs of colour for the network to follow, for a single photo: a transparent picture of the photo's size, or an
     OpenRaster file with a layer named hints. An earlier result is replaced."""
     layers: Literal["none", "ora", "png"] = "none"
     """Write one more file for each photo, for retouching: ora writes NAME.ora (OpenRaster) with the grey photo, its
