@@ -12,10 +12,10 @@ from koala.config.fields import (
     Count,
     Decoder,
     Device,
-    Dir,
     File,
     Geometry,
     LightnessSource,
+    Location,
     MixedPrecision,
     Share,
     SplitName,
@@ -80,8 +80,8 @@ class WriteShards(Strict):
 
     source: Annotated[Path, arg(metavar="SOURCE")]
     """Folder of images, tars or Parquet files, list of files (text or CSV), tar, or zip."""
-    out: Dir
-    """Folder for the shards."""
+    out: Location
+    """Folder for the shards, here or in a store: s3://bucket/folder."""
     recipe: ShardRecipe = field(default_factory=ShardRecipe)
     workers: Count = 1
     """Processes that write."""
@@ -93,7 +93,7 @@ class WriteShards(Strict):
 class FinishShards(Strict):
     """Join shards that were written in parts: check that all are there, and write the manifest."""
 
-    shards: Positional[Dir]
+    shards: Positional[Location]
     """Folder of shards."""
 
 
@@ -101,7 +101,7 @@ class FinishShards(Strict):
 class VerifyShards(Strict):
     """Check shards against their manifest, byte by byte, and decode every image."""
 
-    shards: Positional[Dir]
+    shards: Positional[Location]
     """Folder of shards."""
     quick: bool = False
     """Check only records and sizes."""
@@ -113,7 +113,7 @@ class VerifyShards(Strict):
 class RepairShards(Strict):
     """Verify shards, and write those with faults again from the source."""
 
-    shards: Positional[Dir]
+    shards: Positional[Location]
     """Folder of shards."""
     source: Annotated[Path, arg(metavar="SOURCE")]
     """The folder, list, tar or zip that they were written from."""
@@ -128,7 +128,7 @@ class AuditShards(Strict):
     Tables and sheets go to DIR/audit. koala train --data.filter leaves samples out by these measures.
     """
 
-    shards: Positional[Dir]
+    shards: Positional[Location]
     """Folder of shards. Shards that are audited already are skipped."""
     split: SplitName | None = None
     """Split to measure; by default both."""
@@ -140,7 +140,7 @@ class AuditShards(Strict):
 class MeasurePrior(Strict):
     """Measure how often each colour occurs. Objectives in which rare colours count more need it."""
 
-    shards: Positional[Dir]
+    shards: Positional[Location]
     """Folder of shards. Those that are not audited yet are audited first."""
     workers: Count = 1
     """Processes that measure."""
@@ -150,8 +150,8 @@ class MeasurePrior(Strict):
 class DataSettings(Strict):
     """The data, and how a photo becomes a square."""
 
-    shards: Dir = Path("shards/data")
-    """Folder of shards, made by koala shards write."""
+    shards: Location = Path("shards/data")
+    """Folder of shards, made by koala shards write; here, or in a store: s3://bucket/folder."""
     geometry: Geometry = "pad"
     """How a photo becomes a square: pad with black; crop the middle; random_crop, with random mirroring; squash; legacy
     pads the wrong axes, as the report did."""
@@ -198,7 +198,7 @@ class EmbedShards(Strict):
     Training uses them with --extractor.cache, which is faster. Embeddings that are there already are kept.
     """
 
-    shards: Positional[Dir]
+    shards: Positional[Location]
     """Folder of shards."""
     extractor: ExtractorSettings = field(default_factory=ExtractorSettings)
     data: ViewSettings = field(default_factory=ViewSettings)

@@ -15,6 +15,7 @@ from koala.config.fields import (
     File,
     Geometry,
     LightnessSource,
+    Location,
     MixedPrecision,
     SplitName,
     Strict,
@@ -90,7 +91,7 @@ class EvaluateSettings(Strict):
     model: Annotated[Path, Positional, arg(metavar="MODEL|DIR")]
     """Run folder (its best checkpoint is used), checkpoint folder, USER/NAME on the Hugging Face hub, "builtin", or
     folder of coloured pictures that are named as in the shards."""
-    shards: Dir
+    shards: Location
     """Folder of shards."""
     out: Dir | None = None
     """Folder for scores and pictures; by default "evaluation" in the run or checkpoint folder, and NAME-evaluation for
@@ -116,7 +117,7 @@ class EvaluateSettings(Strict):
     """L* that is combined with the predicted ab, in place of the protocol's."""
     judged: Annotated[Literal["pictures", "ab"] | None, Advanced] = None
     """What of a folder's pictures is judged, in place of the protocol's: the pictures, or their ab alone."""
-    training_shards: Annotated[Dir | None, Advanced] = None
+    training_shards: Annotated[Location | None, Advanced] = None
     """Shards that the colours were learnt from: their mean colour (koala shards prior) is the constant baseline. By
     default those of the run, or of --shards, or else the mean of what is judged."""
     features: Literal["protocol", "none"] = "protocol"
@@ -162,7 +163,7 @@ class ExportCrops(Strict):
     interrupted command resumes when it is run again.
     """
 
-    shards: Positional[Dir]
+    shards: Positional[Location]
     """Folder of shards."""
     out: Dir
     """Folder for the pictures."""
@@ -195,7 +196,7 @@ class CompareSettings(Strict):
     """Folder for the table and the sheet."""
     baseline: Annotated[str, arg(metavar="NAME")] = ""
     """Column that the others are compared with; by default the first."""
-    shards: Dir | None = None
+    shards: Location | None = None
     """For pictures: folder of shards; by default the runs'."""
     protocol: Annotated[str, arg(metavar="NAME|FILE")] = ""
     """For pictures: rules of the evaluation; by default the runs'."""

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PlainValidator
 from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from koala.core.errors import UserError
 
@@ -17,6 +18,39 @@ Temperature = Annotated[float, Field(gt=0)] | None
 Dir = Annotated[Path, arg(metavar="DIR")]
 
 File = Annotated[Path, arg(metavar="FILE")]
+
+
+class StoreUrl(str):
+    """A folder in an object store, as in "s3://bucket/folder"; a Path would take one of the slashes away."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return self.rpartition("/")[2]
+
+
+def as_location(text: object) -> Path | StoreUrl:
+    """A folder on this machine, or in a store; which stores there are, `koala.core.object_store` knows."""
+    scheme, colon, rest = str(text).partition(":/")  # one slash: a Path may have taken the other
+    if not colon or not scheme.isalnum() or len(scheme) == 1:
+        return Path(str(text))
+    return StoreUrl(f"{scheme}://{rest.strip('/')}")
+
+
+Location = Annotated[
+    Path | StoreUrl,
+    PlainValidator(as_location),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="DIR|URL",
+        instance_from_str=lambda words: as_location(words[0]),
+        is_instance=lambda value: isinstance(value, Path | StoreUrl),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""A folder of shards, here or in a store."""
 
 Geometry = Literal["pad", "crop", "random_crop", "squash", "legacy"]
 

@@ -14,6 +14,7 @@ EXTRAS = {  # the modules that each brings and its users cannot do without
     "demo": ("mvtbdata", "sklearn"),
     "gallery": ("jinja2", "python_multipart", "starlette", "uvicorn"),
     "onnx": ("onnx", "onnxscript"),
+    "remote": ("obstore",),
     "study": ("jinja2", "markdown_it", "starlette", "statsmodels", "uvicorn"),
 }
 _CHECKOUT = Path(__file__).parents[2]  # or site-packages

@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -39,6 +39,15 @@ def lock_folder(folder: Path, work: str, part: int = 1, parts: int = 1) -> Itera
                     pass
         if _is_local(folder):
             warn(f"{folder}: locks stay on this machine there; make sure that no other machine writes into it")
+        yield
+
+
+@contextmanager
+def wait_for_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file while the block runs, once whoever holds it has done; it stays where it is."""
+    with path.open("a") as file:
+        with suppress(OSError):  # a file system without locks: what follows is safe, and may be done twice
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -26,16 +26,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from koala.config.data import AuditShards
-from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
 from koala.core.readers import parse_csv, read_text
+from koala.data.mirror import bring, local_folder, remove_file, send, shown, tar_names, write_file
 from koala.data.shards import SPLITS, ShardRecord, Shards, read_record, record_path
 from koala.imaging import ab_bins, color, toning
 from koala.imaging.errors import UnreadableImageError, decoder_errors
 
 FORMAT = "koala-audit/2"  # another number whenever a definition below changes
 BINS_FORMAT = "koala-bins/1"
+TABLES = "*.csv"  # in which all of it lies
 SHORT_SIDE = 128  # pixels
 
 FLAGS = ("grey", "near_grey", "sepia")
@@ -136,10 +137,11 @@ def audit_shards(folder: Path, split: str | None = None, workers: int = 1, *, wi
     Raises:
         UserError: there is no whole shard, or one is damaged.
     """
+    bring(folder, TABLES)
     found = _whole_shards(folder, split)
     if not found:
         which = "shard" if split is None else f'"{split}" shard'
-        raise UserError(f"{folder} holds no whole {which}; make some with koala shards write")
+        raise UserError(f"{shown(folder)} holds no whole {which}; make some with koala shards write")
     records = [read_record(record_path(folder, shard)) for shard in found]
     left = [record for record in records if not _is_done(folder, record, with_bins)]
     total, left_total = (sum(len(record.size) for record in some) for some in (records, left))
@@ -156,8 +158,7 @@ def audit_shards(folder: Path, split: str | None = None, workers: int = 1, *, wi
 def _whole_shards(folder: Path, split: str | None) -> list[str]:
     """The tars that have a record."""
     splits = SPLITS if split is None else (split,)
-    tars = sorted(path for name in splits for path in folder.glob(f"{name}-*.tar"))
-    return [tar.name for tar in tars if record_path(folder, tar.name).exists()]
+    return [tar for name in splits for tar in tar_names(folder, name) if record_path(folder, tar).exists()]
 
 
 def _audit_in_company(folder: Path, records: Sequence[ShardRecord], workers: int, progress: Progress) -> None:
@@ -197,8 +198,8 @@ def _write_audit(folder: Path, record: ShardRecord) -> None:
         shares += colors.bins
     of_bins = zip(*ab_bins.centers().long().T.tolist(), shares.round(6).tolist(), strict=True)
     sha256 = record.sha256
-    write_atomic(bins_path(folder, record.shard), _csv(_stamp(sha256, BINS_FORMAT), BIN_COLUMNS, of_bins))
-    write_atomic(audit_path(folder, record.shard), _csv(_stamp(sha256), COLUMNS, rows))
+    write_file(bins_path(folder, record.shard), _csv(_stamp(sha256, BINS_FORMAT), BIN_COLUMNS, of_bins))
+    write_file(audit_path(folder, record.shard), _csv(_stamp(sha256), COLUMNS, rows))
 
 
 def _csv(stamp: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
@@ -325,13 +326,13 @@ def read_audit(folder: Path, shard: str, columns: Sequence[str]) -> Any:
 
 def audit_command(settings: AuditShards) -> int:
     """`koala shards audit`: audit, say what was found, and draw it."""
-    folder = settings.shards
+    folder = local_folder(settings.shards)
     found = audit_shards(folder, settings.split, settings.workers)
     columns = [name for name in COLUMNS if name not in ("key", "source")]
     table = _table(folder, found, columns)
     print("\n".join(summary_lines(table, len(found))))
     draw_report(folder, table)
-    print(f"{folder / 'audit'}: histograms, and sheets of what is flagged; the table lies beside each shard")
+    print(f"{settings.shards}/audit: histograms, and sheets of what is flagged; the table lies beside each shard")
     return 0
 
 
@@ -360,24 +361,26 @@ def summary_lines(table: Any, shard_count: int) -> list[str]:
 
 def draw_report(folder: Path, table: Any) -> None:
     """Histograms, and a contact sheet of each flag that some sample has, into the shards' folder `audit`."""
-    from koala.imaging import contact_sheet
-
-    out = folder / "audit"
     short_side = np.minimum(table["width"], table["height"])
-    contact_sheet.save_image(_histogram(table["chroma"], "mean chroma (CIELAB)"), out / "chroma.png")
-    contact_sheet.save_image(
-        _histogram(table["colorfulness"], "colourfulness (Hasler and Süsstrunk)"), out / "colorfulness.png"
-    )
-    contact_sheet.save_image(_histogram(short_side, "short side (pixels)"), out / "short_side.png")
+    _draw(folder, "chroma", _histogram(table["chroma"], "mean chroma (CIELAB)"))
+    _draw(folder, "colorfulness", _histogram(table["colorfulness"], "colourfulness (Hasler and Süsstrunk)"))
+    _draw(folder, "short_side", _histogram(short_side, "short side (pixels)"))
     for name in FLAGS:
         flagged = table[table[name]]
-        path = out / f"{name}.png"
-        if len(flagged):
-            contact_sheet.save_image(
-                _sheet(folder, flagged, f"{name.replace('_', ' ')}: {len(flagged)} of {len(table)}"), path
-            )
-        else:
-            path.unlink(missing_ok=True)  # of an audit before
+        title = f"{name.replace('_', ' ')}: {len(flagged)} of {len(table)}"
+        _draw(folder, name, _sheet(folder, flagged, title) if len(flagged) else None)
+
+
+def _draw(folder: Path, name: str, image: Image.Image | None) -> None:
+    """Write a picture of the report; where there is none, remove that of an audit before."""
+    from koala.imaging import contact_sheet
+
+    path = folder / "audit" / f"{name}.png"
+    if image is None:
+        remove_file(path)
+    else:
+        contact_sheet.save_image(image, path)
+        send(path)
 
 
 def _histogram(values: Any, name: str) -> Image.Image:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from koala.config.data import MeasurePrior
-from koala.core.atomic_io import write_atomic
+from koala.config.fields import Location
 from koala.core.errors import UserError
 from koala.data import audit
+from koala.data.mirror import local_folder, write_file
 from koala.data.shards import read_manifest
 from koala.imaging import ab_bins
 
@@ -40,7 +41,7 @@ def prior_command(settings: MeasurePrior) -> int:
     Returns:
         0.
     """
-    folder = settings.shards
+    folder = local_folder(settings.shards)
     stamp = _stamp(folder)
     found = audit.bin_frequencies(folder, audit.audit_shards(folder, "train", settings.workers, with_bins=True))
     prior = ab_bins.smooth(torch.from_numpy(found))
@@ -48,18 +49,20 @@ def prior_command(settings: MeasurePrior) -> int:
     text = io.StringIO()
     text.write(stamp)
     np.savetxt(text, rows, ["%d", "%d", "%.6f", "%.9g"], ",", header=",".join(COLUMNS), comments="")
-    write_atomic(prior_path(folder), text.getvalue().encode())
-    print(f"{prior_path(folder)}: {round(found.sum())} pictures in {int((found > 0).sum())} of {len(found)} bins")
+    write_file(prior_path(folder), text.getvalue().encode())
+    print(
+        f"{settings.shards}/prior.csv: {round(found.sum())} pictures in {int((found > 0).sum())} of {len(found)} bins"
+    )
     return 0
 
 
-def read_prior(folder: Path) -> Tensor:
+def read_prior(folder: Location) -> Tensor:
     """The prior that was measured: `(Q,)`.
 
     Raises:
         UserError: there is no prior, it is damaged, or it is of other shards.
     """
-    path = prior_path(folder)
+    path = prior_path(local_folder(folder))
     try:
         with path.open(encoding="utf-8") as file:
             measured = file.readline()
@@ -67,15 +70,16 @@ def read_prior(folder: Path) -> Tensor:
         if abs(prior.sum() - 1) > 1e-3:
             raise ValueError("no shares of 1")
     except FileNotFoundError:
-        raise UserError(f"{path} is not there; measure it with koala shards prior {folder}") from None
+        raise UserError(f"{folder}/prior.csv is not there; measure it with koala shards prior {folder}") from None
     except ValueError:
-        raise UserError(f"{path} is damaged; measure it again with koala shards prior {folder}") from None
+        raise UserError(f"{folder}/prior.csv is damaged; measure it again with koala shards prior {folder}") from None
     if measured != _stamp(folder):
-        raise UserError(f"{path} was measured on other shards; measure it again with koala shards prior {folder}")
+        remedy = f"measure it again with koala shards prior {folder}"
+        raise UserError(f"{folder}/prior.csv was measured on other shards; {remedy}")
     return prior
 
 
-def _stamp(folder: Path) -> str:
+def _stamp(folder: Location) -> str:
     """A prior's first line."""
     shards = json.dumps([entry.sha256 for entry in read_manifest(folder).splits.get("train", [])])
     return f"# {FORMAT} of training shards with sha256 {hashlib.sha256(shards.encode()).hexdigest()}\n"

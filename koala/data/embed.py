@@ -15,7 +15,6 @@ from koala.config.data import DataSettings, EmbedShards
 from koala.config.fields import SplitName
 from koala.config.load import load_toml
 from koala.config.training import TrainSettings
-from koala.core import atomic_io
 from koala.core.distributed import dali_device, main_process_first, on_main_process, open_accelerator
 from koala.core.errors import UserError
 from koala.core.folder_lock import lock_folder
@@ -31,6 +30,7 @@ from koala.data.embedding_cache import (
     read_key,
 )
 from koala.data.loader import load_batches
+from koala.data.mirror import bring, local_folder, write_file
 from koala.data.sampler import SamplePositions
 from koala.data.shards import SPLITS, ShardManifest, Shards, read_manifest
 from koala.models import extractor
@@ -97,7 +97,8 @@ class EmbeddingJob:
         built = main_process_first(accelerator, lambda: extractor.build_extractor(settings.extractor, settings.seed))
         assert built is not None, "a training without extractor was refused"
         key = CacheKey.of(settings, built)
-        self.cache = EmbeddingCache(settings.shards / "embeddings" / key.name, key)
+        self.cache = EmbeddingCache(local_folder(settings.shards) / "embeddings" / key.name, key)
+        bring(local_folder(settings.shards), f"embeddings/{key.name}/*")
         self.batch = settings.batch_size or _BATCHES[dali_device(accelerator)]
         self.extractor = built.to_device(accelerator.device, settings.mixed_precision)
 
@@ -164,7 +165,7 @@ def _begin(cache: EmbeddingCache, manifest: ShardManifest, held: ExitStack) -> l
                 f"{cache.key.mixed_precision}; use that precision, or delete the folder"
             )
     else:
-        atomic_io.write_atomic(path, json.dumps(asdict(cache.key), indent=1).encode())
+        write_file(path, json.dumps(asdict(cache.key), indent=1).encode())
     return [
         (split, number)
         for split, number in nonempty_shards(manifest)

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from koala.config.data import DataSettings, EmbedShards
 from koala.config.fields import Geometry, LightnessSource, MixedPrecision, SplitName
 from koala.config.models import ExtractorSettings
-from koala.core import atomic_io
 from koala.core.errors import UserError
 from koala.core.readers import parse_json
+from koala.data.mirror import bring, local_folder, remove_file, write_file
 from koala.data.shards import SPLITS, ShardEntry, ShardManifest, Shards, read_manifest
 from koala.models import extractor
 from koala.models.extractor import Extractor
@@ -146,10 +146,10 @@ class EmbeddingCache:
         np.save(buffer, rows)
         data = buffer.getvalue()
         path = self._path(entry)
-        path.with_suffix(".json").unlink(missing_ok=True)  # of what the file was before
-        atomic_io.write_atomic(path, data)
+        remove_file(path.with_suffix(".json"))  # of what the file was before
+        write_file(path, data)
         record = CacheRecord(entry.sha256, len(data), hashlib.sha256(data).hexdigest())
-        atomic_io.write_atomic(path.with_suffix(".json"), json.dumps(asdict(record)).encode())
+        write_file(path.with_suffix(".json"), json.dumps(asdict(record)).encode())
 
     def open(self, entry: ShardEntry) -> "_OpenFile":
         """The file of a shard's embeddings.
@@ -183,6 +183,7 @@ class CachedEmbeddings:
 
     def __init__(self, cache: EmbeddingCache, entries: Sequence[ShardEntry], shards: Shards) -> None:
         self._shards = shards
+        bring(cache.folder.parent.parent, f"embeddings/{cache.folder.name}/*")
         self._open = lru_cache(maxsize=64)(lambda shard: cache.open(entries[shard]))
 
     def read(self, samples: NDArray[np.int64], mirror: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -239,7 +240,7 @@ def find_cache(wanted: ExtractorSettings, data: DataSettings, seed: int = 0) -> 
     remedy = f"run {_command(wanted, data, seed)}, or leave out --extractor.cache"
     nearest: list[str] = []
     # those first whose weights were named alike: for the others the extractor may have to be built
-    for cache in sorted(_caches(folder), key=lambda cache: cache.key.weights != wanted.weights):
+    for cache in sorted(_caches(local_folder(folder)), key=lambda cache: cache.key.weights != wanted.weights):
         differences = _differences(cache.key, wanted, data, seed)
         if not differences:
             return _complete(cache, remedy)
@@ -251,7 +252,9 @@ def find_cache(wanted: ExtractorSettings, data: DataSettings, seed: int = 0) -> 
 
 def _complete(cache: EmbeddingCache, remedy: str) -> EmbeddingCache:
     """The cache, if all its shards' embeddings are there."""
-    entries = embedded_entries(read_manifest(cache.folder.parent.parent))
+    shards = cache.folder.parent.parent
+    bring(shards, f"embeddings/{cache.folder.name}/*")
+    entries = embedded_entries(read_manifest(shards))
     faults = [fault for fault in map(cache.fault, entries) if fault]
     if faults:
         raise UserError(
@@ -261,6 +264,7 @@ def _complete(cache: EmbeddingCache, remedy: str) -> EmbeddingCache:
 
 
 def _caches(folder: Path) -> list[EmbeddingCache]:
+    bring(folder, "embeddings/*/key.json")
     return [EmbeddingCache(path.parent, read_key(path)) for path in sorted(folder.glob("embeddings/*/key.json"))]
 
 

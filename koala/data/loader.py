@@ -74,6 +74,9 @@ class EncodedPhotos(Protocol):
     def describe(self, sample: int) -> SampleInfo:
         """What is known of a sample."""
 
+    def coming(self, places: Iterable[SamplePositions]) -> Iterable[SamplePositions]:
+        """The same places; what they need may be fetched ahead."""
+
 
 class EmbeddingReader(Protocol):
     """Where embeddings are kept."""
@@ -171,7 +174,8 @@ class _Reader:
         seed: int,
         embeddings: EmbeddingReader | None,
     ) -> None:
-        self._shards, self._places, self._data, self._seed = shards, iter(places), data, seed
+        self._shards, self._data, self._seed = shards, data, seed
+        self._places = iter(shards.coming(places))
         self._embeddings = embeddings
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="koala-reader")
         self._ahead: deque[tuple[SamplePositions, CropWindows, list[Future[_Read]]]] = deque()

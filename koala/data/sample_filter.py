@@ -1,17 +1,18 @@
 """Leaving samples out by a condition on the audit's columns."""
 
 import ast
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from koala.config.fields import Location
 from koala.core.errors import UserError
-from koala.data.audit import COLUMNS, audit_path, is_current, read_audit
+from koala.data.audit import COLUMNS, TABLES, audit_path, is_current, read_audit
+from koala.data.mirror import bring, local_folder
 from koala.data.shards import Shards, read_manifest
 
 
-def open_filtered(folder: Path, split: str, condition: str) -> Shards:
+def open_filtered(folder: Location, split: str, condition: str) -> Shards:
     """Open a split with the samples that meet a condition, or all for "".
 
     Raises:
@@ -25,7 +26,7 @@ def open_filtered(folder: Path, split: str, condition: str) -> Shards:
     return Shards.open(folder, split, keep)
 
 
-def filter_samples(folder: Path, split: str, condition: str) -> NDArray[np.bool_]:
+def filter_samples(folder: Location, split: str, condition: str) -> NDArray[np.bool_]:
     """Which samples of a split meet a condition on the audit's columns.
 
     Args:
@@ -43,16 +44,17 @@ def filter_samples(folder: Path, split: str, condition: str) -> NDArray[np.bool_
 
     expression = " ".join(condition.split())
     columns = ["sample", *sorted(_names_in(expression) - {"sample"})]
-    entries = read_manifest(folder).splits.get(split, [])
+    entries, here = read_manifest(folder).splits.get(split, []), local_folder(folder)
+    bring(here, TABLES)
     for entry in entries:
-        if not is_current(folder, entry.shard, entry.sha256):
+        if not is_current(here, entry.shard, entry.sha256):
             raise UserError(f"{folder} holds no audit of {entry.shard} as it is; run koala shards audit {folder}")
     if not entries:
         return np.zeros(0, np.bool_)
-    tables = [read_audit(folder, entry.shard, columns) for entry in entries]
+    tables = [read_audit(here, entry.shard, columns) for entry in entries]
     for entry, table in zip(entries, tables, strict=True):
         if not np.array_equal(table["sample"], np.arange(entry.samples)):
-            path = audit_path(folder, entry.shard)
+            path = audit_path(here, entry.shard)
             raise UserError(f"{path} is damaged; delete it and run koala shards audit {folder}")
     try:
         keep = pandas.concat(tables, ignore_index=True).eval(expression, engine="python")

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from koala.core.errors import UserError
 
+SHARDS_PER_BLOCK = 8  # that are open, and shuffled together, at a time
+
 
 @dataclass(frozen=True)
 class SamplePositions:
@@ -47,7 +49,7 @@ class EpochSampler:
 
     shard_sizes: tuple[int, ...]
     seed: int
-    shards_per_block: int = 8
+    shards_per_block: int = SHARDS_PER_BLOCK
 
     @cached_property
     def epoch_size(self) -> int:

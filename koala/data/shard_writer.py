@@ -21,30 +21,30 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from koala.config.data import FinishShards, RepairShards, ShardRecipe, WriteShards
-from koala.config.fields import part_numbers
+from koala.config.fields import Location, part_numbers
 from koala.config.imaging import PictureLimits
 from koala.config.load import validate
-from koala.core.atomic_io import fsync, sha256, write_atomic
+from koala.core.atomic_io import fsync, sha256
 from koala.core.errors import UserError
 from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
 from koala.data.labels import ClassLabels, find_labels
 from koala.data.manifest import assemble_manifest
+from koala.data.mirror import local_folder, name_tar, shown, write_file
 from koala.data.places import SourceItem
 from koala.data.shard_plan import PlannedShard, describe_plan, plan_shards
 from koala.data.shards import (
-    BLOCK,
     ShardEntry,
     ShardManifest,
     ShardPlan,
     ShardRecord,
-    padded_length,
     read_manifest,
     read_plan,
     read_record,
     record_path,
 )
 from koala.data.sources import commonest_reasons, list_source
+from koala.data.tars import BLOCK, padded_length
 from koala.data.verification import check_shards
 from koala.imaging.errors import UnreadableImageError
 from koala.imaging.jpeg_intake import IntakeResult, validate_or_transcode
@@ -71,12 +71,13 @@ def write_shards(settings: WriteShards) -> ShardManifest | None:
     Raises:
         UserError: the source is absent or empty, or `out` holds shards of another recipe or source.
     """
-    job, plan, written = _prepare(settings.source, settings.out, settings.recipe)
+    out = local_folder(settings.out)
+    job, plan, written = _prepare(settings.source, out, settings.recipe)
     part, parts = part_numbers(settings.part)
-    with lock_folder(settings.out, "koala shards write", part, parts):
-        _leave_plan(settings.out, written)
+    with lock_folder(out, "koala shards write", part, parts):
+        _leave_plan(out, written)
         _write_missing(job, plan[part - 1 :: parts], settings.workers)
-        return finish_shards(settings.out) if parts == 1 else None
+        return finish_shards(out) if parts == 1 else None
 
 
 def _prepare(path: Path, out: Path, recipe: ShardRecipe) -> tuple[WriteJob, list[PlannedShard], ShardPlan]:
@@ -98,9 +99,11 @@ def _leave_plan(out: Path, plan: ShardPlan) -> None:
     path = out / "plan.json"
     before = read_plan(out) if path.exists() else None
     if before is not None and not before.is_of(plan):
-        raise UserError(f"{out} holds shards of another recipe or source; choose another --out, or empty this one")
+        raise UserError(
+            f"{shown(out)} holds shards of another recipe or source; choose another --out, or empty this one"
+        )
     if before != plan:
-        write_atomic(path, _json(asdict(plan), indent=1))
+        write_file(path, _json(asdict(plan), indent=1))
         with Progress(len(plan.set_aside), "listing") as progress:
             for name, reason in plan.set_aside:
                 progress.say(f"set aside {name}: {reason}")
@@ -182,8 +185,8 @@ def finish_shards(out: Path) -> ShardManifest:
     """
     manifest, quarantine = assemble_manifest(out, read_plan(out))
     _remove_parts(out)
-    write_atomic(out / "quarantine.jsonl", quarantine)
-    write_atomic(out / "manifest.json", _json(asdict(manifest), indent=1))
+    write_file(out / "quarantine.jsonl", quarantine)
+    write_file(out / "manifest.json", _json(asdict(manifest), indent=1))
     return manifest
 
 
@@ -196,7 +199,7 @@ def repair_shards(settings: RepairShards) -> list[str]:
     Raises:
         UserError: the source or the recipe is another, or the images have changed since.
     """
-    out = settings.shards
+    out = local_folder(settings.shards)
     manifest = read_manifest(out)
     entries = {entry.shard: entry for entry in manifest.entries}
     job, shards, plan = _prepare(settings.source, out, validate(ShardRecipe, manifest.recipe, "manifest.json"))
@@ -205,7 +208,7 @@ def repair_shards(settings: RepairShards) -> list[str]:
         bad = {shard for shard, found in faults.items() if found}
         bad |= _of_other_plan(out, plan, entries, bad)
         before = {name: _digest(out / name) for name in ("plan.json", "quarantine.jsonl", "manifest.json")}
-        write_atomic(out / "plan.json", _json(asdict(plan), indent=1))
+        write_file(out / "plan.json", _json(asdict(plan), indent=1))
         with Progress(len(bad), "repairing", unit="shards") as progress:
             for shard in (shard for shard in shards if f"{shard.name}.tar" in bad):
                 _write_again(job, shard, entries[f"{shard.name}.tar"], settings.source)
@@ -224,7 +227,9 @@ def _of_other_plan(out: Path, plan: ShardPlan, listed: Collection[str], bad: Col
     whole = (shard for shard in listed if shard not in bad)
     others = {shard for shard in whole if not read_record(record_path(out, shard)).is_of(planned.get(shard))}
     if planned.keys() != set(listed) or (others and not _agrees(out, plan)):
-        raise UserError(f"{out} holds shards of another recipe or source; name the source that they were written from")
+        raise UserError(
+            f"{shown(out)} holds shards of another recipe or source; name the source that they were written from"
+        )
     return others
 
 
@@ -284,12 +289,12 @@ def write_shard(job: WriteJob, shard: PlannedShard, progress: Progress | None = 
             with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
                 samples = list(_fill(writer, job, shard, quarantined, progress))
             fsync(file)
-    except OSError:
+        name_tar(part, tar)
+    except (OSError, UserError):
         part.unlink(missing_ok=True)  # on a full disk, half a shard is in the way
         raise
-    part.replace(tar)
     index = "".join(sample.index_line() for sample in samples)
-    write_atomic(tar.with_suffix(".idx"), f"v1.2 {len(samples)}\n{index}".encode())
+    write_file(tar.with_suffix(".idx"), f"v1.2 {len(samples)}\n{index}".encode())
     record = ShardRecord(
         shard=tar.name,
         samples=len(samples),
@@ -302,7 +307,7 @@ def write_shard(job: WriteJob, shard: PlannedShard, progress: Progress | None = 
         width=[sample.width for sample in samples],
         quarantined=quarantined,
     )
-    write_atomic(record_path(job.out, tar.name), _json(asdict(record)))
+    write_file(record_path(job.out, tar.name), _json(asdict(record)))
     return record
 
 
@@ -383,8 +388,9 @@ def write_command(settings: WriteShards) -> int:
 
 def finish_command(settings: FinishShards) -> int:
     """`koala shards finish`: the manifest of shards that were written in parts."""
-    with lock_folder(settings.shards, "koala shards finish"):
-        return _report(settings.shards, finish_shards(settings.shards))
+    out = local_folder(settings.shards)
+    with lock_folder(out, "koala shards finish"):
+        return _report(settings.shards, finish_shards(out))
 
 
 def repair_command(settings: RepairShards) -> int:
@@ -394,7 +400,7 @@ def repair_command(settings: RepairShards) -> int:
     return 0
 
 
-def _report(out: Path, manifest: ShardManifest) -> int:
+def _report(out: Location, manifest: ShardManifest) -> int:
     counts = ", ".join(
         f"{manifest.samples(split)} {split} in {len(entries)} shards" for split, entries in manifest.splits.items()
     )
@@ -404,7 +410,7 @@ def _report(out: Path, manifest: ShardManifest) -> int:
     print(f"{out}: {counts}" + ("; quarantine.jsonl says why" if manifest.quarantined else ""))
     if 2 * manifest.quarantined <= manifest.read:
         return 0
-    with (out / "quarantine.jsonl").open(encoding="ascii") as lines:
+    with (local_folder(out) / "quarantine.jsonl").open(encoding="ascii") as lines:
         why = commonest_reasons(json.loads(line)["reason"] for line in lines)
     print(
         f"{manifest.quarantined} of {manifest.read} could not be used: {why}; mend the source, empty {out}, and run "

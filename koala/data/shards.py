@@ -7,9 +7,6 @@ docs/reference/shard-format.md; `koala.data.shard_writer` writes it, `koala.data
 """
 
 import hashlib
-import json
-import os
-import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,20 +18,17 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, SkipValidation
 
 from koala.config.data import ShardRecipe
-from koala.config.fields import SplitName
+from koala.config.fields import Location, SplitName
 from koala.config.load import validate
 from koala.core.errors import UserError
 from koala.core.readers import parse_json
+from koala.data import range_cache
+from koala.data.mirror import local_folder
+from koala.data.sampler import SHARDS_PER_BLOCK, SamplePositions
+from koala.data.tars import BLOCK, Blocks, OpenTar, StoredTar, check_room, padded_length, tars_in
 
 FORMAT = "koala-shards/1"
 SPLITS: tuple[SplitName, ...] = ("train", "val")
-BLOCK = 512  # bytes; tar headers and data begin at multiples of it
-
-
-def padded_length(length: int) -> int:
-    """Length of a tar member's data with its padding."""
-    return -(-length // BLOCK) * BLOCK
-
 
 Listed = TypeVar("Listed")
 Int32 = Annotated[int, Field(gt=0, lt=2**31)]
@@ -170,11 +164,11 @@ class Shards:
     """
 
     def __init__(self, folder: Path, records: Iterable[ShardRecord], keep: NDArray[np.bool_] | None = None) -> None:
-        self._folder = folder
-        self._tars: list[tuple[str, int]] = []  # names and lengths
+        self._folder = tars_in(folder)
+        self._tars: list[tuple[str, int, str]] = []  # names, lengths and sha256
         columns: list[list[NDArray]] = []
         for record in records:  # one at a time: a million samples are small as arrays and large as lists
-            self._tars.append((record.shard, record.bytes))
+            self._tars.append((record.shard, record.bytes, record.sha256))
             lists = (record.offset, record.size, record.height, record.width)
             columns.append([np.array(items, np.int64 if items is record.offset else np.int32) for items in lists])
         ends = np.cumsum([len(size) for _, size, _, _ in columns], dtype=np.int64)
@@ -191,11 +185,11 @@ class Shards:
         self._open = lru_cache(maxsize=64)(self._open_shard)
 
     @classmethod
-    def open(cls, folder: Path, split: str, keep: NDArray[np.bool_] | None = None) -> "Shards":
+    def open(cls, folder: Location, split: str, keep: NDArray[np.bool_] | None = None) -> "Shards":
         """Read the manifest and the records.
 
         Args:
-            folder: of shards.
+            folder: of shards, here or in a store.
             split: "train" or "val".
             keep: `(N,)` bool, which of the split's N samples there are, numbered anew; None keeps all.
 
@@ -203,10 +197,13 @@ class Shards:
             UserError: there is no manifest, another format, no sample in the split, or a record that is not the
                 manifest's.
         """
-        manifest = read_manifest(folder)
+        manifest, here = read_manifest(folder), local_folder(folder)
         if not manifest.samples(split):
             raise UserError(f'{folder} holds no "{split}" samples; write it with a recipe whose split makes some')
-        return cls(folder, (_record_of(folder, entry) for entry in manifest.splits[split]), keep)
+        entries = manifest.splits[split]
+        shards = cls(here, (_record_of(here, entry) for entry in entries), keep)
+        check_room(shards._folder, [entry.bytes for entry in entries], SHARDS_PER_BLOCK)
+        return shards
 
     def __len__(self) -> int:
         return len(self._size)
@@ -262,72 +259,37 @@ class Shards:
     def _shard_of(self, sample: int) -> int:
         return int(np.searchsorted(self._ends, sample, side="right"))
 
-    def _open_shard(self, number: int) -> "_OpenShard":
-        name, length = self._tars[number]
-        return _OpenShard(self._folder / name, length)
+    def _open_shard(self, number: int) -> OpenTar:
+        return self._folder.open(*self._tars[number])
+
+    # ------------------------------------------------------------ tars that lie far away
+
+    def coming(self, places: Iterable[SamplePositions]) -> Iterable[SamplePositions]:
+        """The same places; of shards in a store, what they need is fetched ahead."""
+        return self._folder.ahead(places, Blocks(self._blocks, self._prefetch))
+
+    def _blocks(self, samples: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
+        """The blocks of the cache in which samples lie, each once, in the order of need."""
+        shards = np.searchsorted(self._ends, samples, side="right").tolist()
+        begin = (self._offset[samples] - BLOCK) // range_cache.BLOCK
+        last = (self._offset[samples] + self._size[samples] - 1) // range_cache.BLOCK
+        spans = zip(shards, begin.tolist(), last.tolist(), strict=True)
+        return dict.fromkeys((shard, number) for shard, first, end in spans for number in range(first, end + 1))
+
+    def _prefetch(self, block: tuple[int, int]) -> None:
+        shard, number = block
+        tar = self._open(shard)
+        if isinstance(tar, StoredTar):
+            tar.prefetch(number)
 
 
-class _OpenShard:
-    """An open tar; closed when nobody holds it any more, so that no thread can lose it in mid-read."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        self.path, self._length = path, length
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; check the folder with koala shards verify") from None
-        found = os.fstat(self._descriptor).st_size
-        if found != length:
-            raise UserError(f"{path} is {found} bytes long, its record says {length}; check with koala shards verify")
-
-    def member(self, offset: int, size: int) -> bytes:
-        """The header and the data of the member whose data lie at `offset`."""
-        member = self._read(offset - BLOCK, BLOCK + size)
-        if member[124:135] != b"%011o" % size:  # the size, as the header says it
-            raise self._replaced()
-        return member
-
-    def header(self, begin: int) -> tarfile.TarInfo:
-        """The header that begins at a byte."""
-        try:
-            return tarfile.TarInfo.frombuf(self._read(begin, BLOCK), "utf-8", "surrogateescape")
-        except tarfile.TarError:
-            raise self._replaced() from None
-
-    def description(self, begin: int) -> dict[str, Any]:
-        """What the JSON holds whose header begins at a byte, with "source" among it."""
-        try:
-            description = json.loads(self._read(begin + BLOCK, self.header(begin).size))
-        except (ValueError, RecursionError):
-            raise self._replaced() from None
-        if not isinstance(description, dict) or "source" not in description:
-            raise self._replaced()
-        return description
-
-    def _read(self, begin: int, length: int) -> bytes:
-        data = b"" if begin + length > self._length else os.pread(self._descriptor, length, begin)
-        if len(data) != length:
-            raise UserError(f"{self.path} ends before byte {begin + length}; check it with koala shards verify")
-        return data
-
-    def _replaced(self) -> UserError:
-        return UserError(
-            f"{self.path} does not hold what its record says: it is damaged, or another file took its place; check it "
-            "with koala shards verify"
-        )
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
-
-
-def read_manifest(folder: Path) -> ShardManifest:
+def read_manifest(folder: Location) -> ShardManifest:
     """Read a folder's manifest.
 
     Raises:
         UserError: it is absent, damaged or of another format.
     """
-    path = folder / "manifest.json"
+    path = local_folder(folder) / "manifest.json"
     return _read(
         ShardManifest,
         path,

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from koala.config.data import ResizeRule, VerifyShards
+from koala.config.fields import Location
 from koala.config.imaging import MAX_PIXELS, PictureLimits
 from koala.core import atomic_io
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
 from koala.data.manifest import assemble_manifest
+from koala.data.mirror import local_folder, shown, tar_bytes, tar_names, whole_tar
 from koala.data.shards import (
     SPLITS,
     ShardEntry,
@@ -31,7 +33,7 @@ from koala.imaging.errors import UnreadableImageError
 from koala.imaging.jpeg_intake import validate_or_transcode
 
 
-def verify_shards(folder: Path, quick: bool = False, workers: int = 1, show: bool = True) -> list[str]:
+def verify_shards(folder: Location, quick: bool = False, workers: int = 1, show: bool = True) -> list[str]:
     """Check every byte against the manifest and decode every image.
 
     Args:
@@ -47,8 +49,9 @@ def verify_shards(folder: Path, quick: bool = False, workers: int = 1, show: boo
         UserError: there is no manifest, or it is damaged.
     """
     manifest = read_manifest(folder)
-    of_shards = check_shards(folder, manifest.entries, quick, workers, show)
-    faults = [*_faults_of_folder(folder, manifest), *(fault for faults in of_shards.values() for fault in faults)]
+    here = local_folder(folder)
+    of_shards = check_shards(here, manifest.entries, quick, workers, show)
+    faults = [*_faults_of_folder(here, manifest), *(fault for faults in of_shards.values() for fault in faults)]
     return list(dict.fromkeys(faults))  # a damaged record is both the folder's and its shard's
 
 
@@ -73,9 +76,9 @@ def check_shards(
 
 def _faults_of_folder(folder: Path, manifest: ShardManifest) -> Iterator[str]:
     if not manifest.written:
-        yield f"{folder} holds no sample"
+        yield f"{shown(folder)} holds no sample"
     listed = {entry.shard for entry in manifest.entries}
-    there = {path.name for split in SPLITS for path in folder.glob(f"{split}-*.tar")}
+    there = {name for split in SPLITS for name in tar_names(folder, split)}
     yield from (f"{name}: manifest.json does not list it" for name in sorted(there - listed))
     try:
         expected, quarantine = assemble_manifest(folder, read_plan(folder))
@@ -107,21 +110,26 @@ def _check_shard(folder: Path, entry: ShardEntry, quick: bool) -> list[str]:
 
 
 def _faults_of_shard(folder: Path, entry: ShardEntry, quick: bool) -> Iterator[str]:
-    tar = folder / entry.shard
     record = read_record(record_path(folder, entry.shard))
     if not record.is_listed_as(entry):
         yield f"{entry.shard}: its record differs from manifest.json"
     elif quick:
-        found = tar.stat().st_size
+        found = tar_bytes(folder, entry.shard)
         if found != entry.bytes:
             yield f"{entry.shard} is {found} bytes long, its record says {entry.bytes}"
     else:
-        same = atomic_io.sha256(tar) == entry.sha256
-        if not same:
-            yield f"{entry.shard}: sha256 differs from manifest.json"
-        yield from _faulty_samples(folder, record)
-        if same:
-            yield from _faulty_index(tar, record)
+        with whole_tar(folder, entry.shard, entry.bytes) as here:
+            yield from _faults_inside(here, entry, record)
+
+
+def _faults_inside(folder: Path, entry: ShardEntry, record: ShardRecord) -> Iterator[str]:
+    tar = folder / entry.shard
+    same = atomic_io.sha256(tar) == entry.sha256
+    if not same:
+        yield f"{entry.shard}: sha256 differs from manifest.json"
+    yield from _faulty_samples(folder, record)
+    if same:
+        yield from _faulty_index(tar, record)
 
 
 def _faulty_samples(folder: Path, record: ShardRecord) -> Iterator[str]:

@@ -12,14 +12,13 @@ judged, which favours it a little. --training-shards names others.
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from koala.config.fields import LightnessSource
+from koala.config.fields import LightnessSource, Location
 from koala.core.errors import UserError
 from koala.data import color_prior
 from koala.evaluation import confidence_intervals, metrics, scoring
@@ -53,7 +52,7 @@ class MeanColor:
         )
 
 
-def training_color(asked: Path | None, others: Iterable[Path]) -> MeanColor | None:
+def training_color(asked: Location | None, others: Iterable[Location]) -> MeanColor | None:
     """The mean colour of training samples.
 
     Args:
@@ -71,7 +70,7 @@ def training_color(asked: Path | None, others: Iterable[Path]) -> MeanColor | No
     return None
 
 
-def _mean_color(folder: Path) -> MeanColor:
+def _mean_color(folder: Location) -> MeanColor:
     return color_of_prior(color_prior.read_prior(folder), str(folder))
 
 

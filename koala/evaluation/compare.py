@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from koala.config.evaluation import CompareSettings, EvaluateSettings
+from koala.config.fields import Location, as_location
 from koala.core import terminal
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
@@ -92,10 +93,10 @@ def _named(words: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _training_shards(report: Mapping[str, Any]) -> Path | None:
+def _training_shards(report: Mapping[str, Any]) -> Location | None:
     """The folder whose mean colour the constant is, where it is known."""
     folder = (report.get("constant_known") or {}).get("shards")
-    return Path(folder) if folder else None
+    return as_location(folder) if folder else None
 
 
 def _judging(
@@ -111,7 +112,7 @@ def _judging(
     judged_by_networks = first is None or report["judges"].keys() - {classifier}
     return EvaluateSettings(
         folder,
-        settings.shards or Path(report["shards"]),
+        settings.shards or as_location(report["shards"]),
         out=settings.out / name,
         protocol=protocol,
         split=report.get("split", "val"),

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from koala.config.data import DataSettings, for_evaluation
 from koala.config.evaluation import EvaluateSettings, EvaluationProtocol, ImageIds
+from koala.config.fields import Location
 from koala.config.models import ExtractorWeightsOrCache
 from koala.core.distributed import dali_device, main_process_first, on_main_process
 from koala.core.errors import UserError
@@ -184,7 +185,7 @@ def _open_images(
 
 
 def open_photos(  # noqa: PLR0917  (what is opened, and what is said of it)
-    folder: Path, split: str, ids: ImageIds, condition: str, what: str, accelerator: Accelerator
+    folder: Location, split: str, ids: ImageIds, condition: str, what: str, accelerator: Accelerator
 ) -> Shards:
     """The photos that are judged.
 

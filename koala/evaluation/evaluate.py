@@ -21,12 +21,12 @@ import json
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from koala.config.evaluation import EvaluateSettings
+from koala.config.fields import Location
 from koala.core import terminal
 from koala.core.distributed import on_main_process, open_accelerator, wait_for_all
 from koala.core.folder_lock import lock_folder
@@ -154,7 +154,7 @@ def _picture_count(asked: int | None, components: Components) -> int:
     return 0 if isinstance(components.pictures, FolderPictures) else len(components.images.shards)
 
 
-def _shards_sha256(folder: Path, split: str, shards: Shards) -> str:
+def _shards_sha256(folder: Location, split: str, shards: Shards) -> str:
     """Of the bytes of a split, and of which of its samples there are."""
     entries = [entry.sha256 for entry in read_manifest(folder).splits[split]]
     return hashlib.sha256(json.dumps([*entries, shards.selection]).encode()).hexdigest()

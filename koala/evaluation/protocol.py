@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.config.evaluation import EvaluationProtocol, ImageIds
+from koala.config.fields import Location
 from koala.config.load import load_toml
 from koala.core.errors import UserError
 from koala.core.progress import Progress
@@ -135,7 +136,9 @@ def names_sha256(sorted_names: list[str]) -> str:
     return hashlib.sha256("\n".join(sorted_names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def select_samples(folder: Path, split: str, wanted: list[str], what: str, *, some: bool = False) -> NDArray[np.bool_]:
+def select_samples(
+    folder: Location, split: str, wanted: list[str], what: str, *, some: bool = False
+) -> NDArray[np.bool_]:
     """Which samples of a split have the wanted names.
 
     Args:

@@ -28,11 +28,13 @@ from accelerate import Accelerator
 from PIL import Image
 
 from koala.config.data import MeasurePrior, ShardRecipe, WriteShards
+from koala.config.fields import Location
 from koala.config.training import BenchmarkSettings, TrainSettings
 from koala.core.atomic_io import write_atomic
 from koala.core.distributed import open_accelerator
 from koala.core.progress import Progress
 from koala.data import color_prior, shard_writer
+from koala.data.mirror import holds_shards
 from koala.data.shards import Shards
 from koala.models.objectives import needs_prior
 from koala.training import estimate
@@ -83,7 +85,7 @@ def benchmark_command(settings: BenchmarkSettings) -> int:
     return 0
 
 
-def without_weights(settings: TrainSettings, shards: Path) -> TrainSettings:
+def without_weights(settings: TrainSettings, shards: Location) -> TrainSettings:
     """A training that costs the same, for whose weights nothing is fetched, and that tells nobody."""
     extractor = settings.extractor if settings.extractor.cache else replace(settings.extractor, weights="random")
     objective = replace(settings.objective, perceptual_weights="random")
@@ -220,9 +222,9 @@ def _product(accelerator: Accelerator, seconds: float) -> float:
 
 
 @contextlib.contextmanager
-def made_up_shards(settings: TrainSettings) -> Iterator[Path]:
+def made_up_shards(settings: TrainSettings) -> Iterator[Location]:
     """The shards of the settings, or, where there are none, some of made-up photos that are gone afterwards."""
-    if (settings.data.shards / "manifest.json").exists():
+    if holds_shards(settings.data.shards):
         yield settings.data.shards
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -249,7 +251,7 @@ def _photo(number: int) -> Image.Image:
 # ---------------------------------------------------------------- the table
 
 
-def describe(settings: TrainSettings, shards: Path, accelerator: Accelerator) -> dict[str, str]:
+def describe(settings: TrainSettings, shards: Location, accelerator: Accelerator) -> dict[str, str]:
     """What was measured, and on what."""
     photos = str(shards) if shards == settings.data.shards else f"{_PHOTOS} made-up photos of {_WIDTH} x {_HEIGHT}"
     cached = ", cached" if settings.extractor.cache else ""

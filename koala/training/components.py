@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from koala.config.data import DataSettings
-from koala.config.fields import MixedPrecision, SplitName
+from koala.config.fields import Location, MixedPrecision, SplitName
 from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.distributed import dali_device, main_process_first, on_main_process
@@ -73,7 +72,7 @@ class Embedder:
         """`(B, 1, H, W)` to `(B, E)`: computed now, or as it was cached."""
         return self.extractor(lightness) if self.extractor is not None else cached
 
-    def reader(self, folder: Path, split: SplitName, shards: Shards) -> CachedEmbeddings | None:
+    def reader(self, folder: Location, split: SplitName, shards: Shards) -> CachedEmbeddings | None:
         """Where the batches of a split find their embeddings, if these are cached."""
         if self.cache is None:
             return None

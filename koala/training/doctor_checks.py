@@ -25,6 +25,7 @@ from koala.training.process_store import PATIENCE_S, ProcessStore
 if TYPE_CHECKING:  # imported where they are used, so that a damaged installation is a finding, too
     import torch
 
+    from koala.config.fields import Location
     from koala.data.shards import Shards
 
 
@@ -181,11 +182,13 @@ def objective(settings: TrainSettings, store: ProcessStore) -> Finding:
 
 def _nothing_to_train_on(settings: TrainSettings) -> bool:
     """Whether no shards were named, nor lie where they do by default: then it is the machine that is looked at."""
-    return settings.data.shards == DataSettings().shards and not settings.data.shards.exists()
+    usual = DataSettings().shards
+    return settings.data.shards == usual and not Path(usual).exists()
 
 
 def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the shards are there and whole, can be read, and are the same everywhere."""
+    from koala.data.mirror import local_folder
     from koala.data.sample_filter import open_filtered
     from koala.data.shards import SPLITS, read_manifest
     from koala.data.verification import verify_shards
@@ -208,7 +211,7 @@ def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
     }
     for split, found in splits.items():
         _read_some(folder, split, found)
-    sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((local_folder(folder) / "manifest.json").read_bytes()).hexdigest()
     if sha256 != store.broadcast("manifest", lambda: sha256):
         text = f"{folder} holds other shards here than on the first node"
         return Finding("failed", text, "copy them anew, or name a folder that all nodes see")
@@ -217,7 +220,7 @@ def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
     return Finding("ok", f"{folder}: {counts} samples in {number}; some were read at random")
 
 
-def _read_some(folder: Path, split: str, shards: "Shards") -> None:
+def _read_some(folder: "Location", split: str, shards: "Shards") -> None:
     """Read and decode some samples at random.
 
     Raises:

@@ -11,6 +11,7 @@ from koala.config.data import ShardRecipe
 from koala.config.load import flat, load_toml, to_dict
 from koala.config.training import TrainSettings
 from koala.core.templates import template_path
+from koala.data.mirror import holds_shards
 from koala.data.sample_filter import open_filtered
 from koala.data.sampler import EpochSampler, micro_batches
 from koala.data.shards import read_manifest
@@ -76,7 +77,7 @@ def count_images(settings: TrainSettings) -> ImageCounts:
         return ImageCounts(settings.dry_run_images, origin="--dry-run-images")
     if settings.data.synthetic:
         return ImageCounts(settings.data.synthetic, origin="--data.synthetic")
-    if (shards / "manifest.json").exists():
+    if holds_shards(shards):
         splits = [split for split in ("train", "val") if read_manifest(shards).samples(split)]
         counts = {split: len(open_filtered(shards, split, settings.data.filter)) for split in splits}
         return ImageCounts(counts.get("train", 0), counts.get("val", 0))
