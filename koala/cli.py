@@ -62,6 +62,9 @@ GROUPS = {
         "shards prior": Command(
             "data:MeasurePrior", "data.color_prior:prior_command", "measure how often each colour occurs"
         ),
+        "shards stage": Command(
+            "data:StageShards", "data.staging:stage_command", "copy shards to a node's disk, in the order of need"
+        ),
         "shards export": Command(
             "evaluation:ExportCrops",
             "evaluation.crops:export_command",

@@ -12,6 +12,7 @@ from koala.config.fields import (
     Count,
     Decoder,
     Device,
+    Dir,
     File,
     Geometry,
     LightnessSource,
@@ -144,6 +145,23 @@ class MeasurePrior(Strict):
     """Folder of shards. Those that are not audited yet are audited first."""
     workers: Count = 1
     """Processes that measure."""
+
+
+@dataclass(frozen=True)
+class StageShards(Strict):
+    """Copy shards from a store or a shared folder to this node's disk, in the order in which a training needs them.
+
+    Each is checked by its hash. An interrupted command resumes when it is run again.
+    """
+
+    shards: Positional[Location]
+    """Folder of shards, here or in a store."""
+    to: Dir
+    """Folder for the copy."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the training, on which the order depends."""
+    workers: Count = 4
+    """Shards that are copied at the same time."""
 
 
 @dataclass(frozen=True)

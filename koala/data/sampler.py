@@ -72,15 +72,24 @@ class EpochSampler:
 @lru_cache(maxsize=4)
 def _epoch(order: EpochSampler, epoch: int) -> NDArray[np.int64]:
     """One epoch's permutation of `range(order.epoch_size)`."""
-    rng = np.random.default_rng([order.seed, epoch])
+    rng = _epoch_rng(order.seed, epoch)
     sizes = np.array(order.shard_sizes)
     starts = np.cumsum(sizes) - sizes
-    shards = rng.permutation(len(sizes))
+    shards = rng.permutation(len(sizes))  # as shard_order
     blocks = [
         np.concatenate([np.arange(starts[shard], starts[shard] + sizes[shard]) for shard in block])
         for block in _blocks(shards, order.shards_per_block)
     ]
     return np.concatenate([rng.permutation(block) for block in blocks])
+
+
+def shard_order(shards: int, seed: int, epoch: int = 0) -> NDArray[np.int64]:
+    """In which order an epoch comes to so many shards; those of a block are met together."""
+    return _epoch_rng(seed, epoch).permutation(shards)
+
+
+def _epoch_rng(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng([seed, epoch])
 
 
 def _blocks(items: NDArray, length: int) -> Iterator[NDArray]:
