@@ -114,9 +114,7 @@ def test_words_that_do_not_fit_are_told_of_in_a_sentence(words, message):
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(
-        UserError, match=r"^--source SOURCE and --out DIR\|URL must be given; koala shards write"
-    ):
+    with pytest.raises(UserError, match=r"^--source SOURCE and --out DIR\|URL must be given; koala shards write"):
         write()
     with pytest.raises(UserError, match=r"^PHOTO|DIR must be given"):
         flags.parse(ColorizeSettings, ["--out", "there"], "koala colorize")
