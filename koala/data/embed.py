@@ -118,7 +118,7 @@ class EmbeddingJob:
                         self._make(split, numbers, progress)
             self.accelerator.wait_for_everyone()  # the lock is for all of them
         if not any(map(self.cache.fault, embedded_entries(self.manifest))):
-            print(f"{self.cache.folder}: the embeddings are complete")
+            print(f"{self.settings.shards}/embeddings/{self.cache.folder.name}: the embeddings are complete")
 
     def _make(self, split: SplitName, numbers: Sequence[int], progress: Progress) -> None:
         """Make the embeddings of some shards of a split, in one stream."""
