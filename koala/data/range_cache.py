@@ -1,6 +1,6 @@
 """A bounded cache on the node's own disk, of blocks of files that lie in a store.
 
-    FOLDER/ab/KEY-000012      block 12 of a file, and the CRC-32 of it; KEY is the file's sha256
+    FOLDER/ab/KEY-000012      block 12 of a file, and the CRC-32 of each page of it; KEY is the file's sha256
     FOLDER/locks/ab           whoever fetches a block holds the lock of its first two letters
     FOLDER/bytes              how many bytes all blocks take together, at most
 
@@ -20,7 +20,8 @@ from pathlib import Path
 from threading import Lock
 
 BLOCK = 2**22  # bytes
-_SUM = 4  # bytes of the CRC-32 at a block's end
+_PAGE = 2**14  # bytes; what is read of a block is checked page by page, and the rest of it is not looked at
+_SUM = 4  # bytes of a CRC-32
 _OPEN = 256  # blocks that a process holds open
 _STALE_S = 3600.0  # a part that is older was left by a process that was killed
 _ROOM = 0.9  # share of the bound that is left when blocks have been thrown out
@@ -55,9 +56,9 @@ class RangeCache:
         parts = []
         for number in range(begin // BLOCK, -(-end // BLOCK)):
             first = number * BLOCK
-            block = self._block(key, number, min(BLOCK, size - first), fetch)
-            parts.append(block.read(max(begin - first, 0), min(end - first, BLOCK)))
-        return b"".join(parts)
+            span = max(begin - first, 0), min(end - first, BLOCK)
+            parts.append(self._read(self._path(key, number), span, first, min(BLOCK, size - first), fetch))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def prefetch(self, key: str, number: int, size: int, fetch: Callable[[int, int], bytes]) -> None:
         """Fetch a block of a file that is `size` bytes long, unless it is there or on its way."""
@@ -70,16 +71,24 @@ class RangeCache:
 
     # ------------------------------------------------------------ one block
 
-    def _block(self, key: str, number: int, length: int, fetch: Callable[[int, int], bytes]) -> "_Block":
-        """A block, fetched where it is not there or damaged."""
-        path = self._path(key, number)
-        with suppress(FileNotFoundError, _DamagedError):
-            return self._open(path, length)
+    def _read(
+        self, path: Path, span: tuple[int, int], first: int, length: int, fetch: Callable[[int, int], bytes]
+    ) -> bytes:
+        """A span of a block, which is fetched where it is not there or damaged."""
+        with suppress(FileNotFoundError), self._forgetting_damaged():
+            return self._open(path, length).read(*span)
         with self._locked(path):
-            with suppress(FileNotFoundError, _DamagedError):  # another process fetched it while this one waited
-                return self._open(path, length)
-            self._fetch(path, number * BLOCK, length, fetch)
-            return self._open(path, length)
+            with suppress(FileNotFoundError), self._forgetting_damaged():  # another process fetched it meanwhile
+                return self._open(path, length).read(*span)
+            return self._fetch(path, first, length, fetch)[slice(*span)]
+
+    @contextmanager
+    def _forgetting_damaged(self) -> Iterator[None]:
+        """Hold damaged blocks open no longer."""
+        try:
+            yield
+        except _DamagedError:
+            self._open.cache_clear()
 
     @staticmethod
     def _find(path: Path, length: int) -> "_Block":
@@ -88,13 +97,15 @@ class RangeCache:
             os.utime(path)  # it is in use
         return block
 
-    def _fetch(self, path: Path, begin: int, length: int, fetch: Callable[[int, int], bytes]) -> None:
+    def _fetch(self, path: Path, begin: int, length: int, fetch: Callable[[int, int], bytes]) -> bytes:
         data = fetch(begin, begin + length)
-        self._make_room(length + _SUM)
+        sums = _sums(data)
+        self._make_room(length + len(sums))
         path.parent.mkdir(exist_ok=True)
         part = path.with_suffix(".part")  # whoever writes it holds the lock
-        part.write_bytes(data + zlib.crc32(data).to_bytes(_SUM, "little"))
+        part.write_bytes(data + sums)
         part.replace(path)
+        return data
 
     def _path(self, key: str, number: int) -> Path:
         return self._folder / key[:2] / f"{key}-{number:06d}"
@@ -152,13 +163,27 @@ class _Block:
 
     def __init__(self, path: Path, length: int) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        data = os.read(self._descriptor, length + _SUM + 1)
-        if len(data) != length + _SUM or zlib.crc32(data[:-_SUM]) != int.from_bytes(data[-_SUM:], "little"):
+        self._length = length
+        expected = length + -(-length // _PAGE) * _SUM
+        if os.fstat(self._descriptor).st_size != expected:
             raise _DamagedError
+        self._sums = os.pread(self._descriptor, expected - length, length)
 
     def read(self, begin: int, end: int) -> bytes:
-        return os.pread(self._descriptor, end - begin, begin)
+        first, last = begin // _PAGE, -(-end // _PAGE)
+        data = os.pread(self._descriptor, min(last * _PAGE, self._length) - first * _PAGE, first * _PAGE)
+        if _sums(data) != self._sums[first * _SUM : last * _SUM]:
+            raise _DamagedError
+        return data[begin - first * _PAGE : end - first * _PAGE]
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             os.close(self._descriptor)
+
+
+def _sums(data: bytes) -> bytes:
+    """The CRC-32 of each page."""
+    pages = memoryview(data)
+    return b"".join(
+        zlib.crc32(pages[begin : begin + _PAGE]).to_bytes(_SUM, "little") for begin in range(0, len(data), _PAGE)
+    )
