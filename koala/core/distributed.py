@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from koala.core.errors import UserError
+from koala.core.object_store import stop_waiting
 
 Result = TypeVar("Result")
 
@@ -210,6 +211,7 @@ class GracefulStop:
         self._group: Any = dist.new_group(backend="gloo") if accelerator.num_processes > 1 else None
 
     def __enter__(self) -> "GracefulStop":
+        stop_waiting(False)
         self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
         return self
 
@@ -223,6 +225,7 @@ class GracefulStop:
         now = time.monotonic()
         if not self._number:
             self._number, self._noted = number, now
+            stop_waiting()
         elif number == signal.SIGINT and now - self._noted > self._PATIENCE_S:
             raise KeyboardInterrupt
 

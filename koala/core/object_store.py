@@ -8,6 +8,7 @@ waits, until `KOALA_STORE_PATIENCE` seconds are over.
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,17 @@ _CREDENTIALS = {
 }
 
 Result = TypeVar("Result")
+
+_ending = threading.Event()
+
+
+def stop_waiting(ending: bool = True) -> None:
+    """Say that the command is to end: then a store that does not answer is not asked again.
+
+    Args:
+        ending: False takes it back, for a command that begins.
+    """
+    _ending.set() if ending else _ending.clear()
 
 
 @dataclass(frozen=True)
@@ -161,7 +173,7 @@ class ObjectStore:
                 if refusal is not None:
                     raise refusal from None
                 waited, reason = time.monotonic() - began, _reason(error)
-            if waited + wait > self._patience_s:
+            if waited + wait > self._patience_s or _ending.is_set():
                 raise UserError(
                     f"{self.url} has not answered for {waited:.0f} s ({reason}); when it does, run the same command "
                     "again, or allow more seconds with KOALA_STORE_PATIENCE"
@@ -169,7 +181,7 @@ class ObjectStore:
             if waited > _SAID_AFTER_S and not said:
                 said = True
                 warn(f"{self.url} does not answer ({reason}); it is asked again for up to {self._patience_s:.0f} s")
-            time.sleep(wait * random.uniform(0.5, 1))  # not all processes at once
+            _ending.wait(wait * random.uniform(0.5, 1))  # not all processes at once
             wait = min(2 * wait, _LONGEST_WAIT_S)
 
 

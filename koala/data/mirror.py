@@ -14,7 +14,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -31,6 +33,8 @@ from koala.core.progress import Progress
 TABLES = ("*.json", "*.jsonl", "prior.csv")  # what every command looks at
 _OF_PLAIN_FOLDER = ("manifest.json", "plan.json", "quarantine.jsonl", "prior.csv")  # where a store cannot list
 _URL, _VERSIONS = "store.url", "store.versions"
+_WHOLE = ".whole-"  # begins the names of folders that hold a tar while it is checked
+_STALE_S = 24 * 3600.0  # one that is older was left by a process that was killed
 _AT_ONCE = 16  # files that are fetched at the same time
 
 
@@ -58,6 +62,9 @@ def _mirror(url: StoreUrl) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / _URL).exists():
         write_atomic(folder / _URL, url.encode())
+    for left in folder.glob(f"{_WHOLE}*"):
+        if time.time() - left.stat().st_mtime > _STALE_S:
+            shutil.rmtree(left, ignore_errors=True)
     bring(folder, *TABLES)
     return folder
 
@@ -232,14 +239,20 @@ def tar_names(folder: Path, split: str) -> list[str]:
     return sorted(name for name in store.list() if fnmatchcase(name, f"{split}-*.tar") and "/" not in name)
 
 
-def tar_bytes(folder: Path, shard: str) -> int:
-    """How long a tar is.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
+def tar_lengths(folder: Path, shards: Sequence[str]) -> list[int | None]:
+    """How long tars are, in bytes; None for those that are not there."""
     store = store_of(folder)
-    return (folder / shard).stat().st_size if store is None else store.stat(shard).size
+    if store is not None and store.can_list:
+        there = store.list()
+        return [there[shard].size if shard in there else None for shard in shards]
+
+    def length(shard: str) -> int | None:
+        with suppress(FileNotFoundError):
+            return (folder / shard).stat().st_size if store is None else store.stat(shard).size
+        return None
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(length, shards))
 
 
 @contextmanager
@@ -255,7 +268,7 @@ def whole_tar(folder: Path, shard: str, size: int) -> Iterator[Path]:
     if store is None:
         yield folder
         return
-    with TemporaryDirectory(dir=folder, prefix=".whole-") as name:
+    with TemporaryDirectory(dir=folder, prefix=_WHOLE) as name:
         here = Path(name)
         with open_atomic(here / shard, durable=False) as file:
             for piece in store.pieces(shard, size):

@@ -15,7 +15,7 @@ from koala.config.fields import Location
 from koala.core.atomic_io import open_atomic, write_atomic
 from koala.core.errors import UserError
 from koala.core.folder_lock import lock_folder
-from koala.core.object_store import ObjectStore, open_folder
+from koala.core.object_store import ObjectStore, open_folder, stop_waiting
 from koala.core.progress import Progress
 from koala.data.mirror import bring, local_folder, store_of
 from koala.data.sampler import shard_order
@@ -31,6 +31,7 @@ def stage_command(settings: StageShards) -> int:
     Raises:
         UserError: there are no shards, they are not what their manifest says, or the copy's folder holds others.
     """
+    stop_waiting(False)
     manifest = read_manifest(settings.shards)
     with lock_folder(settings.to, "koala shards stage"):
         _check_folder(settings, manifest)
@@ -100,6 +101,7 @@ def _copy_shards(source: _Source, to: Path, entries: Sequence[ShardEntry], worke
             for entry in pool.map(lambda entry: _copy_shard(source.store, to, entry, beside), missing):
                 progress.advance(entry.samples)
         except BaseException:
+            stop_waiting()
             pool.shutdown(wait=False, cancel_futures=True)  # those under way end with their shard
             raise
     return len(missing)

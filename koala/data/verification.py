@@ -17,7 +17,7 @@ from koala.core import atomic_io
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
 from koala.data.manifest import assemble_manifest
-from koala.data.mirror import local_folder, shown, tar_bytes, tar_names, whole_tar
+from koala.data.mirror import local_folder, shown, tar_lengths, tar_names, whole_tar
 from koala.data.shards import (
     SPLITS,
     ShardEntry,
@@ -60,12 +60,13 @@ def check_shards(
 ) -> dict[str, list[str]]:
     """The faults of each shard, by its name."""
     check = partial(_check_shard, folder, quick=quick)
+    lengths = tar_lengths(folder, [entry.shard for entry in entries]) if quick else [None] * len(entries)
     with (
         Progress(sum(entry.samples for entry in entries), "verifying", show=show) as progress,
         ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool,
     ):
         found = {}
-        for entry, faults in zip(entries, (pool.map if pool else map)(check, entries), strict=True):
+        for entry, faults in zip(entries, (pool.map if pool else map)(check, entries, lengths), strict=True):
             found[entry.shard] = faults
             progress.advance(entry.samples)
     return found
@@ -95,10 +96,10 @@ def _faults_of_folder(folder: Path, manifest: ShardManifest) -> Iterator[str]:
 # ---------------------------------------------------------------- a shard
 
 
-def _check_shard(folder: Path, entry: ShardEntry, quick: bool) -> list[str]:
+def _check_shard(folder: Path, entry: ShardEntry, length: int | None, quick: bool) -> list[str]:
     found: list[str] = []
     try:
-        for fault in _faults_of_shard(folder, entry, quick):
+        for fault in _faults_of_shard(folder, entry, length, quick):
             found.append(fault)  # not list(): those before an error count
     except UserError as error:
         found.append(str(error))
@@ -109,14 +110,15 @@ def _check_shard(folder: Path, entry: ShardEntry, quick: bool) -> list[str]:
     return found
 
 
-def _faults_of_shard(folder: Path, entry: ShardEntry, quick: bool) -> Iterator[str]:
+def _faults_of_shard(folder: Path, entry: ShardEntry, length: int | None, quick: bool) -> Iterator[str]:
     record = read_record(record_path(folder, entry.shard))
     if not record.is_listed_as(entry):
         yield f"{entry.shard}: its record differs from manifest.json"
     elif quick:
-        found = tar_bytes(folder, entry.shard)
-        if found != entry.bytes:
-            yield f"{entry.shard} is {found} bytes long, its record says {entry.bytes}"
+        if length is None:
+            yield f"{entry.shard}: No such file or directory"
+        elif length != entry.bytes:
+            yield f"{entry.shard} is {length} bytes long, its record says {entry.bytes}"
     else:
         with whole_tar(folder, entry.shard, entry.bytes) as here:
             yield from _faults_inside(here, entry, record)

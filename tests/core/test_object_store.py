@@ -23,7 +23,7 @@ class Moody:
 def waits(monkeypatch) -> list[float]:
     """How long was waited, in a time that goes on by waiting alone."""
     waited: list[float] = []
-    monkeypatch.setattr(object_store.time, "sleep", waited.append)
+    monkeypatch.setattr(object_store._ending, "wait", waited.append)
     monkeypatch.setattr(object_store.time, "monotonic", lambda: sum(waited))
     monkeypatch.setattr(object_store.random, "uniform", lambda low, high: high)
     return waited
@@ -64,6 +64,16 @@ def test_what_asking_again_cannot_mend_is_said_at_once(waits, error, message):
         return
     with pytest.raises(UserError, match=message):
         store.read("name")
+    assert not waits
+
+
+def test_a_command_that_is_to_end_does_not_wait(waits):
+    object_store.stop_waiting()
+    try:
+        with pytest.raises(UserError, match="s3://b/x has not answered for 0 s"):
+            ObjectStore("s3://b/x", Moody(ConnectionError("gone")), 600).read("name")
+    finally:
+        object_store.stop_waiting(False)
     assert not waits
 
 
