@@ -70,8 +70,8 @@ class Backend(Protocol):
     def stat(self, name: str) -> StoredFile:
         """What is known of a file."""
 
-    def put(self, name: str, data: bytes | Path) -> None:
-        """Write a file, whole or not at all."""
+    def put(self, name: str, data: bytes | Path) -> str:
+        """Write a file, whole or not at all; its version, where the store says it."""
 
     def delete(self, name: str) -> None:
         """Remove a file."""
@@ -142,19 +142,22 @@ class ObjectStore:
         for begin in range(0, size, CHUNK):
             yield self.read_range(name, begin, min(begin + CHUNK, size), size)
 
-    def write(self, name: str, data: bytes | Path) -> None:
+    def write(self, name: str, data: bytes | Path) -> str:
         """Write a file, whole or not at all.
 
         Args:
             name: of the file.
             data: what it is to hold, or a file that holds it.
 
+        Returns:
+            The file's version, as `list` will say it; empty where the store does not tell.
+
         Raises:
             UserError: see `list`.
         """
         if self.url.startswith("http"):
             raise UserError(f"{self.url} can only be read; name a store such as s3://bucket/folder to write to")
-        self._ask(name, lambda: self._backend.put(name, data), writing=True)
+        return self._ask(name, lambda: self._backend.put(name, data), writing=True)
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -234,7 +237,7 @@ def _refusal(url: str, name: str, error: Exception, writing: bool) -> Exception 
     """The error to raise where asking again does not help; none where it may."""
     text = str(error)
     place = f"{url}/{name}".removesuffix("/")
-    status = int(found[1]) if (found := _STATUS.search(text)) else 0
+    status = int(found[1]) if (found := _STATUS.search(text)) else getattr(_response(error), "status_code", 0)
     if re.search(r"NoSuchBucket|ContainerNotFound|Repository ?Not ?Found|bucket does not exist", text + repr(error)):
         return UserError(f"{url}: there is no such bucket; correct the name, or make it first")
     if "169.254.169.254" in text:
@@ -248,6 +251,11 @@ def _refusal(url: str, name: str, error: Exception, writing: bool) -> Exception 
     if status >= 400 and status < 500 and status not in _TRANSIENT:
         return UserError(f"{place}: the store refuses the request ({_reason(error)}); correct the address or region")
     return None
+
+
+def _response(error: Exception) -> Any:
+    """The answer that an error of the hub's library is about."""
+    return getattr(error, "response", None)
 
 
 _DENIED = ("PermissionDeniedError", "UnauthenticatedError")
@@ -302,11 +310,11 @@ class ObstoreBackend:
         result = obstore.get(self._store, name, options={} if end is None else {"range": (begin, end)})
         return bytes(result.bytes()), self._described(result.meta)
 
-    def put(self, name: str, data: bytes | Path) -> None:
+    def put(self, name: str, data: bytes | Path) -> str:
         """See `Backend`."""
         import obstore
 
-        obstore.put(self._store, name, data)
+        return obstore.put(self._store, name, data)["e_tag"] or ""
 
     def delete(self, name: str) -> None:
         """See `Backend`."""
@@ -348,13 +356,14 @@ class FsspecBackend:
         """See `Backend`."""
         return self._described(self._system.info(f"{self._root}/{name}"))
 
-    def put(self, name: str, data: bytes | Path) -> None:
+    def put(self, name: str, data: bytes | Path) -> str:
         """See `Backend`."""
         path = f"{self._root}/{name}"
         if isinstance(data, Path):
             self._system.put_file(str(data), path)
         else:
             self._system.pipe_file(path, data)
+        return ""
 
     def delete(self, name: str) -> None:
         """See `Backend`."""

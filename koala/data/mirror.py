@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -32,7 +32,7 @@ from koala.core.progress import Progress
 
 TABLES = ("*.json", "*.jsonl", "prior.csv")  # what every command looks at
 _OF_PLAIN_FOLDER = ("manifest.json", "plan.json", "quarantine.jsonl", "prior.csv")  # where a store cannot list
-_URL, _VERSIONS = "store.url", "store.versions"
+_URL, _VERSIONS, _LOCK = "store.url", "store.versions", ".store.lock"
 _WHOLE = ".whole-"  # begins the names of folders that hold a tar while it is checked
 _STALE_S = 24 * 3600.0  # one that is older was left by a process that was killed
 _AT_ONCE = 16  # files that are fetched at the same time
@@ -102,7 +102,7 @@ def bring(folder: Path, *patterns: str) -> None:
     store = store_of(folder)
     if store is None:
         return
-    with wait_for_lock(folder / ".bring"):  # the first process of a node fetches, the others find
+    with wait_for_lock(folder / _LOCK):  # the first process of a node fetches, the others find
         known = _versions(folder)
         there = _listed(store, folder, patterns)
         here = (path.relative_to(folder).as_posix() for pattern in patterns for path in folder.glob(pattern))
@@ -179,21 +179,30 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         UserError: the store is away or refuses.
     """
-    send(path, data)
-    write_atomic(path, data)
+    _write(path, data, lambda: write_atomic(path, data))
 
 
-def send(path: Path, data: bytes | Path | None = None) -> None:
+def send(path: Path) -> None:
     """Send a file of a mirror to its store; nothing is done in a plain folder.
 
-    Args:
-        path: of the file.
-        data: what it is to hold; by default what it holds.
+    Raises:
+        UserError: the store is away or refuses.
     """
+    _write(path, path, lambda: None)
+
+
+def _write(path: Path, data: bytes | Path, write_here: Callable[[], None]) -> None:
+    """Write a file of a mirror to its store and then here, and note that both have the same version of it."""
     found = _root_of(path)
-    if found is not None:
-        folder, store = found
-        store.write(path.relative_to(folder).as_posix(), path if data is None else data)
+    if found is None:
+        write_here()
+        return
+    folder, store = found
+    name = path.relative_to(folder).as_posix()
+    version = store.write(name, data)
+    with wait_for_lock(folder / _LOCK):
+        write_here()
+        write_atomic(folder / _VERSIONS, json.dumps(_versions(folder) | {name: version}).encode(), durable=False)
 
 
 def name_tar(part: Path, tar: Path) -> None:

@@ -235,7 +235,9 @@ def test_shards_are_written_to_a_store_with_the_same_bytes(photo_folder, shard_f
     assert contents(new_url) == files(shard_folder)
     assert not list(mirror.local_folder(new_url).glob("*.tar*"))
     before = s3.asked.copy()
+    forget()
     shard_writer.write_shards(settings)
+    assert not [request for request in s3.asked - before if request.startswith("GET") and ".json" in request]
     assert not [request for request in s3.asked - before if request.startswith("PUT") and ".tar" in request]
 
 
