@@ -39,8 +39,8 @@ def read_once(location: Location, what: str, size: int, threads: int) -> tuple[i
     batches = -(-len(shards) // BATCH)
     began = time.perf_counter()
     if what == "reading":
-        coming = iter(shards.coming(next(places) for _ in range(batches)))
-        images = sum(len(shards.read_many(place.samples)) for place in coming)
+        with shards.coming(next(places) for _ in range(batches)) as coming:
+            images = sum(len(shards.read_many(place.samples)) for place in coming)
     else:
         data = DataSettings(location, size=size, threads=threads)
         stream = loader.load_batches(shards, places, data, "cpu", batch=BATCH)

@@ -74,8 +74,8 @@ class EncodedPhotos(Protocol):
     def describe(self, sample: int) -> SampleInfo:
         """What is known of a sample."""
 
-    def coming(self, places: Iterable[SamplePositions]) -> Iterable[SamplePositions]:
-        """The same places; what they need may be fetched ahead."""
+    def coming(self, places: Iterable[SamplePositions]) -> contextlib.AbstractContextManager[Iterable[SamplePositions]]:
+        """The same places; while the block runs, what they need may be fetched ahead."""
 
 
 class EmbeddingReader(Protocol):
@@ -133,7 +133,7 @@ def _decoded(  # noqa: PLR0917  (as load_batches)
 ) -> Generator[Any, None, None]:
     """Run the graph, and begin to hand its outputs over."""
     under_way: deque[_Request] = deque()
-    with _Reader(shards, places, data, seed, embeddings) as reader:
+    with shards.coming(places) as coming, _Reader(shards, coming, data, seed, embeddings) as reader:
         pipeline = build_graph(_fed(reader, under_way, data), data, batch, device, with_rgb)
         pipeline.build()
         while True:
@@ -175,7 +175,7 @@ class _Reader:
         embeddings: EmbeddingReader | None,
     ) -> None:
         self._shards, self._data, self._seed = shards, data, seed
-        self._places = iter(shards.coming(places))
+        self._places = iter(places)
         self._embeddings = embeddings
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="koala-reader")
         self._ahead: deque[tuple[SamplePositions, CropWindows, list[Future[_Read]]]] = deque()

@@ -8,6 +8,7 @@ docs/reference/shard-format.md; `koala.data.shard_writer` writes it, `koala.data
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -264,8 +265,8 @@ class Shards:
 
     # ------------------------------------------------------------ tars that lie far away
 
-    def coming(self, places: Iterable[SamplePositions]) -> Iterable[SamplePositions]:
-        """The same places; of shards in a store, what they need is fetched ahead."""
+    def coming(self, places: Iterable[SamplePositions]) -> AbstractContextManager[Iterable[SamplePositions]]:
+        """The same places; of shards in a store, what they need is fetched ahead while the block runs."""
         return self._folder.ahead(places, Blocks(self._blocks, self._prefetch))
 
     def _blocks(self, samples: NDArray[np.int64]) -> Iterable[tuple[int, int]]:

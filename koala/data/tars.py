@@ -4,6 +4,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -135,9 +136,9 @@ class LocalTars:
         return OpenTar(self.folder / name, length)
 
     @staticmethod
-    def ahead(places: Iterable[SamplePositions], _: "Blocks") -> Iterable[SamplePositions]:
+    def ahead(places: Iterable[SamplePositions], _: "Blocks") -> AbstractContextManager[Iterable[SamplePositions]]:
         """The same places: nothing has to be fetched."""
-        return places
+        return nullcontext(places)
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,11 @@ class StoredTars:
         """One of them, as its record describes it."""
         return StoredTar(self.store, name, length, sha256, self.cache)
 
-    def ahead(self, places: Iterable[SamplePositions], blocks: "Blocks") -> Iterable[SamplePositions]:
+    def ahead(
+        self, places: Iterable[SamplePositions], blocks: "Blocks"
+    ) -> AbstractContextManager[Iterable[SamplePositions]]:
         """The same places; what they need is fetched while those before them are at work."""
-        return fetched_ahead(places, blocks.of, blocks.fetch, self.cache.bound // range_cache.BLOCK // 2)
+        return closing(fetched_ahead(places, blocks.of, blocks.fetch, self.cache.bound // range_cache.BLOCK // 2))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -136,9 +137,9 @@ class PicturesInPlace:
         return buffer.getvalue()
 
     @staticmethod
-    def coming(places: Iterable[SamplePositions]) -> Iterable[SamplePositions]:
+    def coming(places: Iterable[SamplePositions]) -> AbstractContextManager[Iterable[SamplePositions]]:
         """The same places: pictures lie on this machine."""
-        return places
+        return nullcontext(places)
 
     def describe(self, sample: int) -> SampleInfo:
         """What is known of a picture, for errors."""

@@ -1,10 +1,13 @@
 """Shards in a store: read, written, checked and trained on there, with errors, slow answers, kills, small caches."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -82,10 +85,14 @@ def test_what_is_read_ahead_comes_in_the_same_order(shards_url, shard_folder, s3
         shards = Shards.open(folder, "train")
         places = micro_batches(EpochSampler(shards.shard_sizes, 3), 5, 8, rank=1, world_size=2)
         data = DataSettings(folder, size=16, threads=1)
-        stream = loader.load_batches(shards, places, data, "cpu", batch=4)
-        return [next(stream).samples.tolist() for _ in range(12)]
+        with closing(loader.load_batches(shards, places, data, "cpu", batch=4)) as stream:
+            return [next(stream).samples.tolist() for _ in range(12)]
 
     assert batches(shards_url) == batches(shard_folder)
+    until = time.monotonic() + 20
+    while any(thread.name == "koala-read-ahead" for thread in threading.enumerate()):
+        assert time.monotonic() < until, "the threads that read ahead did not end"
+        time.sleep(0.02)
 
 
 def test_a_manifest_that_changed_is_seen_and_stale_records_are_dropped(shards_url, photo_folder, tmp_path):
@@ -325,3 +332,29 @@ def test_embeddings_are_kept_at_the_store(shards_url, tmp_path, monkeypatch):
     forget()
     more = ["--extractor.cache", "--batch-size", "4", "--epochs", "0.1", "--run", str(tmp_path / "run")]
     assert cli.main(["train", "--data.shards", shards_url, *extractor, *view, *more]) == 0
+
+
+def test_the_doctor_looks_at_a_store(shards_url, tmp_path, s3, monkeypatch):
+    from koala.training import doctor_checks
+    from koala.training.process_store import ProcessStore
+
+    settings, alone = training(shards_url, tmp_path / "run"), ProcessStore(host="n1")
+    finding = doctor_checks.shards(settings, alone)
+    assert finding.text == f"{shards_url}: 40 train and 8 val samples in 5 shards; some were read at random"
+    monkeypatch.setenv("KOALA_STORE_PATIENCE", "0.1")
+    forget()
+    s3.faults += [("GET /koala", 503)] * 3
+    with pytest.raises(UserError, match="has not answered for"):
+        doctor_checks.shards(settings, alone)
+
+
+def test_an_evaluation_scores_the_same_from_a_store(shards_url, shard_folder, run, tmp_path):
+    def scores(shards, out):
+        words = ["evaluate", str(run), "--shards", str(shards), "--out", str(out), "--features", "none"]
+        assert cli.main([*words, "--threads", "1", "--device", "cpu"]) == 0
+        return json.loads((out / "scores.json").read_text())
+
+    local, remote = scores(shard_folder, tmp_path / "local"), scores(shards_url, tmp_path / "remote")
+    assert remote["scores"] == local["scores"]
+    assert remote["shards_sha256"] == local["shards_sha256"]
+    assert remote["shards"] == shards_url
