@@ -63,5 +63,5 @@ system:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,eval,gallery,onnx,parquet,photos,study,docs,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,eval,gallery,onnx,parquet,photos,remote,study,docs,dev]"
 	touch $@

@@ -62,11 +62,17 @@ def _mirror(url: StoreUrl) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / _URL).exists():
         write_atomic(folder / _URL, url.encode())
-    for left in folder.glob(f"{_WHOLE}*"):
-        if time.time() - left.stat().st_mtime > _STALE_S:
-            shutil.rmtree(left, ignore_errors=True)
+    _remove_left(folder)
     bring(folder, *TABLES)
     return folder
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove tars that a process left which was killed while it checked them."""
+    for left in folder.glob(f"{_WHOLE}*"):
+        with suppress(FileNotFoundError):  # another process has done with it
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def store_of(folder: Path) -> ObjectStore | None:
