@@ -89,6 +89,7 @@ class ObjectStore:
     def __init__(self, url: str, backend: Backend, patience_s: float) -> None:
         self.url = url
         self._backend, self._patience_s = backend, patience_s
+        self._said = False  # that it does not answer
 
     @property
     def can_list(self) -> bool:
@@ -165,10 +166,10 @@ class ObjectStore:
 
     def _ask(self, name: str, work: Callable[[], Result], writing: bool = False) -> Result:
         """Do some work at the store, with patience."""
-        began, wait, said = time.monotonic(), _FIRST_WAIT_S, False
+        began, wait = time.monotonic(), _FIRST_WAIT_S
         while True:
             try:
-                return work()
+                result = work()
             except UserError:
                 raise
             except Exception as error:  # each library has its own
@@ -176,13 +177,16 @@ class ObjectStore:
                 if refusal is not None:
                     raise refusal from None
                 waited, reason = time.monotonic() - began, _reason(error)
+            else:
+                self._said = False
+                return result
             if waited + wait > self._patience_s or _ending.is_set():
                 raise UserError(
                     f"{self.url} has not answered for {waited:.0f} s ({reason}); when it does, run the same command "
                     "again, or allow more seconds with KOALA_STORE_PATIENCE"
                 )
-            if waited > _SAID_AFTER_S and not said:
-                said = True
+            if waited > _SAID_AFTER_S and not self._said:
+                self._said = True
                 warn(f"{self.url} does not answer ({reason}); it is asked again for up to {self._patience_s:.0f} s")
             _ending.wait(wait * random.uniform(0.5, 1))  # not all processes at once
             wait = min(2 * wait, _LONGEST_WAIT_S)
