@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable, Iterable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from koala.core.errors import UserError
@@ -75,7 +75,8 @@ def _work(wanted: "SimpleQueue[Block | None]", fetch: Callable[[Block], None]) -
 
 def _end(wanted: "SimpleQueue[Block | None]") -> None:
     """Let the threads end after what they are at."""
-    while not wanted.empty():
-        wanted.get()
+    with suppress(Empty):
+        while True:
+            wanted.get_nowait()  # get() would wait for ever if a thread took the last one first
     for _ in range(_THREADS):
         wanted.put(None)
