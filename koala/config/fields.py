@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -14,10 +14,6 @@ Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 Temperature = Annotated[float, Field(gt=0)] | None
-
-Dir = Annotated[Path, arg(metavar="DIR")]
-
-File = Annotated[Path, arg(metavar="FILE")]
 
 
 class StoreUrl(str):
@@ -38,6 +34,17 @@ def as_location(text: object) -> Path | StoreUrl:
         return Path(str(text))
     return StoreUrl(f"{scheme}://{rest.strip('/')}")
 
+
+def _on_this_machine(path: Path) -> Path:
+    """Refuse a folder in a store, which would become a folder named "s3:"."""
+    if isinstance(url := as_location(path), StoreUrl):
+        raise UserError(f"{url} lies in a store; name a folder or file on this machine here")
+    return path
+
+
+Dir = Annotated[Path, AfterValidator(_on_this_machine), arg(metavar="DIR")]
+
+File = Annotated[Path, AfterValidator(_on_this_machine), arg(metavar="FILE")]
 
 Location = Annotated[
     Path | StoreUrl,

@@ -54,8 +54,24 @@ def _check_folder(settings: StageShards, manifest: ShardManifest) -> None:
     """Refuse to copy shards over themselves, or over others."""
     if isinstance(settings.shards, Path) and settings.to.samefile(settings.shards):
         raise UserError(f"{settings.to} is what is to be copied; choose another folder with --to")
-    if (settings.to / "manifest.json").exists() and read_manifest(settings.to).entries != manifest.entries:
+    if _holds_others(settings.to, manifest):
         raise UserError(f"{settings.to} holds other shards; choose another folder with --to, or empty it")
+
+
+def _holds_others(to: Path, manifest: ShardManifest) -> bool:
+    """Whether a folder holds shards of another manifest, be they finished or not."""
+    if (to / "manifest.json").exists():
+        return read_manifest(to).entries != manifest.entries
+    listed = {record_path(to, entry.shard): entry for entry in manifest.entries}
+    records = (path for path in to.glob("*-" + "[0-9]" * 6 + ".json") if _is_record(path.name))
+    return any(path not in listed or not _is_listed(path, listed[path]) for path in records)
+
+
+def _is_listed(record: Path, entry: ShardEntry) -> bool:
+    """Whether a record is of a shard that a manifest lists; a damaged one is, too, and is copied again."""
+    with suppress(UserError):
+        return read_record(record).is_listed_as(entry)
+    return True
 
 
 # ---------------------------------------------------------------- where they come from

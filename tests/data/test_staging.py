@@ -1,5 +1,6 @@
 """koala shards stage: the order, interruptions, what is refused."""
 
+import json
 import shutil
 
 import pytest
@@ -76,3 +77,15 @@ def test_shards_are_not_staged_over_others_or_themselves(shard_folder, tmp_path)
     (other / "manifest.json").write_text(text.replace(sha256, "0" * 64))
     with pytest.raises(UserError, match="holds other shards; choose another folder with --to, or empty it"):
         staging.stage_command(staging.StageShards(shard_folder, other))
+    (other / "manifest.json").unlink()  # unfinished ones
+    record = other / "train-000001.json"
+    record.write_text(record.read_text().replace(json.loads(record.read_text())["sha256"], "0" * 64))
+    with pytest.raises(UserError, match="holds other shards; choose another folder with --to, or empty it"):
+        staging.stage_command(staging.StageShards(shard_folder, other))
+
+
+def test_shards_are_not_staged_into_a_folder_that_is_named_as_a_store(shard_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert stage(shard_folder, "s3://bucket/copy") == 2
+    assert "s3://bucket/copy lies in a store; name a folder or file on this machine here" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
