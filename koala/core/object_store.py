@@ -5,12 +5,14 @@ Whoever may read or write there is said by the store's own environment variables
 waits, until `KOALA_STORE_PATIENCE` seconds are over.
 """
 
+import math
 import os
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -222,12 +224,17 @@ def open_store(url: str) -> ObjectStore:
 
 
 def number_from(variable: str, usual: float) -> float:
-    """A number that an environment variable gives."""
+    """A number that an environment variable gives.
+
+    Raises:
+        UserError: it is none, or not finite.
+    """
     text = os.environ.get(variable, "")
-    try:
-        return float(text) if text else usual
-    except ValueError:
-        raise UserError(f"{variable} = {text} is no number; correct it, or unset it") from None
+    with suppress(ValueError):
+        number = float(text) if text else usual
+        if math.isfinite(number):
+            return number
+    raise UserError(f"{variable} = {text} is no number; correct it, or unset it")
 
 
 # ---------------------------------------------------------------- what went wrong
@@ -299,7 +306,8 @@ class ObstoreBackend:
 
     @staticmethod
     def _described(meta: Any) -> StoredFile:
-        return StoredFile(meta["size"], meta["e_tag"] or str(meta["last_modified"]))
+        modified = meta["last_modified"]  # 1970 stands for a server that does not say it
+        return StoredFile(meta["size"], meta["e_tag"] or (str(modified) if modified.timestamp() else ""))
 
     def stat(self, name: str) -> StoredFile:
         """See `Backend`."""

@@ -115,7 +115,9 @@ def bring(folder: Path, *patterns: str) -> None:
         for gone in [name for name in here if name not in there]:
             (folder / gone).unlink()
         wanted = [
-            name for name, found in there.items() if known.get(name) != found.version or not (folder / name).exists()
+            name
+            for name, found in there.items()
+            if not found.version or known.get(name) != found.version or not (folder / name).exists()
         ]
         try:
             _fetch_all(store, folder, wanted, there, known)

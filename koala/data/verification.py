@@ -1,5 +1,6 @@
 """Whether a folder of shards is what its manifest says, byte by byte and picture by picture."""
 
+import errno
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -104,6 +105,8 @@ def _check_shard(folder: Path, entry: ShardEntry, length: int | None, quick: boo
     except UserError as error:
         found.append(str(error))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # this machine's fault, not the shard's
+            raise
         found.append(f"{entry.shard}: {error.strerror}")
     except Exception as error:  # whatever the damage, it is this shard's, and the others are looked at, too
         found.append(f"{entry.shard} cannot be checked: {first_line(error) or type(error).__name__}")

@@ -77,9 +77,10 @@ def test_a_command_that_is_to_end_does_not_wait(waits):
     assert not waits
 
 
-def test_patience_must_be_a_number(monkeypatch):
-    monkeypatch.setenv("KOALA_STORE_PATIENCE", "long")
-    with pytest.raises(UserError, match="KOALA_STORE_PATIENCE = long is no number; correct it, or unset it"):
+@pytest.mark.parametrize("text", ["long", "nan", "inf", "1e400"])
+def test_patience_must_be_a_number(monkeypatch, text):
+    monkeypatch.setenv("KOALA_STORE_PATIENCE", text)
+    with pytest.raises(UserError, match=f"KOALA_STORE_PATIENCE = {text} is no number; correct it, or unset it"):
         open_store("s3://b/x")
 
 

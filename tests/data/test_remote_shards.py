@@ -1,5 +1,6 @@
 """Shards in a store: read, written, checked and trained on there, with errors, slow answers, kills, small caches."""
 
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from http.server import SimpleHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -49,6 +51,11 @@ def bytes_of(folder, split="train"):
 def training(shards, run, epochs=0.2):
     settings = DataSettings(shards, size=16, threads=2)
     return TrainSettings(data=settings, extractor=ExtractorSettings("none"), batch_size=4, epochs=epochs, run=run)
+
+
+def without_dates(handler, name, value):
+    if name != "Last-Modified":
+        SimpleHTTPRequestHandler.send_header(handler, name, value)
 
 
 def train(*settings, **more):
@@ -125,7 +132,29 @@ def test_shards_are_read_from_a_plain_web_server(shard_folder, s3):
             audit.audit_command(AuditShards(StoreUrl(url)))
 
 
+def test_a_web_server_that_tells_no_versions_is_asked_for_the_file_each_time(tmp_path, monkeypatch):
+    pytest.importorskip("obstore")
+    monkeypatch.setattr("tests.stores.Ranges.send_header", without_dates)
+    monkeypatch.setenv("KOALA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "manifest.json").write_text('{"splits": {}}')
+    with web_server(tmp_path) as url:
+        assert open_store(url).stat("manifest.json").version == ""
+        here = mirror.local_folder(StoreUrl(url))
+        (tmp_path / "manifest.json").write_text('{"splits": {"a": []}}')
+        mirror.bring(here, "*.json")
+        assert (here / "manifest.json").read_text() == '{"splits": {"a": []}}'
+
+
 # ---------------------------------------------------------------- faults
+
+
+def test_a_full_cache_disk_is_no_fault_of_the_shards(shards_url, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(verification, "whole_tar", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        verification.verify_shards(shards_url)
 
 
 def test_errors_slow_answers_and_cut_ones_are_asked_again(shards_url, shard_folder, s3):
