@@ -16,6 +16,7 @@ from koala.config.fields import (
     File,
     Geometry,
     LightnessSource,
+    LocalPath,
     Location,
     MixedPrecision,
     Share,
@@ -79,7 +80,7 @@ class ShardRecipe(Strict):
 class WriteShards(Strict):
     """Write images into tar shards, for training. An interrupted command resumes when it is run again."""
 
-    source: Annotated[Path, arg(metavar="SOURCE")]
+    source: Annotated[LocalPath, arg(metavar="SOURCE")]
     """Folder of images, tars or Parquet files, list of files (text or CSV), tar, or zip."""
     out: Location
     """Folder for the shards, here or in a store: s3://bucket/folder."""
@@ -116,7 +117,7 @@ class RepairShards(Strict):
 
     shards: Positional[Location]
     """Folder of shards."""
-    source: Annotated[Path, arg(metavar="SOURCE")]
+    source: Annotated[LocalPath, arg(metavar="SOURCE")]
     """The folder, list, tar or zip that they were written from."""
     workers: Count = 1
     """Processes that check."""

@@ -42,9 +42,11 @@ def _on_this_machine(path: Path) -> Path:
     return path
 
 
-Dir = Annotated[Path, AfterValidator(_on_this_machine), arg(metavar="DIR")]
+LocalPath = Annotated[Path, AfterValidator(_on_this_machine)]
 
-File = Annotated[Path, AfterValidator(_on_this_machine), arg(metavar="FILE")]
+Dir = Annotated[LocalPath, arg(metavar="DIR")]
+
+File = Annotated[LocalPath, arg(metavar="FILE")]
 
 Location = Annotated[
     Path | StoreUrl,

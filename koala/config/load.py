@@ -93,7 +93,8 @@ def _faults(cls: type, error: ValidationError) -> Iterator[str]:
         if fault["type"] == "missing":
             yield f"{place} is missing"
         elif fault["type"] != "unexpected_keyword_argument":
-            yield f"{place} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+            message = fault["msg"].removeprefix("Value error, ")  # of koala's own checks
+            yield f"{place} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
         elif near := get_close_matches(name, _names(cls, table), n=1):
             yield f"there is no setting {place}; did you mean {near[0]}?"
         else:

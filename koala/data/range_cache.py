@@ -39,7 +39,6 @@ class RangeCache:
         self.bound = bound
         self._folder = folder
         self._guard = Lock()
-        (folder / "locks").mkdir(parents=True, exist_ok=True)
         held = max(1, min(_OPEN, bound // (4 * BLOCK)))  # what is held open keeps its room on the disk
         self._open = lru_cache(maxsize=held)(self._find)
 
@@ -114,7 +113,9 @@ class RangeCache:
     def _locked(self, path: Path, wait: bool = True) -> Iterator[bool]:
         """Hold the lock of a block, which is shared with few others; whether it is held."""
         name = f"{zlib.crc32(path.name.encode()) & 0xFF:02x}"
-        with (self._folder / "locks" / name).open("w") as file:
+        locks = self._folder / "locks"
+        locks.mkdir(parents=True, exist_ok=True)  # each time: a cache may be deleted while it is in use
+        with (locks / name).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,17 @@ def test_the_cache_holds_its_bound(shards_url, shard_folder, tmp_path, monkeypat
     assert bytes_of(shards_url) == bytes_of(shard_folder)
     held = [path.stat().st_size for path in (tmp_path / "cache/blocks").glob("??/*")]
     assert 10 * 4096 < sum(held) <= 20 * 4096
+
+
+def test_a_cache_that_is_deleted_while_it_is_in_use_is_filled_again(tmp_path):
+    cache = range_cache.RangeCache(tmp_path / "blocks", 2**26)
+    data = bytes(range(256)) * 40
+    for _ in range(2):
+        assert cache.read("ab" * 32, 5, 9000, len(data), lambda begin, end: data[begin:end]) == data[5:9000]
+        cache.prefetch("cd" * 32, 0, len(data), lambda begin, end: data[begin:end])
+        assert len(list((tmp_path / "blocks").glob("??/*"))) == 2
+        shutil.rmtree(tmp_path / "blocks")
+        cache._open.cache_clear()  # what is held open is read on
 
 
 def test_a_cache_that_is_too_small_is_refused(shards_url, monkeypatch):

@@ -89,3 +89,6 @@ def test_shards_are_not_staged_into_a_folder_that_is_named_as_a_store(shard_fold
     assert stage(shard_folder, "s3://bucket/copy") == 2
     assert "s3://bucket/copy lies in a store; name a folder or file on this machine here" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+    assert cli.main(["shards", "write", "--source", "s3://bucket/photos", "--out", "shards"]) == 2
+    told = capsys.readouterr().err
+    assert "s3://bucket/photos lies in a store" in told and "value error" not in told
