@@ -9,6 +9,7 @@ killed leaves at worst a part, which counts, and is thrown out with what has not
 other bytes has another key, so nothing is read that is out of date.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -18,6 +19,8 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+
+from koala.core.errors import UserError
 
 BLOCK = 2**22  # bytes
 _PAGE = 2**14  # bytes; what is read of a block is checked page by page, and the rest of it is not looked at
@@ -51,6 +54,9 @@ class RangeCache:
             end: of the range.
             size: of the file.
             fetch: gives bytes of the file from the store.
+
+        Raises:
+            UserError: the disk is full, or as `fetch`.
         """
         parts = []
         for number in range(begin // BLOCK, -(-end // BLOCK)):
@@ -102,7 +108,16 @@ class RangeCache:
         self._make_room(length + len(sums))
         path.parent.mkdir(exist_ok=True)
         part = path.with_suffix(".part")  # whoever writes it holds the lock
-        part.write_bytes(data + sums)
+        try:
+            part.write_bytes(data + sums)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(
+                f"{self._folder}: the disk is full before the cache takes its {self.bound / 2**30:.3g} GiB; make room, "
+                "or set KOALA_CACHE_GIB to less"
+            ) from None
         part.replace(path)
         return data
 

@@ -237,6 +237,16 @@ def test_a_cache_that_is_deleted_while_it_is_in_use_is_filled_again(tmp_path):
         cache._open.cache_clear()  # what is held open is read on
 
 
+def test_a_cache_on_a_full_disk_says_what_to_set(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    cache = range_cache.RangeCache(tmp_path / "blocks", 2**30)
+    with pytest.raises(UserError, match="the disk is full before the cache takes its 1 GiB; make room, or set KOALA_C"):
+        cache.read("ab" * 32, 0, 10, 10, lambda begin, end: bytes(end - begin))
+
+
 def test_a_cache_that_is_too_small_is_refused(shards_url, monkeypatch):
     monkeypatch.setenv("KOALA_CACHE_GIB", "0.01")
     with pytest.raises(UserError, match=r"KOALA_CACHE_GIB = 0.01 is too small a cache; give it at least 0.0625"):
