@@ -91,12 +91,13 @@ class ObjectStore:
     def __init__(self, url: str, backend: Backend, patience_s: float) -> None:
         self.url = url
         self._backend, self._patience_s = backend, patience_s
+        self._is_web_server = url.startswith("http")
         self._said = False  # that it does not answer
 
     @property
     def can_list(self) -> bool:
         """Whether it says which files there are; plain web servers do not."""
-        return not self.url.startswith("http")
+        return not self._is_web_server
 
     def list(self) -> dict[str, StoredFile]:
         """All files below the folder, by their relative names.
@@ -158,13 +159,14 @@ class ObjectStore:
         Raises:
             UserError: see `list`.
         """
-        if self.url.startswith("http"):
+        if self._is_web_server:
             raise UserError(f"{self.url} can only be read; name a store such as s3://bucket/folder to write to")
         return self._ask(name, lambda: self._backend.put(name, data), writing=True)
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there."""
-        self._ask(name, lambda: self._backend.delete(name), writing=True)
+        with suppress(FileNotFoundError):  # some stores say so
+            self._ask(name, lambda: self._backend.delete(name), writing=True)
 
     def _ask(self, name: str, work: Callable[[], Result], writing: bool = False) -> Result:
         """Do some work at the store, with patience."""

@@ -37,7 +37,7 @@ class OpenTar:
     """
 
     def __init__(self, path: Path, length: int) -> None:
-        self.path, self._length = path, length
+        self.path, self._length, self._shown = path, length, str(path)
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -71,15 +71,18 @@ class OpenTar:
         return description
 
     def _read(self, begin: int, length: int) -> bytes:
-        data = b"" if begin + length > self._length else os.pread(self._descriptor, length, begin)
+        data = b"" if begin + length > self._length else self._bytes(begin, length)
         if len(data) != length:
-            raise UserError(f"{self.path} ends before byte {begin + length}; check it with koala shards verify")
+            raise UserError(f"{self._shown} ends before byte {begin + length}; check it with koala shards verify")
         return data
+
+    def _bytes(self, begin: int, length: int) -> bytes:
+        return os.pread(self._descriptor, length, begin)
 
     def _replaced(self) -> UserError:
         return UserError(
-            f"{self.path} does not hold what its record says: it is damaged, or another file took its place; check it "
-            "with koala shards verify"
+            f"{self._shown} does not hold what its record says: it is damaged, or another file took its place; check "
+            "it with koala shards verify"
         )
 
     def __del__(self) -> None:
@@ -99,27 +102,21 @@ class StoredTar(OpenTar):
     """
 
     def __init__(self, store: ObjectStore, name: str, length: int, sha256: str, cache: RangeCache) -> None:
-        self.path, self._length = Path(name), length
+        self.path, self._length, self._shown = Path(name), length, f"{store.url}/{name}"
         self._store, self._sha256, self._cache = store, sha256, cache
 
     def prefetch(self, block: int) -> None:
         """Fetch a block, unless it is there."""
         self._cache.prefetch(self._sha256, block, self._length, self._fetch)
 
-    def _read(self, begin: int, length: int) -> bytes:
-        if begin + length > self._length:
-            raise UserError(f"{self._name} ends before byte {begin + length}; check it with koala shards verify")
+    def _bytes(self, begin: int, length: int) -> bytes:
         return self._cache.read(self._sha256, begin, begin + length, self._length, self._fetch)
 
     def _fetch(self, begin: int, end: int) -> bytes:
         try:
             return self._store.read_range(self.path.name, begin, end, self._length)
         except FileNotFoundError:
-            raise UserError(f"{self._name} is not there; check the folder with koala shards verify") from None
-
-    @property
-    def _name(self) -> str:
-        return f"{self._store.url}/{self.path}"
+            raise UserError(f"{self._shown} is not there; check the folder with koala shards verify") from None
 
 
 # ---------------------------------------------------------------- a folder of them

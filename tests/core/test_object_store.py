@@ -115,3 +115,12 @@ def test_a_file_system_of_fsspec_serves_as_a_store():
         store.read_range("train-000000.tar", 2, 5, 11)
     store.delete("train-000000.tar")
     assert list(store.list()) == ["embeddings/some/key.json"]
+
+
+def test_what_is_not_there_may_be_deleted(waits, tmp_path):
+    store = object_store.open_folder(tmp_path)
+    store.write("there", b"1")
+    store.delete("there")
+    store.delete("there")
+    assert store.list() == {}
+    assert not waits
