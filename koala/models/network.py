@@ -149,10 +149,10 @@ class FusionNetwork(ColorNetwork):
         head: what is predicted: ab itself, or which bin of the ab plane it lies in.
 
     Attributes:
-        embedding_columns: weights that the embedding enters, and their first column that does.
+        feature_columns: weights that the embedding enters, and their columns before and after its own.
     """
 
-    embedding_columns: ClassVar[dict[str, int]] = {"fusion.mix.weight": 256}
+    feature_columns: ClassVar[dict[str, tuple[int, int]]] = {"fusion.mix.weight": (256, 0)}
 
     def __init__(self, embedding_size: int = 1000, head: Head = "ab") -> None:
         super().__init__(head)

@@ -50,8 +50,9 @@ class PyramidNetwork(ColorNetwork):
         self.hints = hints
         self.extractor = maps.requires_grad_(tuned)
         more = len(_HINT_SCALE) if hints else 0
-        inputs = [channels + more for channels in maps.channels]
-        inputs[0] += STRIDES[0] ** 2  # the lightness of each pixel
+        beside = [STRIDES[0] ** 2 + more, *([more] * (len(STRIDES) - 1))]  # the lightness of each pixel, and hints
+        inputs = [channels + others for channels, others in zip(maps.channels, beside, strict=True)]
+        self.feature_columns = {f"levels.{place}.seen.weight": (0, others) for place, others in enumerate(beside)}
         coarser = [*_WIDTHS[1:], 0]
         self.levels = nn.ModuleList(map(Level, coarser, inputs, _WIDTHS, (stride in _ATTENDING for stride in STRIDES)))
         self.norm = LayerNorm2d(_WIDTHS[0])

@@ -1,8 +1,9 @@
 """Weights of one network as the start of another: by name and shape, whatever the networks are. Pure.
 
-A network's class may say which weights the embedding enters, and from which column on, in an attribute
-`embedding_columns`, as in `{"fusion.mix.weight": 256}`. Columns that were learnt with another extractor mean nothing
-with this one. They become zero, so that the network begins as what the rest of it has learnt.
+A network may say which weights the extractor's features enter, and how many columns there are before theirs and after
+them, in an attribute `feature_columns`, as in `{"fusion.mix.weight": (256, 0)}`. Columns that were learnt with another
+extractor mean nothing with this one. They become zero, so that the network begins as what the rest of it has learnt. An
+extractor that is part of the network, by the name `extractor`, keeps its own weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+_EXTRACTOR = "extractor."  # what the weights of an extractor begin with that is part of a network
+_ANOTHERS = "another extractor's"
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Transfer:
         weights: for each weight that is taken, its value, in the shape that the network has.
         new: weights of the network that are not given, or not in its shape; and in words, why.
         unused: given weights that have no place in the network.
-        cleared: weights whose columns of the embedding are zero.
+        cleared: weights whose columns of the extractor's features are zero.
     """
 
     weights: Mapping[str, Tensor]
@@ -35,7 +39,7 @@ class Transfer:
 
     def faults(self) -> Iterator[str]:
         """What does not fit, in a few words each."""
-        yield from (f"{name} ({reason})" for name, reason in self.new.items())
+        yield from dict.fromkeys(f"{_shown(name, reason)} ({reason})" for name, reason in self.new.items())
         yield from (f"{name} (no place for it)" for name in self.unused)
         yield from (f"{name} (columns of another extractor)" for name in self.cleared)
 
@@ -49,14 +53,20 @@ def plan_transfer(network: nn.Module, given: Mapping[str, Tensor], same_extracto
         same_extractor: whether they were learnt with the network's own extractor.
     """
     own = network.state_dict()
-    first = {} if same_extractor else {name: column for name, column in _columns(network).items() if name in given}
-    fitted = {name: _fitted(value, own[name], first.get(name)) for name, value in given.items() if name in own}
-    new = {name: _reason(value, given.get(name)) for name, value in own.items() if fitted.get(name) is None}
+    columns = {} if same_extractor else _columns(network)
+    fitted = {name: _fitted(value, own[name], columns.get(name)) for name, value in given.items() if name in own}
+    if not same_extractor:
+        fitted = {name: value for name, value in fitted.items() if not name.startswith(_EXTRACTOR)}
+    new = {
+        name: _reason(name, value, given.get(name), same_extractor)
+        for name, value in own.items()
+        if fitted.get(name) is None
+    }
     return Transfer(
         weights={name: value for name, value in fitted.items() if value is not None},
         new=new,
         unused=tuple(name for name in given if name not in own),
-        cleared=tuple(name for name in first if name in own and name not in new),
+        cleared=tuple(name for name in columns if fitted.get(name) is not None),
     )
 
 
@@ -65,18 +75,31 @@ def take_weights(network: nn.Module, transfer: Transfer) -> None:
     network.load_state_dict({**network.state_dict(), **transfer.weights})
 
 
-def _columns(network: nn.Module) -> Mapping[str, int]:
-    return getattr(network, "embedding_columns", {})
+def _columns(network: nn.Module) -> Mapping[str, tuple[int, int]]:
+    return getattr(network, "feature_columns", {})
 
 
-def _fitted(value: Tensor, own: Tensor, first: int | None) -> Tensor | None:
-    """A given weight in the shape of the network's own, or none; columns from `first` on are zero."""
-    if first is not None and value.shape[0] == own.shape[0] and min(value.shape[1], own.shape[1]) >= first:
-        return torch.cat([value[:, :first], torch.zeros_like(own[:, first:])], dim=1)
-    return value if value.shape == own.shape else None
+def _fitted(value: Tensor, own: Tensor, around: tuple[int, int] | None) -> Tensor | None:
+    """A given weight in the shape of the network's own, or none; all but so many columns around are zero."""
+    if around is None:
+        return value if value.shape == own.shape else None
+    before, after = around
+    if value.shape[:1] + value.shape[2:] != own.shape[:1] + own.shape[2:] or value.shape[1] < before + after:
+        return None
+    fitted = torch.zeros_like(own)
+    fitted[:, :before] = value[:, :before]
+    fitted[:, own.shape[1] - after :] = value[:, value.shape[1] - after :]
+    return fitted
 
 
-def _reason(own: Tensor, given: Tensor | None) -> str:
+def _reason(name: str, own: Tensor, given: Tensor | None, same_extractor: bool) -> str:
     if given is None:
         return "not given"
+    if not same_extractor and name.startswith(_EXTRACTOR):
+        return _ANOTHERS
     return f"{tuple(given.shape)} is given, {tuple(own.shape)} needed"
+
+
+def _shown(name: str, reason: str) -> str:
+    """An extractor's weights are named as one."""
+    return _EXTRACTOR.rstrip(".") if reason == _ANOTHERS else name

@@ -66,7 +66,9 @@ def plan_start(settings: TrainSettings, network: ColorNetwork, extractor_sha256:
         UserError: there is no such model, or it does not fit and `--init-partial` does not allow that.
     """
     found = find_model(settings.init)
-    same_extractor = found.extractor_sha256 == extractor_sha256
+    same_extractor = (
+        found.extractor_sha256 == extractor_sha256 and found.settings.extractor.name == settings.extractor.name
+    )
     transfer = plan_transfer(network, _given(found, network), same_extractor)
     _check(settings, found, transfer, same_extractor)
     presets = found.presets if transfer.whole else {}
