@@ -284,7 +284,7 @@ def write_shard(job: WriteJob, shard: PlannedShard, progress: Progress | None = 
     _remove_parts(job.out, shard.name)
     part = tar.with_suffix(f".tar.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with part.open("wb", buffering=1 << 20) as file:
             stream = _Hashing(file)
             with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
                 samples = list(_fill(writer, job, shard, quarantined, progress))
