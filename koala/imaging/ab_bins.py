@@ -26,6 +26,7 @@ _REACH = 12  # bins from the middle to each side of the square that holds all
 
 
 @cache
+@torch.inference_mode(False)  # whoever asks first: a training goes back through them
 def centers() -> Tensor:
     """`(Q, 2)` float32: the middles of all bins that a colour of sRGB falls into, by a* and then b*.
 

@@ -24,4 +24,5 @@ def constant(values: NDArray, dtype: "torch.dtype", device: "torch.device") -> "
 def _on_gpu(data: bytes, kind: str, shape: tuple[int, ...], dtype: "torch.dtype", device: "torch.device") -> Any:
     import torch
 
-    return torch.as_tensor(np.frombuffer(data, kind).reshape(shape).copy(), dtype=dtype, device=device)
+    with torch.inference_mode(False):  # what is made in that mode, a later training could not go back through
+        return torch.as_tensor(np.frombuffer(data, kind).reshape(shape).copy(), dtype=dtype, device=device)

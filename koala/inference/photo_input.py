@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -38,7 +39,9 @@ def read_pixels(photo: PhotoInput) -> NDArray[Any]:
     if isinstance(photo, str | PathLike):
         return photo_io.read_photo(Path(photo)).pixels
     if isinstance(photo, Tensor):
-        return _of_array(_channels_last(photo.detach().cpu().numpy()), "a tensor")
+        values = photo.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values  # which NumPy does not know
+        return _of_array(_channels_last(values.numpy()), "a tensor")
     if isinstance(photo, np.ndarray):
         return _of_array(photo, "an array")
     with _refusal_is_said():
@@ -70,11 +73,12 @@ def _of_array(pixels: NDArray[Any], what: str) -> NDArray[Any]:
         pixels.ndim not in (2, 3)
         or channels not in (1, 3)
         or not pixels.size
-        or not (floats or pixels.dtype in _DTYPES)
+        or not (floats or pixels.dtype.newbyteorder("=") in _DTYPES)
     ):
         raise UserError(f"a photo is {TAKES}; got {what} of shape {shape} and type {pixels.dtype}")
     if floats and not (pixels.min() >= 0 and pixels.max() <= 1):
         raise UserError(f"{what} of floats has values in 0..1; got {pixels.min():g} to {pixels.max():g}")
     if channels == 1:
         pixels = np.repeat(pixels.reshape(*shape[:2], 1), 3, axis=-1)
-    return pixels.astype(np.float32) if floats else pixels
+    # torch takes no rows that run backwards, as those of a picture that was turned or of BGR made RGB do
+    return np.ascontiguousarray(pixels, np.float32 if floats else pixels.dtype.newbyteorder("="))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from koala.imaging import ab_bins, color
+from koala.imaging import ab_bins, color, device_constants
 
 
 def test_there_are_as_many_bins_as_colors_fall_into():
@@ -21,6 +21,20 @@ def test_every_color_of_srgb_falls_into_a_bin_and_every_bin_is_hit():
         ab = color.rgb_to_lab(np.stack([np.full_like(green, red), green, blue], axis=1)[None])[0, :, 1:]
         hit |= set(map(tuple, np.unique(ab_bins.rounded(ab), axis=0)))
     assert hit == {tuple(middle) for middle in (ab_bins.centers() / ab_bins.STEP).long().tolist()}
+
+
+def test_a_training_goes_back_through_constants_that_were_first_used_to_colour():
+    ab_bins.centers.cache_clear()
+    device_constants._on_gpu.cache_clear()
+    with torch.inference_mode():
+        constants = [
+            ab_bins.centers(),
+            device_constants._on_gpu(bytes(4), "<f4", (1,), torch.float32, torch.device("cpu")),
+        ]
+    for constant in constants:
+        factor = torch.ones((), requires_grad=True)
+        (factor * constant).sum().backward()
+        assert factor.grad == constant.sum()
 
 
 def test_index_finds_the_nearest_bin():

@@ -51,6 +51,20 @@ def test_arrays_and_tensors_are_the_same_photo_whatever_their_layout(image):
         assert pixels.dtype == np.float32 and np.abs(pixels * 255 - expected).max() < 1e-3
 
 
+@pytest.mark.parametrize("turn", [lambda pixels: pixels[::-1], np.fliplr, lambda pixels: pixels[..., ::-1]])
+def test_arrays_that_run_backwards_are_brought_in_order(image, turn):
+    """As those of OpenCV, whose BGR is made RGB so; torch takes none."""
+    pixels = read_pixels(turn(np.asarray(image)))
+    assert np.array_equal(torch.from_numpy(pixels), turn(np.asarray(image)))
+
+
+def test_numbers_of_any_byte_order_and_bfloat16_are_taken(image):
+    expected = np.asarray(image)
+    assert np.array_equal(read_pixels(expected.astype(">u2")), expected.astype(np.uint16))
+    halves = torch.from_numpy(expected.copy()).bfloat16() / 255
+    assert np.abs(read_pixels(halves) * 255 - expected).max() <= 1  # 8 bits of a number are kept
+
+
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
 def test_grey_arrays_have_one_channel(shape):
     grey = np.arange(35, dtype=np.uint16).reshape(shape)
