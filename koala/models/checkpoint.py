@@ -75,7 +75,8 @@ class Checkpoint:
         """
         path = self.path / "model.safetensors"
         network = blank_network(self.settings, self.embedding_size)
-        weights = {name: weight.float() for name, weight in extractor.read_tensors(path).items()}
+        read = extractor.read_tensors(path).items()
+        weights = {name: weight.float() if weight.is_floating_point() else weight for name, weight in read}
         try:
             network.load_state_dict(weights, assign=True)
         except RuntimeError:
@@ -198,10 +199,16 @@ def publish_weights(found: Checkpoint, path: Path) -> None:
         found: the checkpoint.
         path: the folder to write; what was there goes, but for a card, which its owner may have gone on with.
     """
-    halves = {name: weight.half() for name, weight in found.network().state_dict().items()}
+    halves = {name: halved(weight) for name, weight in found.network().state_dict().items()}
     card = path / "README.md"
     text = card.read_bytes() if card.exists() else hub.model_card(found.facts()).encode()
     _write(path, {**public_files(found, halves), card.name: text})
+
+
+def halved(weight: Tensor) -> Tensor:
+    """A weight in half precision; counts, and what is beyond its range (65,504), as they are."""
+    half = weight.half()
+    return half if weight.is_floating_point() and half.isfinite().all() else weight
 
 
 def public_files(found: Checkpoint, weights: dict[str, Tensor]) -> dict[str, bytes]:
@@ -256,6 +263,7 @@ def _write(path: Path, files: Mapping[str, bytes]) -> None:
         path: the folder.
         files: names and bytes.
     """
+    path = path.resolve()  # of a link, the folder is replaced
     part = path.with_name(f"{_PART}{path.name}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -268,6 +276,7 @@ def _write(path: Path, files: Mapping[str, bytes]) -> None:
         raise
     _sync(part)
     old = path.with_name(f"{_PART}old-{path.name}")
+    shutil.rmtree(old, ignore_errors=True)  # of a command that was stopped between the two below
     if path.exists():  # a training's is damaged, or it would have been gone on from
         path.rename(old)
     part.rename(path)

@@ -179,6 +179,26 @@ def test_the_extractors_weights_can_be_brought(shard_folder, tmp_path):
     assert pretrained.load_model(tmp_path / "run", tmp_path / "moved.safetensors").size == 16
 
 
+def test_a_model_is_written_again_wherever_the_last_command_was_stopped_and_through_a_link(tmp_path):
+    found = checkpoint.read_checkpoint(checkpoint.save_checkpoint(tmp_path, snapshot(1), keep=1))
+    model = tmp_path / "model"
+    checkpoint.publish_weights(found, model)
+    shutil.copytree(model, tmp_path / ".part-old-model")  # whole, but the one before was not removed yet
+    (tmp_path / "link").symlink_to(model)
+    for name in (model, tmp_path / "link"):
+        (model / "checkpoint.json").write_text("")
+        checkpoint.publish_weights(found, name)
+        assert checkpoint.read_checkpoint(model).images_seen == 1
+    assert names(tmp_path) == ["000000000001", "link", "model"] and (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("weight", [torch.tensor(312_500), torch.tensor([1.0, 1e5])])
+def test_what_half_precision_does_not_hold_stays_as_it_is(weight):
+    """As how many batches a normalisation of timm's has seen, which would be no finite number."""
+    assert checkpoint.halved(weight) is weight
+    assert checkpoint.halved(torch.tensor([1.0, 65_504])).dtype == torch.float16
+
+
 # ---------------------------------------------------------------- whole, by their hashes, and wrong
 
 
