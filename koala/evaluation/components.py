@@ -105,7 +105,12 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         title = settings.model.resolve().name
     else:
         model = _load(found, settings, cached=cache is not None, of=accelerator)
-        pictures = NetworkPictures(found, model, settings.saturation, rules.assembly, accelerator.autocast)
+        if rules.size % model.network.stride:
+            raise UserError(
+                f"{settings.model} colours pictures whose sides are multiples of {model.network.stride}, not of "
+                f"{rules.size} pixels; choose another --size or --protocol"
+            )
+        pictures = NetworkPictures(model, rules.assembly, accelerator.autocast)
         title = "koala"
     judges = build_judges(settings, rules, images, accelerator.device)
     constant = _constant(settings, found, None if found is None else model)
@@ -241,8 +246,7 @@ def _load(found: Checkpoint, settings: EvaluateSettings, *, cached: bool, of: Ac
     else:
         # the first process fetches the extractor's weights, the others find them
         model = main_process_first(of, lambda: PretrainedColorizer.of(found, settings.extractor.weights))
-    model.preset = model.find_preset(settings.preset)
-    model.temperature = settings.temperature or model.temperature
+    model.preset = model.find_preset(settings.preset, settings.temperature, settings.saturation)
     return model.to(of.device)
 
 

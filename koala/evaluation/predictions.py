@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -14,13 +15,11 @@ from torch import Tensor
 from koala.config.data import DataSettings
 from koala.config.fields import LightnessSource
 from koala.config.training import TrainSettings
-from koala.core.atomic_io import sha256
 from koala.data.crop_windows import crop_windows
 from koala.data.loader import Batch
 from koala.data.shards import Shards
 from koala.imaging import color, contact_sheet
-from koala.models.checkpoint import Checkpoint
-from koala.models.network import Colorizer
+from koala.models.pretrained import PretrainedColorizer
 
 
 class Truth:
@@ -190,28 +189,23 @@ class NetworkPictures:
     """A trained network.
 
     Args:
-        found: its checkpoint.
-        model: the network with its extractor, on its device.
-        saturation: what its ab is multiplied by.
+        model: the network with its extractor, on its device; its preset says how the colours look.
         assembly: whose L* its ab is joined with.
         autocast: the context in which it computes.
     """
 
     def __init__(
         self,
-        found: Checkpoint,
-        model: Colorizer,
-        saturation: float,
+        model: PretrainedColorizer,
         assembly: LightnessSource,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        self._found, self._model, self._saturation = found, model, saturation
-        self._assembly, self._autocast = assembly, autocast
+        self._model, self._assembly, self._autocast = model, assembly, autocast
 
     @property
     def settings(self) -> TrainSettings:
         """Of its training."""
-        return self._found.settings
+        return self._model.found.settings
 
     def predictions(self, photos: Iterable[Batch], samples: Sequence[NDArray[np.int64]]) -> Iterator[Prediction]:
         """Colour batches of photos, one after the other."""
@@ -221,15 +215,17 @@ class NetworkPictures:
         """Colour a batch."""
         with self._autocast():
             ab = self._model(batch.lightness, batch.embedding)
-        return AssembledPrediction(batch, self._saturation * ab, self._assembly)
+        return AssembledPrediction(batch, ab, self._assembly)
 
     def provenance(self) -> dict[str, Any]:
-        """Its checkpoint and its extractor."""
+        """Its checkpoint, its extractor, and how its colours look."""
+        found = self._model.found
         return {
-            "checkpoint": str(self._found.path),
-            "images_seen": self._found.images_seen,
-            "checkpoint_sha256": sha256(self._found.path / "model.safetensors"),
-            "extractor_sha256": self._found.extractor_sha256,
+            "checkpoint": str(found.path),
+            "images_seen": found.images_seen,
+            "checkpoint_sha256": found.weights_sha256,
+            "extractor_sha256": found.extractor_sha256,
+            "look": asdict(self._model.preset),
         }
 
 

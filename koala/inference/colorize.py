@@ -5,7 +5,7 @@ photo's own lightness, some rows at a time, so that a hundred megapixels need li
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from os import PathLike
 from pathlib import Path
@@ -218,9 +218,7 @@ def preset_for(model: Colorizer, options: ColorizeOptions) -> Preset:
     Raises:
         UserError: the model has no preset of the name.
     """
-    preset = model.find_preset(options.preset)
-    temperature = options.temperature or preset.temperature
-    return replace(preset, temperature=temperature, saturation=options.saturation * preset.saturation)
+    return model.find_preset(options.preset, options.temperature, options.saturation)
 
 
 def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints: Tensor | None = None) -> Tensor:

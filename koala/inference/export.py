@@ -137,7 +137,7 @@ def export_command(settings: ExportSettings) -> int:
     if settings.out is not None:
         checkpoint.publish_weights(found, settings.out)
         size = sum(path.stat().st_size for path in settings.out.iterdir())
-        print(f"{settings.out}: {found.path} after {found.images_seen} images, {_megabytes(size)}", flush=True)
+        print(f"{settings.out}: {settings.model} after {found.images_seen} images, {_megabytes(size)}", flush=True)
     if settings.onnx is not None or settings.program is not None:
         _write_programs(settings, found)
     if settings.push and settings.out is not None:
@@ -164,7 +164,7 @@ def _check(settings: ExportSettings) -> None:
 def _write_programs(settings: ExportSettings, found: checkpoint.Checkpoint) -> None:
     """Write the files that were asked for, each once it has been seen to compute what PyTorch does."""
     model = pretrained.PretrainedColorizer.of(found, settings.extractor.weights)
-    model.temperature = settings.temperature or model.temperature
+    model.preset = model.find_preset(temperature=settings.temperature)
     program, facts = Program(model), {**_INTERFACE, **found.facts(), "license": _licences(model)}
     facts["multiple_of"] = str(model.network.stride)
     traced = trace(program)

@@ -200,34 +200,29 @@ class Colorizer(nn.Module):
         self.presets: dict[str, Preset] = {}
         self.preset = Preset()
 
-    def find_preset(self, name: str) -> Preset:
-        """The preset of a name; the one that is taken where it is empty.
+    def find_preset(self, name: str = "", temperature: float | None = None, saturation: float = 1.0) -> Preset:
+        """How the colours are to look: one of the presets, changed.
+
+        Args:
+            name: of the preset; the one that is taken where it is empty.
+            temperature: in place of the preset's.
+            saturation: factor of the colours' strength, beside the preset's.
 
         Raises:
-            UserError: there is none of this name.
+            UserError: there is no preset of this name.
         """
-        if not name:
-            return self.preset
-        if name not in self.presets:
+        if name and name not in self.presets:
             known = f"choose one of {', '.join(self.presets)}" if self.presets else "this model has none"
             raise UserError(f"there is no preset {name}; {known}")
-        return self.presets[name]
-
-    @property
-    def temperature(self) -> float:
-        """For a network that predicts bins: 1 gives the mean colour, less goes towards the likeliest one."""
-        return self.preset.temperature
-
-    @temperature.setter
-    def temperature(self, value: float) -> None:
-        self.preset = replace(self.preset, temperature=value)
+        preset = self.presets[name] if name else self.preset
+        temperature = temperature or preset.temperature
+        return replace(preset, temperature=temperature, saturation=saturation * preset.saturation)
 
     @torch.inference_mode()
     def forward(
         self,
         lightness: Tensor,
         embedding: Tensor | None = None,
-        temperature: float | None = None,
         hints: Tensor | None = None,
         preset: Preset | None = None,
     ) -> Tensor:
@@ -236,7 +231,6 @@ class Colorizer(nn.Module):
         Args:
             lightness: `(B, 1, H, W)` in -1..1.
             embedding: `(B, E)`, what the extractor saw, where that is known.
-            temperature: in place of the preset's.
             hints: `(B, 3, H, W)`, ab where people gave it and 1 there, for a network that takes hints.
             preset: in place of the one that is taken.
 
@@ -244,20 +238,19 @@ class Colorizer(nn.Module):
             `(B, 2, H, W)` ab in -1..1, float32.
         """
         lightness = lightness.contiguous(memory_format=torch.channels_last)
-        return self.predict(lightness, embedding, temperature, hints, preset)
+        return self.predict(lightness, embedding, hints, preset)
 
     def predict(
         self,
         lightness: Tensor,
         embedding: Tensor | None = None,
-        temperature: float | None = None,
         hints: Tensor | None = None,
         preset: Preset | None = None,
     ) -> Tensor:
         """`forward` in a form that can be traced: the memory's format and the mode of inference stay as they are."""
         preset = preset or self.preset
         output = self.output(lightness, embedding, hints, preset)
-        return preset.saturation * self.network.to_ab(output, temperature or preset.temperature, preset.rebalancing)
+        return preset.saturation * self.network.to_ab(output, preset.temperature, preset.rebalancing)
 
     def output(self, lightness: Tensor, embedding: Tensor | None, hints: Tensor | None, preset: Preset) -> Tensor:
         """What the network itself returns; arguments as of `forward`."""

@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from koala import cli
 from koala.config.data import DataSettings
 from koala.config.evaluation import EvaluateSettings
+from koala.config.inference import ExportSettings
 from koala.core import distributed
 from koala.core.errors import UserError
 from koala.data import loader
@@ -36,6 +37,7 @@ from koala.evaluation import (
     text_report,
 )
 from koala.evaluation.components import build_components
+from koala.inference import export
 from tests.processes import finish, start_several
 
 
@@ -332,6 +334,24 @@ def test_what_is_done_is_not_done_again_unless_something_changed(evaluated, run,
     assert (evaluated / "scores.json").stat().st_mtime_ns == before
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=evaluated, batch_size=3, threads=2, assembly="grey"))
     assert results.read_result(evaluated).report["protocol"]["assembly"] == "grey"
+
+
+def test_other_presets_of_the_same_weights_are_judged_anew(run, shard_folder, tmp_path):
+    presets, model, found = tmp_path / "presets.toml", tmp_path / "model", []
+    for saturation in (1.0, 0.5):
+        presets.write_text(f"[plain]\nsaturation = {saturation}\n")
+        export.export_command(ExportSettings(run, model, presets=presets))
+        evaluate.evaluate(EvaluateSettings(model, shard_folder, out=tmp_path / "out", features="none", threads=2))
+        found.append(results.read_result(tmp_path / "out"))
+    assert [each.report["look"]["saturation"] for each in found] == [1.0, 0.5]
+    whole, half = (each.scores["chroma_predicted"] for each in found)
+    assert half == pytest.approx(whole / 2, rel=1e-5)
+
+
+def test_a_size_that_the_network_does_not_take_is_said(shard_folder, tmp_path):
+    settings = EvaluateSettings(Path("builtin"), shard_folder, out=tmp_path / "out", size=200)
+    with pytest.raises(UserError, match=r"builtin colours pictures whose sides are multiples of 32, not of 200 pixels"):
+        evaluate.evaluate(settings)
 
 
 def test_memory_holds_no_pictures(run, shard_folder, tmp_path, monkeypatch):

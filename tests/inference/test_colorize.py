@@ -7,6 +7,7 @@ from skimage.color import rgb2lab
 
 import koala
 from koala.config.inference import ColorizeOptions
+from koala.config.models import Preset
 from koala.core.errors import UserError
 from koala.imaging.color import rgb_to_lab
 from koala.inference import colorize
@@ -28,7 +29,7 @@ class Painter(Colorizer):
         super().__init__(FusionNetwork(0), None, 32)
         self.ab = torch.tensor([a, b]).reshape(1, 2, 1, 1) / 127
 
-    def forward(self, lightness, embedding=None, temperature=None, hints=None, preset=None):
+    def forward(self, lightness, embedding=None, hints=None, preset=None):
         return preset.saturation * self.ab.expand(len(lightness), 2, *lightness.shape[-2:])
 
 
@@ -145,7 +146,7 @@ def test_temperature_is_an_option_of_networks_that_predict_bins():
     photo = np.asarray(make_photo(5).convert("L"))
     usual, cold = koala.colorize(photo, model), koala.colorize(photo, model, temperature=0.05)
     assert not np.array_equal(usual, cold)
-    model.temperature = 0.05
+    model.preset = Preset(temperature=0.05)
     assert np.array_equal(koala.colorize(photo, model), cold)
 
 
@@ -153,7 +154,7 @@ def test_flipping_takes_the_mean_of_both_ways():
     class Slanted(Painter):
         """Green on the left, red on the right."""
 
-        def forward(self, lightness, embedding=None, temperature=None, hints=None, preset=None):
+        def forward(self, lightness, embedding=None, hints=None, preset=None):
             return super().forward(lightness, preset=preset) * torch.linspace(-1, 1, lightness.shape[-1])
 
     grey = np.full((40, 40), 120, np.uint8)

@@ -26,8 +26,9 @@ from tests.photographs import make_photo
 GUIDE = Path(__file__).parents[2] / "docs/guides/export.md"
 
 
-def test_what_is_exported_colors_as_the_run_does(run, tmp_path):
+def test_what_is_exported_colors_as_the_run_does(run, tmp_path, capsys):
     assert export.export_command(ExportSettings(run, tmp_path / "model")) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'model'}: {run} after ")
     assert {path.name for path in (tmp_path / "model").iterdir()} == set(hub.FILES)
     assert {value.dtype for value in load_file(tmp_path / "model/model.safetensors").values()} == {torch.float16}
     lightness = torch.rand(1, 1, 24, 32, generator=torch.manual_seed(0))

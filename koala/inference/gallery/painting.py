@@ -86,7 +86,7 @@ def _sliders(model: Colorizer) -> tuple[Slider, ...]:
     words = "How much of the coloured picture there is: 0 is the photo as it was, 1 the coloured one alone."
     strength = Slider("strength", "Strength", words, 0, 1, 0.05, 1)
     words = "Where several colours are likely: 1 takes their mean, which is paler, and less goes to the likeliest."
-    temperature = Slider("temperature", "Temperature", words, 0.05, 1, 0.01, model.temperature)
+    temperature = Slider("temperature", "Temperature", words, 0.05, 1, 0.01, model.preset.temperature)
     words = (
         f"Pixels of the short side at which the network sees the photo. It was trained at {trained}; with more it sees "
         "smaller things, and takes longer. The picture keeps its own size."
