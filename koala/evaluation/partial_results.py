@@ -6,6 +6,7 @@ which process wrote which does not matter.
 
 import io
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class PartialResults:
             write_atomic(path, key.encode())
 
     def __contains__(self, name: str) -> bool:
-        return self._path(name).exists()
+        return zipfile.is_zipfile(self._path(name))  # one that a power cut left short has no end
 
     def write(self, name: str, arrays: Mapping[str, NDArray]) -> None:
         """Keep a part, whole or not at all."""

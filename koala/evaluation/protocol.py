@@ -94,7 +94,7 @@ def image_names(ids: ImageIds, what: str) -> list[str] | None:
     """
     if not (ids.pattern or ids.file):
         return None
-    in_range = {ids.pattern.format(number) for number in range(ids.first, ids.last + 1)} if ids.pattern else None
+    in_range = _in_range(ids, what) if ids.pattern else None
     found = _listed(Path(ids.file)) if ids.file else sorted(in_range or ())
     if in_range is not None and (strange := [name for name in found if name not in in_range]):
         span = f"{ids.pattern.format(ids.first)} to {ids.pattern.format(ids.last)}"
@@ -108,6 +108,16 @@ def image_names(ids: ImageIds, what: str) -> list[str] | None:
     if ids.sha256 and names_sha256(found) != ids.sha256:
         raise UserError(f"{ids.file or what}: the names' sha256 is {names_sha256(found)}, {what} asks for {ids.sha256}")
     return found
+
+
+def _in_range(ids: ImageIds, what: str) -> set[str]:
+    """The names that a pattern stands for."""
+    try:
+        return {ids.pattern.format(number) for number in range(ids.first, ids.last + 1)}
+    except (LookupError, ValueError, AttributeError):
+        raise UserError(
+            f'{what}: ids.pattern = "{ids.pattern}" has no place for one number; write it as in "val_{{:08d}}"'
+        ) from None
 
 
 def _listed(path: Path) -> list[str]:

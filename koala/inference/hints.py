@@ -16,7 +16,7 @@ from koala.config.imaging import PictureLimits
 from koala.core.errors import UserError
 from koala.imaging import color, openraster, photo_io
 from koala.imaging.errors import UnreadableImageError
-from koala.imaging.samples import convert_depth
+from koala.imaging.samples import bands, convert_depth
 
 _ZIP = b"PK\3\4"  # how an OpenRaster file begins
 
@@ -94,12 +94,14 @@ def place_hints(dabs: NDArray[np.uint8], height: int, width: int) -> Tensor:
     Returns:
         `(1, 3, h, w)`: mean ab of the dabs that touch a pixel, else 0, and 1 where there are any.
     """
-    rows, columns = np.nonzero(dabs[..., 3])
-    given = dabs[rows, columns]
-    ab = color.rgb_to_lab(given[None, :, :3])[0, :, 1:]
-    places = rows * height // dabs.shape[0] * width + columns * width // dabs.shape[1]
-    weight = given[:, 3].astype(np.float64)
-    total, *sums = (np.bincount(places, each, height * width) for each in (weight, *(weight[:, None] * ab).T))
-    mean = np.stack(sums) / np.maximum(total, 1e-9)
-    planes = np.concatenate([color.from_units(mean), [total > 0]]).reshape(1, 3, height, width)
+    sums = np.zeros((3, height * width))  # of a and b times alpha, and of alpha
+    for band in bands(len(dabs)):
+        rows, columns = np.nonzero(dabs[band, :, 3])
+        given = dabs[band][rows, columns]
+        ab = color.rgb_to_lab(given[None, :, :3])[0, :, 1:]
+        places = (rows + band.start) * height // dabs.shape[0] * width + columns * width // dabs.shape[1]
+        weight = given[:, 3].astype(np.float64)
+        sums += [np.bincount(places, each, height * width) for each in (*(weight[:, None] * ab).T, weight)]
+    mean = sums[:2] / np.maximum(sums[2], 1e-9)
+    planes = np.concatenate([color.from_units(mean), sums[2:] > 0]).reshape(1, 3, height, width)
     return torch.from_numpy(planes.astype(np.float32))

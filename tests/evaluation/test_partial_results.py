@@ -20,6 +20,18 @@ def test_parts_are_kept_for_their_key_only(tmp_path):
     assert not (tmp_path / "parts").exists()
 
 
+def test_a_part_that_a_power_cut_left_short_is_not_there(tmp_path):
+    parts = PartialResults(tmp_path / "parts")
+    parts.begin("key")
+    parts.write("a", {"x": np.arange(1000)})
+    path = tmp_path / "parts/a.npz"
+    for length in (path.stat().st_size - 1, 100, 0):
+        path.write_bytes(path.read_bytes()[:length])
+        assert "a" not in parts
+    parts.write("a", {"x": np.arange(2)})
+    assert "a" in parts
+
+
 def test_an_array_may_have_any_name(tmp_path):
     """Also one that NumPy's writer has an argument of."""
     parts = PartialResults(tmp_path / "parts")

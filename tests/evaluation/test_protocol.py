@@ -81,6 +81,12 @@ def test_errors_in_a_protocol_name_the_place(tmp_path, text, message):
         protocol.find_protocol(str(tmp_path / "mine.toml"))
 
 
+@pytest.mark.parametrize("pattern", ["a_{}_{}", "a_{number}", "a_{", "a_{:q}", "a_{.name}"])
+def test_a_pattern_that_takes_no_number_is_told(pattern):
+    with pytest.raises(UserError, match=r"mine: ids.pattern = .* has no place for one number"):
+        protocol.image_names(ImageIds(pattern, 1, 2), "mine")
+
+
 def test_an_unknown_protocol_is_told_the_known_ones():
     with pytest.raises(UserError, match="there is no protocol val6k; known: coltran, ctest10k, imagenet64, photos"):
         protocol.find_protocol("val6k")

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -137,6 +138,18 @@ def test_a_dab_that_another_lies_over_is_found_near():
     found = find_dabs(draw_dabs([Dab(0.5, 0.5, "#ff0000"), Dab(0.505, 0.5, "#00ff00")], 500, 1000))
     assert [(dab.color, dab.size) for dab in found] == [("#ff0000", "medium"), ("#00ff00", "medium")]
     assert found[0].x == pytest.approx(0.5, abs=0.01) and found[0].y == pytest.approx(0.5, abs=0.01)
+
+
+def test_noise_takes_no_memory():
+    """A patch a pixel, of which none is a dab: an object of each would be 120 MB here, and 10 GB of a photo."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 4), np.uint8)
+    noise[..., 3] = 255
+    noise[100:120, 50:70, :3] = 255, 0, 0
+    tracemalloc.start()
+    (dab,) = find_dabs(noise)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+    assert dab.color == "#ff0000"
 
 
 def test_what_somebody_else_painted_becomes_dabs():

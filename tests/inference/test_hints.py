@@ -1,5 +1,6 @@
 """Dabs of colour on a photo: read from files, placed for the network, followed by `koala colorize`."""
 
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -119,6 +120,19 @@ def test_a_dab_smaller_than_a_pixel_of_the_network_counts():
     tiny = np.zeros((900, 1200, 4), np.uint8)
     tiny[450, 600] = (*BLUE, 255)
     assert place_hints(tiny, 45, 60)[0, 2].sum() == 1
+
+
+def test_a_large_picture_of_hints_takes_a_part_of_its_memory_at_a_time():
+    """One that is opaque all over, as people save them: floats of all its pixels would be 140 MB."""
+    painted = np.zeros((2000, 500, 4), np.uint8)
+    painted[500:] = 255, 0, 0, 255
+    tracemalloc.start()
+    placed = place_hints(painted, 16, 4)
+    assert tracemalloc.get_traced_memory()[1] < 60e6
+    tracemalloc.stop()
+    assert placed[0, 2, :4].sum() == 0 and (placed[0, 2, 4:] == 1).all()
+    red = torch.tensor([80.09, 67.20]).view(2, 1, 1) / 127  # CIELAB of sRGB's red
+    torch.testing.assert_close(placed[0, :2, 4:], red.expand(2, 12, 4), atol=1e-3, rtol=0)
 
 
 def test_hints_change_the_photo(model):

@@ -165,10 +165,14 @@ def find_dabs(picture: NDArray[np.uint8]) -> tuple[Dab, ...]:
     height, width = picture.shape[:2]
     least = _radius("small", height, width) ** 2  # pixels: what is much smaller is the edge of a brush's stroke
     colors = picture[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1) + 1
-    patches = measure.regionprops(measure.label(np.where(picture[..., 3] >= 128, colors, 0), background=0))
-    found = [(patch, _fitting_size(patch.bbox, height, width)) for patch in patches if patch.area >= least]
-    if len(found) > _MOST_DABS:
-        raise ValueError(f"there are {len(found)} patches of colour, more than {_MOST_DABS}; paint fewer")
+    patches = measure.label(np.where(picture[..., 3] >= 128, colors, 0), background=0)
+    areas = np.bincount(patches.ravel())
+    is_dab = areas >= least
+    is_dab[0] = False  # what is transparent
+    if is_dab.sum() > _MOST_DABS:
+        raise ValueError(f"there are {is_dab.sum()} patches of colour, more than {_MOST_DABS}; paint fewer")
+    numbers = np.where(is_dab, is_dab.cumsum(), 0)  # noise is a patch a pixel: only dabs are looked at more closely
+    found = [(patch, _fitting_size(patch.bbox, height, width)) for patch in measure.regionprops(numbers[patches])]
     # from below: large before small, and of one size those first of which least is seen
     found.sort(key=lambda one: (-SIZES[one[1]], one[0].area))
     return tuple(_dab(picture, patch, size) for patch, size in found)
