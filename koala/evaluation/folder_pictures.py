@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from koala.config.data import DataSettings
 from koala.config.fields import LightnessSource
@@ -22,10 +22,9 @@ from koala.data.sampler import SamplePositions
 from koala.data.shards import SampleInfo, Shards
 from koala.evaluation.predictions import AssembledPrediction, Prediction, ReadPrediction, evaluation_window
 from koala.evaluation.protocol import SUFFIXES, image_stem
-from koala.imaging.errors import UnreadableImageError
+from koala.imaging import metadata
+from koala.imaging.errors import UnreadableImageError, decoder_errors
 from koala.imaging.jpeg_intake import decode_image
-
-_ORIENTATION = 0x0112  # of EXIF; from 5 on the picture lies on its side
 
 
 class PictureFiles:
@@ -203,13 +202,13 @@ def _without_suffix(name: str) -> str:
 
 
 def _shape(path: Path) -> tuple[int, int]:
-    """Height and width of a picture, upright, from its header."""
+    """Height and width of a picture, upright, from its header: EXIF's orientations from 5 on lie on their side."""
     try:
-        with Image.open(path) as image:
+        with decoder_errors(), Image.open(path) as image:
             width, height = image.size
-            lies = image.getexif().get(_ORIENTATION, 1) >= 5
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(path, error) from None
+            lies = metadata.orientation_of(metadata.exif_of(image)) >= 5
+    except UnreadableImageError as error:
+        raise UserError(f"{path}: {error}") from None
     return (width, height) if lies else (height, width)
 
 
@@ -217,12 +216,8 @@ def _decoded(path: Path) -> Image.Image:
     try:
         return decode_image(read_file(path)).convert("RGB")
     except (UnreadableImageError, OSError, MemoryError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = "no picture" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None)
-    return UserError(f"{path}: {reason or str(error) or 'no memory for it'}")
+        reason = getattr(error, "strerror", None) or str(error) or "no memory for it"
+        raise UserError(f"{path}: {reason}") from None
 
 
 def _is_scaled(picture: tuple[int, int], photo: tuple[int, int]) -> bool:

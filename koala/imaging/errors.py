@@ -1,6 +1,7 @@
 """What "cannot be read" means for a picture: one answer for all decoders and all commands."""
 
 import struct
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ _STARTS = {
     b"%PDF": "PDF",
     b"%!PS": "EPS",
 }
+
+_MOST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768}  # that libjpeg and libwebp write, and libavif reads
 
 
 class UnreadableImageError(Exception):
@@ -101,6 +104,22 @@ def check_pixels(width: int, height: int, limits: PictureLimits) -> None:
         )
 
 
+def check_side(width: int, height: int, kind: str) -> None:
+    """Refuse a picture that a format cannot hold, before it is written.
+
+    Args:
+        width: in pixels.
+        height: in pixels.
+        kind: Pillow's name of the format.
+
+    Raises:
+        UnreadableImageError: a side is too long.
+    """
+    side, most = max(width, height), _MOST_SIDE.get(kind, sys.maxsize)
+    if side > most:
+        raise UnreadableImageError(f"a side of {side} pixels; a {kind} has {most} at most; make it smaller")
+
+
 def check_bytes(size: int, limits: PictureLimits) -> None:
     """Refuse a file that is empty or too large to be read into memory.
 
@@ -133,7 +152,7 @@ def _reason(error: Exception, kind: str) -> str:
     if isinstance(error, MemoryError):
         return f"{kind or 'a picture'} that does not fit into memory"
     if isinstance(error, Image.DecompressionBombError):
-        return f"{kind} of too many pixels"
+        return f"{kind or 'a picture'} of too many pixels"
     if isinstance(error, OSError) and error.errno:
         return error.strerror or "cannot be read"
     if isinstance(error, Image.UnidentifiedImageError) and not kind:

@@ -17,17 +17,15 @@ from koala.imaging.color_profile import transform_to_srgb
 from koala.imaging.decoders import Decoded, PictureFile, open_picture
 from koala.imaging.errors import (
     MissingPackageError,
-    UnreadableImageError,
     check_bytes,
     check_pixels,
+    check_side,
     decoder_errors,
     kind_of,
 )
 from koala.imaging.jpeg_stream import JpegStream
 from koala.imaging.photo_io import upright_in_srgb
 from koala.imaging.samples import convert_depth, lay_on_white
-
-_MOST_SIDE = 65_500  # of what libjpeg writes
 
 
 @dataclass(frozen=True)
@@ -145,10 +143,9 @@ def _shown(decoded: Decoded) -> Image.Image:
 
 
 def _encode(picture: Image.Image, size: tuple[int, int], quality: int) -> bytes:
+    check_side(*size, "JPEG")
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
-    if max(size) > _MOST_SIDE:
-        raise UnreadableImageError(f"a side of {max(size)} pixels; a JPEG has {_MOST_SIDE} at most; make it smaller")
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
     return buffer.getvalue()

@@ -22,7 +22,14 @@ from koala.core.errors import UserError
 from koala.imaging import metadata
 from koala.imaging.color_profile import convert_to_srgb, srgb_profile
 from koala.imaging.decoders import Decoded, decode_pillow_image, open_picture
-from koala.imaging.errors import UnreadableImageError, check_bytes, decoder_errors, kind_of, optional_package
+from koala.imaging.errors import (
+    UnreadableImageError,
+    check_bytes,
+    check_side,
+    decoder_errors,
+    kind_of,
+    optional_package,
+)
 from koala.imaging.samples import convert_depth
 from koala.imaging.tiff_pages import TiffWriter
 
@@ -194,7 +201,7 @@ def write_photo(picture: NDArray[Any], like: Photo, path: Path) -> None:
         path: of a suffix that is written (`suffix_for`), in any spelling.
 
     Raises:
-        UnreadableImageError: a PNG of 16 bits needs a package that is not installed.
+        UnreadableImageError: the format does not hold so long a side, or needs a package that is not installed.
     """
     write_pages([(picture, like)], path)
 
@@ -262,6 +269,7 @@ def _tiff_page(picture: NDArray[Any], like: Photo) -> tuple[NDArray[Any], Image.
 
 def _encoded(picture: NDArray[Any], kind: str, like: Photo) -> bytes:
     """A file's bytes: `(H, W, 3 or 4)` pixels and what `like` says of them."""
+    check_side(picture.shape[1], picture.shape[0], kind)
     exif = metadata.exif_with_resolution(like.exif, like.dpi)
     xmp = metadata.xmp_with_note(like.xmp)
     said: dict[str, Any] = {"icc_profile": srgb_profile(), "exif": exif.tobytes() if exif else b"", "xmp": xmp}

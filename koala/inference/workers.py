@@ -3,6 +3,7 @@
 Where the network is on a GPU, it takes the photos of all threads that wait for it together.
 """
 
+import math
 import os
 import queue
 import warnings
@@ -37,6 +38,7 @@ from koala.models.pretrained import load_model
 _Predict = Callable[..., Tensor]  # of lightness, and of hints where there are some
 
 _MOST_WAIT = 64  # photos that the network takes at once
+_MOST_PIXELS = 1 << 22  # of several of them; memory is a matter of pixels, and --size of what a person likes
 
 
 def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[Outcome]:
@@ -114,8 +116,10 @@ class _Worker:
             job.copy.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(job.copy, job.source.read_bytes(), durable=False)
             return "in colour"
-        except (UnreadableImageError, MemoryError) as error:
-            raise UserError(f"{job.source}: {str(error) or 'there is no memory for it'}") from None
+        except UnreadableImageError as error:
+            raise UserError(f"{job.source}: {error}") from None
+        except (MemoryError, torch.OutOfMemoryError):
+            raise UserError(f"{job.source}: there is no memory for it") from None
         return "coloured"
 
     def _pages(self, job: Job, photos: photo_io.PhotoFile) -> Iterator[tuple[NDArray[Any], photo_io.Photo]]:
@@ -189,8 +193,10 @@ class PredictionQueue:
                     self._waiting.put(None)
                     break
                 together.append(asked)
-            for _, group in groupby(sorted(together, key=_shape), key=_shape):
-                self._answer(list(group))
+            for shape, group in groupby(sorted(together, key=_shape), key=_shape):
+                alike, most = list(group), max(1, _MOST_PIXELS // math.prod(shape))
+                for first in range(0, len(alike), most):
+                    self._answer(alike[first : first + most])
 
     def _answer(self, group: Sequence[tuple[Tensor, Future[Tensor]]]) -> None:
         try:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import struct
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,6 +38,7 @@ from koala.evaluation import (
     text_report,
 )
 from koala.evaluation.components import build_components
+from koala.imaging import png_chunks
 from koala.inference import export
 from tests.processes import finish, start_several
 
@@ -556,9 +558,13 @@ def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
     Image.new("RGB", (20, 20)).save(one)
     with pytest.raises(UserError, match=r"is 20 x 20 pixels, but .* is \d\d x \d\d; colour the whole photo, at any"):
         evaluate.evaluate(settings)
-    one.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=rf"{one.name}: "):
-        evaluate.evaluate(settings)
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    chunks = (png_chunks.Chunk(kind, data, True) for kind, data in ((b"IHDR", head), (b"IDAT", b""), (b"IEND", b"")))
+    bomb = png_chunks.SIGNATURE + b"".join(chunk.encoded() for chunk in chunks)
+    for data, reason in ((b"no picture", "damaged picture|not an image"), (bomb, "a picture of too many pixels")):
+        one.write_bytes(data)
+        with pytest.raises(UserError, match=rf"{one.name}: ({reason})"):
+            evaluate.evaluate(settings)
     one.unlink()
     other.unlink()
     with pytest.raises(UserError, match=r"holds no picture, or several, for 2 of 8 images, such as .*; name the pict"):

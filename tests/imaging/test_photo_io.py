@@ -16,6 +16,7 @@ from PIL.TiffImagePlugin import IFDRational
 from koala import __version__
 from koala.core.errors import UserError
 from koala.imaging import photo_io
+from koala.imaging.errors import UnreadableImageError
 from tests.photographs import encoded, events, make_photo, packet, swapped_profile
 
 WRITTEN = [".jpg", ".png", ".tif", ".webp", ".avif"]
@@ -93,6 +94,16 @@ def test_every_format_is_written(suffix, tmp_path):
     profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
     assert "sRGB" in ImageCms.getProfileDescription(profile)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [f"photo{suffix}"], "nothing half-written is left"
+
+
+@pytest.mark.parametrize(("suffix", "most"), [(".jpg", 65_500), (".webp", 16_383), (".avif", 32_768)])
+def test_what_a_format_cannot_hold_is_refused_and_all_else_written(suffix, most, tmp_path):
+    path, pixels = tmp_path / f"long{suffix}", np.zeros((1, most + 1, 3), np.uint8)
+    like = photo_io.Photo(pixels)
+    photo_io.write_photo(pixels[:, 1:], like, path)
+    assert photo_io.read_photo(path).pixels.shape == (1, most, 3)
+    with pytest.raises(UnreadableImageError, match=rf"a side of {most + 1} pixels; a \w+ has {most} at most; make it"):
+        photo_io.write_photo(pixels, like, path)
 
 
 def test_jpegs_keep_their_chroma(tmp_path):

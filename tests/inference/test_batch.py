@@ -213,13 +213,14 @@ def test_of_an_animation_the_first_frame_is_coloured_and_it_is_said(run, tmp_pat
     assert lines == [f"{source}: coloured without the frames of an animation after the first"]
 
 
-def test_one_photo_never_ends_the_command(run, folder, tmp_path, capsys, monkeypatch):
-    """Whatever happens to it: here there is no memory to paint it."""
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB")])
+def test_one_photo_never_ends_the_command(run, folder, tmp_path, capsys, monkeypatch, error):
+    """Whatever happens to it: here there is no memory to paint it, of the machine or of its GPU."""
     look = workers.colorize.look
 
     def fail(pixels, side, stride):
         if pixels.shape[:2] == (41, 61):
-            raise MemoryError
+            raise error
         return look(pixels, side, stride)
 
     monkeypatch.setattr(workers.colorize, "look", fail)
@@ -408,8 +409,16 @@ def test_an_empty_folder_is_said(run, tmp_path):
         batch.colorize_command(settings(run, tmp_path, tmp_path / "out"))
 
 
-def test_photos_that_wait_go_to_the_network_together():
-    """Those of one size, and each gets its own answer."""
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (1 << 22, [(1, 1, 8, 8), (3, 1, 8, 8), (2, 1, 8, 16)]),
+        (128, [(1, 1, 8, 8), (2, 1, 8, 8), (1, 1, 8, 8), *[(1, 1, 8, 16)] * 2]),
+    ],
+)
+def test_photos_that_wait_go_to_the_network_together(pixels, expected, monkeypatch):
+    """Those of one size, as many as have so many pixels, and each gets its own answer."""
+    monkeypatch.setattr(workers, "_MOST_PIXELS", pixels)
     free, batches = Event(), []
 
     def predict(lightness):
@@ -426,7 +435,7 @@ def test_photos_that_wait_go_to_the_network_together():
             time.sleep(0.001)
         free.set()
         assert [int(answer.result()[0, 0, 0, 0]) for answer in (first, *others)] == [0, 0, 1, 2, 3, 4]
-    assert batches == [(1, 1, 8, 8), (3, 1, 8, 8), (2, 1, 8, 16)]
+    assert batches == expected
 
 
 @pytest.mark.gpu
