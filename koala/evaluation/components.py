@@ -97,23 +97,19 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
     data = _view(settings, rules)
     images = _open_images(settings, rules, data, accelerator)
     cache = _find_cache(settings.extractor, found, data, accelerator) if found is not None else None
+    model = _load(found, settings, cached=cache is not None, of=accelerator) if found is not None else None
     if cache is not None:
         entries = read_manifest(settings.shards).splits[settings.split]
         images = replace(images, embeddings=CachedEmbeddings(cache, entries, images.shards))
-    if found is None:
+    if model is None:
         pictures: PictureSource = _of_folder(settings, rules, images, dali_device(accelerator))
         title = settings.model.resolve().name
     else:
-        model = _load(found, settings, cached=cache is not None, of=accelerator)
-        if rules.size % model.network.stride:
-            raise UserError(
-                f"{settings.model} colours pictures whose sides are multiples of {model.network.stride}, not of "
-                f"{rules.size} pixels; choose another --size or --protocol"
-            )
+        _check_size(rules.size, model.network.stride, settings.model)
         pictures = NetworkPictures(model, rules.assembly, accelerator.autocast)
         title = "koala"
-    judges = build_judges(settings, rules, images, accelerator.device)
-    constant = _constant(settings, found, None if found is None else model)
+    judges = build_judges(settings, found, rules, images, accelerator.device)
+    constant = _constant(settings, model)
     out = settings.out or results.default_folder(settings.model, trained=found is not None)
     return Components(rules, images, pictures, cache, judges, constant, title, out)
 
@@ -126,11 +122,18 @@ def _of_folder(settings: EvaluateSettings, rules: EvaluationProtocol, images: Im
     return FolderPictures(settings.model, images.shards, images.data, device, assembly, settings.saturation)
 
 
-def _constant(
-    settings: EvaluateSettings, found: Checkpoint | None, model: PretrainedColorizer | None
-) -> baselines.MeanColor | None:
+def _check_size(size: int, stride: int, model: Path) -> None:
+    """Refuse pictures that the network does not take."""
+    if size % stride:
+        raise UserError(
+            f"{model} colours pictures whose sides are multiples of {stride}, not of {size} pixels; choose another "
+            "--size or --protocol"
+        )
+
+
+def _constant(settings: EvaluateSettings, model: PretrainedColorizer | None) -> MeanColor | None:
     """The mean colour of the training: by its shards, by what the network keeps, or by the shards that judge it."""
-    own = [found.settings.data.shards] if found is not None else []
+    own = [model.found.settings.data.shards] if model is not None else []
     known = baselines.training_color(settings.training_shards, own)
     if known is None and model is not None and model.network.prior is not None:
         known = baselines.color_of_prior(model.network.prior)
@@ -250,7 +253,13 @@ def _load(found: Checkpoint, settings: EvaluateSettings, *, cached: bool, of: Ac
     return model.to(of.device)
 
 
-def build_judges(settings: EvaluateSettings, rules: EvaluationProtocol, images: Images, device: torch.device) -> Judges:
+def build_judges(
+    settings: EvaluateSettings,
+    found: Checkpoint | None,
+    rules: EvaluationProtocol,
+    images: Images,
+    device: torch.device,
+) -> Judges:
     """The networks that judge; what is not to be had is skipped, with the reason."""
     skipped: dict[str, str] = {}
     wanted = settings.features != "none"
@@ -269,13 +278,14 @@ def build_judges(settings: EvaluateSettings, rules: EvaluationProtocol, images: 
         skipped["lpips"] = str(reason)
     if rules.size < metrics.SSIM_WINDOW:
         skipped["ssim"] = f"{rules.size} pixels are less than its window of {metrics.SSIM_WINDOW}"
-    classifier = _classifier(settings, images.shards, device) if settings.classifier else None
+    classifier = _classifier(settings, found, images.shards, device) if settings.classifier else None
     return Judges(network, perceptual, classifier, skipped)
 
 
-def _classifier(settings: EvaluateSettings, photos: Shards, device: torch.device) -> Classifier:
+def _classifier(
+    settings: EvaluateSettings, found: Checkpoint | None, photos: Shards, device: torch.device
+) -> Classifier:
     """The network that recognises the pictures."""
-    found = find_checkpoint(settings.model)
     if found is not None and found.settings.extractor.name == settings.classifier:
         raise UserError(
             f"{settings.classifier} is the extractor of {settings.model}, and would judge what it helped to colour; "

@@ -95,7 +95,7 @@ def build_feature_network(name: str, normalization: str, weights: Path | None, d
         device: where it computes.
 
     Raises:
-        LeftOut: its weights, or the package that runs it, are not at hand.
+        SkippedMetric: its weights, or the package that runs it, are not at hand.
         UserError: the file that was named is not there, or holds other weights.
     """
     match name:
@@ -178,7 +178,7 @@ def build_lpips(weights: Path | None, device: torch.device) -> Lpips:
         device: where it computes.
 
     Raises:
-        LeftOut: the weights or the package are not at hand.
+        SkippedMetric: the weights or the package are not at hand.
         UserError: the file that was named is not there, or holds other weights.
     """
     path = weights or _in_cache("lpips", "--lpips")

@@ -197,18 +197,7 @@ def _protocol(report: Mapping[str, Any]) -> list[str]:
     parts = ["<h2>Protocol</h2>"]
     parts += [f"<p>{html.escape(protocol[key])}</p>" for key in ("about", "departures") if protocol[key]]
     shown = {key: value for key, value in protocol.items() if key not in ("name", "about", "departures")}
-    others = (
-        "scores",
-        "intervals",
-        "baselines",
-        "nearer_than_grey",
-        "verdict",
-        "hues",
-        "warnings",
-        "left_out",
-        "protocol",
-    )
-    rest = {key: value for key, value in report.items() if key not in others}
+    rest = {key: value for key, value in report.items() if key not in _SHOWN_ABOVE}
     parts += [html.table([], [[key, f"<code>{html.escape(_plain(value))}</code>"] for key, value in shown.items()])]
     parts += ["<h2>What was judged</h2>"]
     parts += [html.table([], [[key, f"<code>{html.escape(_plain(value))}</code>"] for key, value in rest.items()])]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from koala.models.pretrained import load_model
 
 Model = Colorizer | str | PathLike[str] | None
 
-_MOST_SIDES = 8  # how often the short side may go into the long one: the network's work grows with it
+MOST_SIDES = 8  # how often the short side may go into the long one: the network's work grows with it
 _THUMBNAIL = 128  # pixels of the short side by which at least the kind of a photo is told
 _STRIP = 1 << 20  # pixels that are coloured at a time
 
@@ -125,8 +125,8 @@ def colorize(
         `koala.imaging.toning.gray_conversion`. Transparency is left out.
 
     Raises:
-        UserError: a photo or its hints cannot be read or have another shape, there is no such model, an option is out
-            of range, or the model takes no hints.
+        UserError: a photo or its hints cannot be read or have another shape, there is no such model or device, an
+            option is out of range, or the model takes no hints.
         TypeError: it is no photo, or no model, or the hints are none.
     """
     given = {"size": size, "saturation": saturation, "strength": strength, "temperature": temperature, "flip": flip}
@@ -170,7 +170,7 @@ def _built_in() -> Colorizer:
 
 
 def _device(device: str | torch.device) -> str | torch.device:
-    return device_for("auto") if device == "auto" else device
+    return device_for(device) if isinstance(device, str) and device in get_args(Device) else device
 
 
 def check_hints(model: Colorizer, hints: object) -> None:
@@ -317,7 +317,7 @@ def _resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
 def _size(height: int, width: int, short_side: int, stride: int) -> tuple[int, int]:
     """Height and width of a photo made small: its proportions, in multiples of the network's stride."""
     shortest = min(height, width)
-    sides = (short_side * min(length / shortest, _MOST_SIDES) for length in (height, width))
+    sides = (short_side * min(length / shortest, MOST_SIDES) for length in (height, width))
     height, width = (max(stride, round(side / stride) * stride) for side in sides)
     return height, width
 
@@ -327,8 +327,15 @@ def device_of(model: Colorizer) -> torch.device:
     return next(model.parameters()).device
 
 
-def device_for(name: Device) -> str:
-    """Where a network runs that is not trained."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+def device_for(name: str) -> str:
+    """Where a network runs that is not trained.
+
+    Args:
+        name: "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: there is no such device.
+    """
+    from koala.core.distributed import on_cpu  # with accelerate, which koala.colorize on a given model does not need
+
+    return "cpu" if on_cpu(name, "no") else "cuda"

@@ -89,7 +89,7 @@ def test_an_evaluation_recognises_its_pictures(run, shard_folder, tmp_path, monk
     assert "<b>Recognition</b>" in (tmp_path / "report.html").read_text()
 
 
-def test_who_must_not_judge(run, shard_folder, monkeypatch):
+def test_who_must_not_judge(run, shard_folder):
     settings = EvaluateSettings(run, shard_folder, classifier="tf_efficientnet_lite0", threads=1)
     with pytest.raises(UserError, match="no photo's class is known"):
         recognition.build_classifier("tf_efficientnet_lite0", "random", Described({"source": "a"}), torch.device("cpu"))
@@ -98,6 +98,5 @@ def test_who_must_not_judge(run, shard_folder, monkeypatch):
     found = components.find_checkpoint(run)
     judge = ExtractorSettings("tf_efficientnet_lite0")
     object.__setattr__(found.settings, "extractor", judge)
-    monkeypatch.setattr(components, "find_checkpoint", lambda _: found)
     with pytest.raises(UserError, match=r"is the extractor of .*, and would judge what it helped to colour"):
-        components._classifier(settings, Described(), torch.device("cpu"))
+        components._classifier(settings, found, Described(), torch.device("cpu"))

@@ -168,6 +168,12 @@ def test_options_that_are_out_of_range(model, option):
         koala.colorize(make_grey(), model, **option)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said(model):
+    with pytest.raises(UserError, match=r"there is no GPU that torch can use; leave --device at auto"):
+        koala.colorize(make_grey(), model, device="cuda")
+
+
 # ---------------------------------------------------------------- photos in colour, and models
 
 

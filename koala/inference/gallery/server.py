@@ -31,7 +31,7 @@ from koala.core import http, http_server
 from koala.core.errors import UserError
 from koala.imaging.decoders import open_picture
 from koala.imaging.errors import UnreadableImageError, decoder_errors, kind_of
-from koala.inference.colorize import device_for
+from koala.inference.colorize import MOST_SIDES, device_for
 from koala.inference.gallery import painting
 from koala.inference.gallery.forms import PhotoForm, read_form
 from koala.inference.gallery.painting import Made, Maker
@@ -45,7 +45,6 @@ _FORMATS = {  # that are taken, and what browsers call them
 }
 _MOST_CONNECTIONS = 100
 _LONGEST_LINE = 8  # photos that are worked on or wait: all are held in memory
-_MOST_SIDES = 8  # how often a photo's short side may go into its long one: the network's work grows with it
 
 
 class Gallery:
@@ -228,9 +227,9 @@ class Gallery:
                 f"{name} has {width} x {height} pixels, more than {most} million; "
                 "take a smaller one, or start with a larger --megapixels",
             )
-        if max(width, height) > _MOST_SIDES * min(width, height):
+        if max(width, height) > MOST_SIDES * min(width, height):
             raise HTTPException(
-                413, f"{name} has {width} x {height} pixels, a side more than {_MOST_SIDES} times the other; cut it"
+                413, f"{name} has {width} x {height} pixels, a side more than {MOST_SIDES} times the other; cut it"
             )
 
 
