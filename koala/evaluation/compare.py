@@ -28,6 +28,8 @@ from koala.evaluation.comparison import Comparison, compare
 from koala.evaluation.results import EvaluationResult
 from koala.imaging import contact_sheet
 
+_WRITTEN = ("comparison.html", "comparison.csv", "comparison.tex", "sheet.png")
+
 
 def sheet_of(columns: Sequence[EvaluationResult]) -> NDArray[np.uint8] | None:
     """The sheets of the evaluations side by side, `(columns, rows, H, H, 3)`; None where one has no sheet."""
@@ -44,10 +46,12 @@ def sheet_of(columns: Sequence[EvaluationResult]) -> NDArray[np.uint8] | None:
 
 
 def write_comparison(comparison: Comparison, out: Path) -> None:
-    """Write the comparison in all its forms."""
+    """Write the comparison in all its forms; a sheet of an earlier one goes where there is none now."""
     out.mkdir(parents=True, exist_ok=True)
     sheet = sheet_of(comparison.columns)
-    if sheet is not None:
+    if sheet is None:
+        (out / "sheet.png").unlink(missing_ok=True)
+    else:
         names = ["grey", *(column.name for column in comparison.columns), "original"]
         contact_sheet.save_image(contact_sheet.contact_sheet(sheet, names), out / "sheet.png")
     for name, content in {
@@ -76,7 +80,7 @@ def compare_command(settings: CompareSettings) -> int:
     comparison = compare(columns, settings.baseline)
     write_comparison(comparison, settings.out)
     print("\n".join(comparison_tables.to_text(comparison, terminal.has_colors(sys.stdout))))
-    print(f"{settings.out}: comparison.html, comparison.csv, comparison.tex, sheet.png")
+    print(f"{settings.out}: {', '.join(name for name in _WRITTEN if (settings.out / name).exists())}")
     return 0
 
 

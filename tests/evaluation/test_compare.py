@@ -169,12 +169,15 @@ def test_the_sheet_has_a_column_for_each(compared, two):
     assert np.ptp(cells[3].astype(int), axis=-1).max() == 0
 
 
-def test_without_a_sheet_there_is_none(two, tmp_path):
+def test_without_a_sheet_there_is_none(two, tmp_path, capsys):
+    """Nor is that of an earlier comparison left, or named."""
     for folder in two:
         shutil.copytree(folder, tmp_path / folder.name)
         (tmp_path / folder.name / "sheet.png").unlink()
-    columns = [results.read_result(tmp_path / folder.name, folder.name) for folder in two]
-    compare.write_comparison(comparison.compare(columns), tmp_path / "out")
+    contact_sheet.save_image(Image.new("RGB", (1, 1)), tmp_path / "out/sheet.png")
+    runs = tuple(str(tmp_path / folder.name) for folder in two)
+    assert compare.compare_command(CompareSettings(runs, out=tmp_path / "out")) == 0
+    assert capsys.readouterr().out.endswith("out: comparison.html, comparison.csv, comparison.tex\n")
     assert not (tmp_path / "out/sheet.png").exists()
     assert "<img" not in (tmp_path / "out/comparison.html").read_text()
 

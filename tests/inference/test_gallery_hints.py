@@ -357,9 +357,10 @@ def test_the_presets_of_a_model_are_offered(model, monkeypatch):
     client, photo = TestClient(app_of(model), HERE), make_photo(10, 96, 64)
     page = client.get("/").text
     assert re.findall(r'<option data-temperature="([\d.]+)">(\w+)<', page) == [("0.38", "natural"), ("1.0", "faithful")]
-    made = send(client, "/colored", encoded(photo, "PNG"), preset="faithful", temperature="1")
     expected = colorize.colorize(np.asarray(photo), model, recolor=True, preset="faithful")
-    assert np.array_equal(pixels(made.content), expected)
+    for more in ({"temperature": "1"}, {}):  # a form that says nothing of it means the preset's
+        made = send(client, "/colored", encoded(photo, "PNG"), preset="faithful", **more)
+        assert np.array_equal(pixels(made.content), expected)
     refused = send(client, "/colored", encoded(photo, "PNG"), preset="loud")
     assert (refused.status_code, refused.text) == (400, "there is no such preset; choose one that is on the page\n")
 

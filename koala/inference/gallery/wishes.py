@@ -106,15 +106,18 @@ class Options:
     takes_dabs: bool = False
 
     def read(self, fields: Mapping[str, str]) -> Wishes:
-        """What a form asks for; what it says nothing of is as at first.
+        """What a form asks for; what it says nothing of is as at first, and the temperature that of its preset.
 
         Raises:
             ValueError: it asks for what there is not.
         """
-        values = {slider.name: slider.read(fields.get(slider.name, str(slider.value))) for slider in self.sliders}
         preset = fields.get("preset", "")
         if preset and preset not in self.presets:
             raise ValueError("there is no such preset; choose one that is on the page")
+        first = {slider.name: slider.value for slider in self.sliders}
+        if preset:
+            first["temperature"] = self.presets[preset]
+        values = {slider.name: slider.read(fields.get(slider.name, str(first[slider.name]))) for slider in self.sliders}
         return Wishes(values, read_dabs(fields.get("dabs", "[]")) if self.takes_dabs else (), preset)
 
 

@@ -318,10 +318,10 @@
       if (!one.small) await reduce(one, signal);
       await before.decode();
       const { width, height, dabs } = await (await ask("dabs", file, [], signal)).json();
+      if (one !== photo) return; // another one is shown, to which these do not belong
       if (Math.abs(width * before.naturalHeight / (height * before.naturalWidth) - 1) > ALIKE) {
         throw new Refused(`${file.name} belongs to a photo of another shape, ${width} x ${height} pixels; choose other hints.`);
       }
-      if (one !== photo) return;
       chosen = -1;
       set(dabs.map(([x, y, color, size]) => [within(x), within(y), color, size]));
     });
