@@ -218,4 +218,5 @@ def _html_origin(column: EvaluationResult) -> str:
     report = column.report
     what = report.get("checkpoint") or report.get("pictures_of")
     sha256 = report.get("checkpoint_sha256") or report.get("pictures_sha256")
-    return f"<code>{html.escape(what)}</code><br>input L* {_input(column)}, sha256 <code>{html.escape(sha256)}</code>"
+    where, seen, digest = map(html.escape, (what, _input(column), sha256))
+    return f"<code>{where}</code><br>input L* {seen}, sha256 <code>{digest}</code>"

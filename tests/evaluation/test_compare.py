@@ -169,6 +169,14 @@ def test_the_sheet_has_a_column_for_each(compared, two):
     assert np.ptp(cells[3].astype(int), axis=-1).max() == 0
 
 
+def test_a_page_holds_what_another_folder_says_as_text(two):
+    columns = [results.read_result(folder, folder.name) for folder in two]
+    for key in ("checkpoint", "checkpoint_sha256", "input_lightness"):
+        columns[0].report[key] = f"<i>{key}</i>"
+    page = comparison_tables.to_html(comparison.compare(columns), None)
+    assert "<i>" not in page and page.count("&lt;i&gt;") == 3
+
+
 def test_without_a_sheet_there_is_none(two, tmp_path, capsys):
     """Nor is that of an earlier comparison left, or named."""
     for folder in two:
