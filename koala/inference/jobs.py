@@ -125,7 +125,7 @@ def _rank(photo: tuple[Path, Path]) -> tuple[bool, Path, Path]:
 def _written_suffix(name: Path) -> str:
     """The suffix of a photo's result: its own, in its own spelling, where its format is written."""
     suffix = photo_io.suffix_for(name)
-    return name.suffix if suffix == photo_io.suffix_for(Path(f"_{name.suffix.lower()}")) != ".png" else suffix
+    return name.suffix if suffix != ".png" or name.suffix.lower() == ".png" else suffix
 
 
 def _places(photos: Sequence[tuple[Path, Path]], settings: ColorizeSettings) -> tuple[list[Job], list[Job]]:

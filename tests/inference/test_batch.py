@@ -356,7 +356,7 @@ def names_for(folder: Path, *words: str, **options) -> dict[str, str]:
     [
         (["b.jpg", "b.jpeg"], {"b.jpg": "b.jpg", "b.jpeg": "b.jpeg"}),
         (["b.bmp", "b.png"], {"b.bmp": "b.bmp.png", "b.png": "b.png"}),
-        (["scan.JPEG", "x.TIFF"], {"scan.JPEG": "scan.JPEG", "x.TIFF": "x.TIFF"}),
+        (["scan.JPEG", "x.TIFF", "y.PNG"], {"scan.JPEG": "scan.JPEG", "x.TIFF": "x.TIFF", "y.PNG": "y.PNG"}),
         (["A.JPG", "A.jpg"], {"A.JPG": "A.JPG", "A.jpg": "A-2.jpg"}),  # one file on a Mac
         (
             ["a.bmp", "a.gif", "a.png", "a.bmp.png"],
