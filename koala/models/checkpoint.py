@@ -212,12 +212,14 @@ def halved(weight: Tensor) -> Tensor:
 
 
 def public_files(found: Checkpoint, weights: dict[str, Tensor]) -> dict[str, bytes]:
-    """A checkpoint's files with these weights alone, and no place of any file."""
+    """A checkpoint's files with these weights alone, no place of any file, and no command, which may hold a secret."""
     settings = found.settings
     extractor, objective = settings.extractor, settings.objective
     settings = replace(
         settings,
         init=Path(settings.init).name,
+        run=None,
+        notify="",
         data=replace(settings.data, shards=Path(settings.data.shards.name)),
         extractor=replace(extractor, weights=_no_file(extractor.weights), cache=False),
         objective=replace(objective, perceptual_weights=_no_file(objective.perceptual_weights)),

@@ -43,6 +43,15 @@ def test_no_place_of_a_file_is_told(run, shard_folder, tmp_path):
     assert json.loads(told)["settings"]["data"]["shards"] == shard_folder.name
 
 
+def test_a_command_that_is_told_of_the_training_is_not_published(run, tmp_path):
+    """It may hold the key of a web hook."""
+    found = checkpoint.find_checkpoint(run)
+    settings = replace(found.settings, notify="curl https://hooks.example/KEY", run=Path("/home/me/run"))
+    checkpoint.publish_weights(replace(found, settings=settings), tmp_path / "model")
+    told = (tmp_path / "model/checkpoint.json").read_text()
+    assert "KEY" not in told and "/home/me" not in told
+
+
 def test_weights_that_were_brought_along_are_not_named_by_their_place(run, tmp_path):
     found = checkpoint.find_checkpoint(run)
     objective = ObjectiveSettings("huber", perceptual=1.0, perceptual_weights="/home/me/vgg.pth")
