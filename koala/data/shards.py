@@ -291,11 +291,12 @@ def read_manifest(folder: Location) -> ShardManifest:
         UserError: it is absent, damaged or of another format.
     """
     path = local_folder(folder) / "manifest.json"
-    lack = "holds no manifest.json" if path.parent.exists() else "does not exist"
     return _read(
         ShardManifest,
         path,
-        absent=f"{folder} {lack}; make shards with koala shards write, or let it finish",
+        absent=f"{folder} holds no manifest.json; make shards with koala shards write, or let it finish"
+        if path.parent.exists()
+        else f"{folder} does not exist; make shards there with koala shards write, or correct the path",
         damaged=f"write it anew with koala shards finish {folder}",
     )
 
