@@ -58,12 +58,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a TOML file of settings, as plain values.
 
     Raises:
-        UserError: it is absent, or not TOML.
+        UserError: it is absent, a folder, or not TOML.
     """
     try:
         return read_toml(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a TOML file of settings") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; name a TOML file of settings") from None
 
 
 def validate(cls: type[Settings], values: Mapping[str, Any], origin: str, quiet: bool = False) -> Settings:

@@ -294,7 +294,9 @@ def read_manifest(folder: Location) -> ShardManifest:
     return _read(
         ShardManifest,
         path,
-        absent=f"{folder} holds no manifest.json; make shards with koala shards write, or let it finish",
+        absent=f"{folder} holds no manifest.json; make shards with koala shards write, or let it finish"
+        if path.parent.exists()
+        else f"{folder} does not exist; make shards there with koala shards write, or correct the path",
         damaged=f"write it anew with koala shards finish {folder}",
     )
 

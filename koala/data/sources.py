@@ -102,7 +102,7 @@ def _listing(path: Path, leave_out: Path | None) -> Listing:
     try:
         images, passed_over = read_list(path)
     except UserError as error:
-        raise UserError(f"{error}; if it is to be no list of images, {_REMEDY}") from None
+        raise UserError(f"{error}, if it is a list; else {_REMEDY}") from None
     return Listing(path, images, passed_over=dict(passed_over))
 
 

@@ -146,6 +146,8 @@ def open_versions(settings: BuildStudy) -> list[VersionSource]:
             )
         taken[place] = f"pictures of {name}"
         versions.append(VersionSource.open(name, Path(path)))
+    if (place := settings.dir.resolve()) in taken:
+        raise UserError(f"{settings.dir} is the folder of the {taken[place]}; choose another one for the study")
     return versions
 
 
@@ -226,7 +228,7 @@ def make_manifest(
 def encode_jpeg(picture: Image.Image, quality: int) -> bytes:
     """A picture as JPEG in 4:4:4, without metadata."""
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(picture)).save(buffer, "JPEG", quality=quality, subsampling="4:4:4", optimize=True)
+    Image.fromarray(np.asarray(picture)).save(buffer, "JPEG", quality=quality, subsampling="4:4:4")
     return buffer.getvalue()
 
 

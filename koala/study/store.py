@@ -96,7 +96,7 @@ class StudyDatabase:
         path: of the file; it is made when it is absent.
 
     Raises:
-        UserError: it is no such database, or another program keeps it to itself.
+        UserError: it is no such database, cannot be written, or another program keeps it to itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,6 +110,8 @@ class StudyDatabase:
             self._db.close()
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise UserError(f"{path} is kept by another program; close it there and try again") from None
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:  # the low byte says which; the rest, why
+                raise UserError(f"{path} cannot be written; see who may write there, or copy the study") from None
             raise UserError(f"{path} cannot be used as a database ({error}); move it away or copy it again") from None
         if version not in (0, _VERSION):
             self._db.close()

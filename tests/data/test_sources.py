@@ -258,7 +258,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     for name, message in (
         ("nowhere", "does not exist; name a folder of images"),
         ("pipe", "is a named pipe, no source of images; name a folder"),
-        ("photo.jpg", "is no text.*; if it is to be no list of images, name a folder of images"),
+        ("photo.jpg", "is no text.*, if it is a list; else name a folder of images"),
     ):
         with pytest.raises(UserError, match=f"{name} {message}"):
             list_source(tmp_path / name)

@@ -120,6 +120,13 @@ def test_lightness_can_be_shared(hands, tmp_path):
     assert difference("shared") < 1.5
 
 
+def test_a_picture_of_more_than_a_byte_for_each_pixel_is_encoded():
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    data = build.encode_jpeg(Image.fromarray(noise), 92)
+    assert len(data) > max(300 * 300, 65_536), "what Pillow sets aside with optimize=True; it fails on more"
+    assert Image.open(io.BytesIO(data)).size == (300, 300)
+
+
 @given(st.integers(0, 300_000).filter(lambda lack: lack == 0 or lack >= 4))
 def test_files_are_filled_up_to_any_length(lack):
     picture = jpeg(make_photo(0))
@@ -202,6 +209,16 @@ def test_bad_settings_are_one_sentence(settings, tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         build.build_command(replace(settings, **{"dir": tmp_path / "s", **change}))
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(("name", "what"), [("original", "originals"), ("koala", "pictures of koala")])
+def test_a_study_is_not_written_among_its_sources(hands, settings, tmp_path, name, what):
+    folders = {each: shutil.copytree(hands[each], tmp_path / each) for each in ("original", "koala")}
+    before = sorted(folders[name].iterdir())
+    changed = replace(settings, originals=folders["original"], pictures=(f"koala={folders['koala']}",))
+    with pytest.raises(UserError, match=f"{name} is the folder of the {what}; choose another one"):
+        build.build_command(replace(changed, dir=folders[name]))
+    assert sorted(folders[name].iterdir()) == before
 
 
 def test_two_pictures_of_one_scene_are_refused(hands, settings, tmp_path):

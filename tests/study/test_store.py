@@ -119,6 +119,19 @@ def test_what_is_no_database_of_ours_is_refused(tmp_path, content):
         AnswerStore(path)
 
 
+def test_what_cannot_be_written_is_said(tmp_path, monkeypatch):
+    def read_only(path, *args, **kwargs):  # root may write everywhere
+        return connect(f"file:{path}?mode=ro", *args, uri=True, **kwargs)
+
+    AnswerStore(tmp_path / "answers.sqlite").close()
+    database, connect = sqlite3.connect(tmp_path / "answers.sqlite"), sqlite3.connect
+    database.execute("PRAGMA journal_mode = DELETE")  # as a copy has it, so that opening must write
+    database.close()
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    with pytest.raises(UserError, match=r"answers\.sqlite cannot be written; see who may write there"):
+        AnswerStore(tmp_path / "answers.sqlite")
+
+
 # ---------------------------------------------------------------- many at once
 
 

@@ -371,7 +371,7 @@ def test_no_shards_are_a_warning_where_none_were_named(settings, alone, tmp_path
     monkeypatch.chdir(tmp_path)
     finding = doctor_checks.shards(TrainSettings(), alone)
     assert (finding.status, finding.text) == ("warning", "none at shards/data")
-    with pytest.raises(UserError, match="holds no manifest"):
+    with pytest.raises(UserError, match="nowhere does not exist; make shards"):
         doctor_checks.shards(replace(settings, data=DataSettings(tmp_path / "nowhere")), alone)
 
 
