@@ -90,7 +90,7 @@ def test_every_command_has_its_function(command):
         (["train", "--data.size", "100"], "data.size = 100: input should be a multiple of 8"),
         (["shards", "verify", "/nowhere"], "/nowhere does not exist; make shards"),
         (["train", "--data.shards", "/nowhere", "--extractor.name", "none"], "/nowhere does not exist; make shards"),
-        (["evaluate", "/nowhere", "--shards", "/nowhere"], "there is no /nowhere, nor is this a name"),
+        (["evaluate", "/nowhere", "--shards", "/nowhere"], "there is no folder /nowhere, and this is no name"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(words, message, tmp_path, monkeypatch, capsys):

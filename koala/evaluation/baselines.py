@@ -172,7 +172,7 @@ def verdict(table: Table) -> Verdict | None:
     words = {"grey": "leaving the photos grey", "constant": "one constant colour"}
     than = " and ".join(words[name] for name in unbeaten or TO_BEAT)
     figures = ", ".join(f"{name} {table[column(_VERDICT, name)].mean():.2f}" for name in TO_BEAT)
-    nearer = "no nearer to the truth than" if unbeaten else "nearer to the truth than"
+    nearer = "not clearly nearer to the truth than" if unbeaten else "clearly nearer to the truth than"
     share = nearer_than_grey(table)[_VERDICT]
     return Verdict(
         not unbeaten,

@@ -6,7 +6,7 @@ from koala.config.inference import ColorizeSettings
 from koala.inference.jobs import Outcome, plan_jobs
 
 _WORDS: dict[Outcome, str] = {
-    "in colour": "in colour already and copied (--recolor gives them new colours)",
+    "in colour": "in colour already and copied (--recolor --overwrite gives them new colours)",
     "there": "there already (--overwrite colours them again)",
     "failed": "could not be read",
 }

@@ -61,7 +61,8 @@ def resolve_model(name_or_path: str | Path, **options: Any) -> Path:
         return Path(name)
     if not is_hub_name(name):
         raise UserError(
-            f"there is no {name}, nor is this a name on the Hugging Face hub; name a folder, USER/NAME, or builtin"
+            f"there is no folder {name}, and this is no name on the Hugging Face hub; name a folder, USER/NAME, or "
+            "builtin"
         )
     folder = _fetch(name, options)
     if not (folder / "checkpoint.json").exists():

@@ -79,9 +79,14 @@ def table_with(mine, grey, constant):
 @pytest.mark.parametrize(
     ("mine", "beaten", "text", "share"),
     [
-        ([6, 7, 8, 7], True, "nearer to the truth than leaving the photos grey and one constant colour", 100),
-        ([8.5, 9, 9, 9], False, "no nearer to the truth than one constant colour", 100),
-        ([9, 10, 14, 12], False, "no nearer to the truth than leaving the photos grey and one constant colour", 25),
+        ([6, 7, 8, 7], True, "clearly nearer to the truth than leaving the photos grey and one constant colour", 100),
+        ([8.5, 9, 9, 9], False, "not clearly nearer to the truth than one constant colour", 100),
+        (
+            [9, 10, 14, 12],
+            False,
+            "not clearly nearer to the truth than leaving the photos grey and one",
+            25,
+        ),
     ],
 )
 def test_the_verdict_is_in_words(mine, beaten, text, share):

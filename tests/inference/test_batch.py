@@ -81,7 +81,10 @@ def folder(tmp_path) -> Path:
 def test_folders_keep_their_structure_and_photos_their_kind(run, folder, tmp_path, capsys):
     assert batch.colorize_command(settings(run, folder, tmp_path / "out")) == 0
     assert files_in(tmp_path / "out") == files_in(folder)
-    assert "8 coloured, 1 in colour already and copied (--recolor gives them new colours)" in capsys.readouterr().out
+    assert (
+        "8 coloured, 1 in colour already and copied (--recolor --overwrite gives them new colours)"
+        in capsys.readouterr().out
+    )
     for name in files_in(folder):
         before, after = (photo_io.read_photo(place / name) for place in (folder, tmp_path / "out"))
         assert (after.pixels.shape, after.pixels.dtype) == (before.pixels.shape, before.pixels.dtype)

@@ -188,7 +188,10 @@ def test_a_program_that_computes_something_else_is_not_written(run, tmp_path, mo
         ({"push": "model", "out": "model"}, "--push model is no name on the Hugging Face hub; write USER/NAME"),
         ({"onnx": "photo.jpg"}, "photo.jpg does not end in .onnx; name the file so"),
         ({"program": "koala.onnx"}, "koala.onnx does not end in .pt2"),
-        ({"out": "model", "model": "/nowhere"}, "there is no /nowhere, nor is this a name on the Hugging Face hub"),
+        (
+            {"out": "model", "model": "/nowhere"},
+            "there is no folder /nowhere, and this is no name on the Hugging Face hub",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_said_first(settings, message, run, tmp_path, monkeypatch, capsys):

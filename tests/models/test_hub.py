@@ -92,7 +92,7 @@ def test_what_is_neither_path_nor_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", raising(AssertionError("the hub was asked")))
     with pytest.raises(
-        UserError, match=f"there is no {name}, nor is this a name on the Hugging Face hub; name a folder"
+        UserError, match=f"there is no folder {name}, and this is no name on the Hugging Face hub; name a folder"
     ):
         koala.load_model(name)
 

@@ -299,7 +299,7 @@ def test_weights_to_begin_with(settings, alone, run):
     assert finding.text.startswith(f"beginning with {run} ({trained.images_seen} images seen, sha256 ")
     with pytest.raises(UserError, match="has no weight that this network has; leave out --init"):
         doctor_checks.initial_weights(replace(pyramid(settings), init=str(run)), alone)
-    with pytest.raises(UserError, match="there is no runs/my/lost, nor is this a name on the Hugging Face hub"):
+    with pytest.raises(UserError, match="there is no folder runs/my/lost, and this is no name on the Hugging Face hub"):
         doctor_checks.initial_weights(replace(settings, init="runs/my/lost"), alone)
 
 

@@ -125,7 +125,7 @@ def test_a_run_stays_with_what_it_began_with(settings):
     ("change", "message"),
     [
         ({"extractor": LITE}, "fusion.mix.weight (columns of another extractor); train with --extractor.name none"),
-        ({"init": "no/such/model"}, "there is no no/such/model, nor is this a name on the Hugging Face hub"),
+        ({"init": "no/such/model"}, "there is no folder no/such/model, and this is no name on the Hugging Face hub"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(settings, change, message):
