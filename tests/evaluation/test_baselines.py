@@ -76,17 +76,15 @@ def table_with(mine, grey, constant):
     return {name: np.array(values, np.float64) for name, values in columns.items()}
 
 
+BOTH = "leaving the photos grey and one constant colour"
+
+
 @pytest.mark.parametrize(
     ("mine", "beaten", "text", "share"),
     [
-        ([6, 7, 8, 7], True, "clearly nearer to the truth than leaving the photos grey and one constant colour", 100),
+        ([6, 7, 8, 7], True, f"clearly nearer to the truth than {BOTH}", 100),
         ([8.5, 9, 9, 9], False, "not clearly nearer to the truth than one constant colour", 100),
-        (
-            [9, 10, 14, 12],
-            False,
-            "not clearly nearer to the truth than leaving the photos grey and one",
-            25,
-        ),
+        ([9, 10, 14, 12], False, f"not clearly nearer to the truth than {BOTH}", 25),
     ],
 )
 def test_the_verdict_is_in_words(mine, beaten, text, share):
