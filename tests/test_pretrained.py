@@ -25,7 +25,7 @@ def model():
 def test_it_is_small_and_says_what_it_is():
     assert sum(path.stat().st_size for path in pretrained.PRETRAINED.iterdir()) < 25e6
     found = checkpoint.find_checkpoint(pretrained.PRETRAINED)
-    assert (found.settings.network.name, found.settings.extractor.name) == ("pyramid", "tf_efficientnet_lite0")
+    assert (found.settings.network.name, found.settings.extractor.name) == ("pyramid", "tf_efficientnet_lite2")
     assert found.settings.data.lightness == "grey"
     assert list(found.presets) == ["natural", "faithful"]
     card = (pretrained.PRETRAINED / "README.md").read_text()

@@ -16,7 +16,7 @@ from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import color_prior
-from koala.models import checkpoint, pretrained
+from koala.models import checkpoint, extractor, pretrained
 from koala.models.checkpoint import Snapshot
 from koala.models.network import FusionNetwork
 from koala.training import initial_weights, trainer
@@ -72,8 +72,9 @@ def test_a_run_is_a_start_and_so_are_its_checkpoint_and_what_is_exported(setting
     assert near(halves, {name: value.half().float() for name, value in expected.items()})
 
 
-def test_the_built_in_model_is_a_start(with_prior, capsys):
-    """With its own network, extractor and objective; the prior of colours is that of the new photos."""
+def test_the_built_in_model_is_a_start(with_prior, monkeypatch, capsys):
+    """With its own network, extractor and objective, which are fetched from nowhere; the prior is of the new photos."""
+    monkeypatch.delattr(extractor, "read_weights")
     found = checkpoint.find_checkpoint(pretrained.PRETRAINED)
     same = {name: getattr(found.settings, name) for name in ("network", "extractor", "objective")}
     tuned = replace(with_prior, init="builtin", data=replace(with_prior.data, size=32), **same)
