@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.models.extractor import build_feature_maps
@@ -18,7 +19,8 @@ def build_network(settings: TrainSettings, embedding_size: int = 0, *, pretraine
     Args:
         settings: of the training.
         embedding_size: E of what a fusion network is given.
-        pretrained: give a pyramid's extractor the weights that the settings say; else random ones, for others follow.
+        pretrained: give a pyramid's extractor the weights that the settings say, unless those of `--init` follow; else
+            random ones.
 
     Raises:
         UserError: the settings do not fit together, or the extractor's weights are not to be had.
@@ -37,9 +39,14 @@ def build_network(settings: TrainSettings, embedding_size: int = 0, *, pretraine
         )
     if settings.data.size % PyramidNetwork.stride:
         raise UserError(f"a pyramid needs --data.size to be a multiple of {PyramidNetwork.stride}")
-    extractor = extractor if pretrained else replace(extractor, weights="random")
-    maps = build_feature_maps(extractor, settings.seed, size=settings.data.size)
+    maps = build_feature_maps(extractor_within(settings, pretrained=pretrained), settings.seed, size=settings.data.size)
     return PyramidNetwork(maps, head, tuned=network.extractor_rate > 0, hints=network.hints)
+
+
+def extractor_within(settings: TrainSettings, *, pretrained: bool = True) -> ExtractorSettings:
+    """A pyramid's extractor; with random weights where those of a checkpoint, or of the model of `--init`, follow."""
+    follow = not pretrained or (settings.init and not settings.init_partial)
+    return replace(settings.extractor, weights="random") if follow else settings.extractor
 
 
 def blank_network(settings: TrainSettings, embedding_size: int) -> ColorNetwork:

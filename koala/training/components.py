@@ -119,9 +119,8 @@ def build_components(settings: TrainSettings, accelerator: Accelerator) -> Compo
             settings.extractor, settings.data, settings.mixed_precision, settings.seed, accelerator
         )
     torch.manual_seed(settings.seed)
-    fetched = not settings.init or settings.init_partial  # else all weights are those of the model to begin with
     # the first process fetches the extractor's weights, the others find them
-    network = main_process_first(accelerator, lambda: build_network(settings, embedder.size, pretrained=fetched))
+    network = main_process_first(accelerator, lambda: build_network(settings, embedder.size))
     loss = build_loss(settings.objective, settings.data, accelerator)
     if network.prior is not None and loss.prior is not None:
         network.prior.copy_(loss.prior)

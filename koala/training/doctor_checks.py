@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,12 +94,13 @@ def decoding(settings: TrainSettings, store: ProcessStore) -> Finding:
 
 def extractor(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the extractor can be built, or where its weights would have to be fetched, whether they can."""
-    from koala.models.build import build_network
+    from koala.models.build import build_network, extractor_within
     from koala.models.extractor import bytes_to_download
 
     wanted = settings.extractor
     if settings.network.name == "pyramid":
         build_network(settings, pretrained=False)  # whether there are such feature maps
+        wanted = extractor_within(settings)
     elif wanted.name == "none":
         return Finding("ok", "none is asked for")
     elif wanted.cache:
@@ -112,7 +114,7 @@ def extractor(settings: TrainSettings, store: ProcessStore) -> Finding:
         return Finding("warning", fact, remedy)
     if missing is not None:
         return Finding("ok", f"the weights of {wanted.name} will be fetched: {format_bytes(missing)}")
-    return Finding("ok", f"{wanted.name} with {_built(settings)}")
+    return Finding("ok", f"{wanted.name} with {_built(replace(settings, extractor=wanted))}")
 
 
 def _built(settings: TrainSettings) -> str:
