@@ -69,16 +69,22 @@ def plan_start(settings: TrainSettings, network: ColorNetwork, extractor_sha256:
     same_extractor = (
         found.extractor_sha256 == extractor_sha256 and found.settings.extractor.name == settings.extractor.name
     )
-    transfer = plan_transfer(network, _given(found, network), same_extractor)
+    transfer = plan_transfer(network, _given(found.network(), network, same_extractor), same_extractor)
     _check(settings, found, transfer, same_extractor)
     presets = found.presets if transfer.whole else {}
     origin = Origin(settings.init, found.weights_sha256, found.images_seen, tuple(transfer.faults()), presets)
     return origin, transfer
 
 
-def _given(found: Checkpoint, network: ColorNetwork) -> dict[str, Tensor]:
-    """A model's weights, with this training's prior of colours in place of its own."""
-    given = found.network().state_dict()
+def _given(other: ColorNetwork, network: ColorNetwork, same_extractor: bool) -> dict[str, Tensor]:
+    """A model's weights, with this training's prior of colours in place of its own.
+
+    Those that features of another extractor enter beside other things than here, such as no hints, are left out.
+    """
+    given = other.state_dict()
+    if not same_extractor:
+        theirs, own = (getattr(each, "feature_columns", {}) for each in (other, network))
+        given = {name: weight for name, weight in given.items() if theirs.get(name) == own.get(name)}
     return given if network.prior is None else {**given, "prior": network.prior}
 
 

@@ -17,6 +17,7 @@ from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.data import color_prior
 from koala.models import checkpoint, extractor, pretrained
+from koala.models.build import build_network
 from koala.models.checkpoint import Snapshot
 from koala.models.network import FusionNetwork
 from koala.training import initial_weights, trainer
@@ -149,6 +150,17 @@ def test_hints_are_among_what_would_fit(tmp_path):
     found = checkpoint.Checkpoint(tmp_path, 8, PYRAMID, 0, "", {})
     plain = replace(PYRAMID, network=replace(PYRAMID.network, hints=False))
     assert initial_weights._as_trained(plain, found) == ["--network.hints true"]
+
+
+def test_where_features_enter_beside_other_things_nothing_is_taken():
+    """With another extractor, whose features may be as many as there are features and hints here."""
+    other, network = (
+        build_network(replace(PYRAMID, network=replace(PYRAMID.network, hints=hints)), pretrained=False)
+        for hints in (False, True)
+    )
+    left_out = {f"levels.{place}.seen.weight" for place in range(4)}
+    assert other.state_dict().keys() - initial_weights._given(other, network, same_extractor=False) == left_out
+    assert initial_weights._given(other, network, same_extractor=True).keys() == other.state_dict().keys()
 
 
 def test_a_part_is_taken_where_that_is_allowed(settings, other_model, capsys):
