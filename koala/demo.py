@@ -19,7 +19,7 @@ from koala.config.evaluation import EvaluateSettings
 from koala.config.inference import ColorizeSettings
 from koala.config.load import load_toml
 from koala.config.training import TrainSettings
-from koala.core.distributed import on_cpu, supports_bf16
+from koala.core.devices import on_cpu, supports_bf16
 from koala.core.templates import template_path as kit_path
 from koala.data import shard_writer, shards
 from koala.evaluation import evaluate

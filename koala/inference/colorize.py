@@ -21,6 +21,7 @@ from koala.config.fields import Device
 from koala.config.inference import ColorizeOptions
 from koala.config.load import validate
 from koala.config.models import Preset
+from koala.core.devices import on_cpu
 from koala.core.errors import UserError
 from koala.imaging import color, guided_filter, photo_io, toning
 from koala.inference.hints import HintsInput, place_hints, read_hints
@@ -336,6 +337,4 @@ def device_for(name: str) -> str:
     Raises:
         UserError: there is no such device.
     """
-    from koala.core.distributed import on_cpu  # with accelerate, which koala.colorize on a given model does not need
-
     return "cpu" if on_cpu(name, "no") else "cuda"

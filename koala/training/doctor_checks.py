@@ -67,7 +67,7 @@ def decoding(settings: TrainSettings, store: ProcessStore) -> Finding:
     import torch
     from PIL import Image
 
-    from koala.core.distributed import on_cpu
+    from koala.core.devices import on_cpu
     from koala.data.dali_pipeline import build_graph
     from koala.imaging import color
 

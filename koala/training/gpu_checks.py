@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from koala.config.training import TrainSettings
-from koala.core.distributed import on_cpu
+from koala.core.devices import on_cpu
 from koala.training.findings import Finding, format_count
 from koala.training.machine_checks import device_there
 from koala.training.process_store import ProcessStore

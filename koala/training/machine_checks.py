@@ -115,7 +115,7 @@ def gpus(settings: TrainSettings, store: ProcessStore) -> Finding:
 
 def precision(settings: TrainSettings, store: ProcessStore) -> Finding:
     """Whether the device computes in the precision that is asked for."""
-    from koala.core.distributed import on_cpu, supports_bf16
+    from koala.core.devices import on_cpu, supports_bf16
 
     cpu = on_cpu(device_there(settings), settings.mixed_precision)
     asked = "fp32" if settings.mixed_precision == "no" else settings.mixed_precision

@@ -205,7 +205,7 @@ def test_a_model_is_given_by_itself_by_a_name_or_not_at_all(model, run):
 def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match="a model comes from load_model, or is a path, a name or None; got int"):
         koala.colorize(make_grey(), 3)
-    with pytest.raises(koala.UserError, match="there is no /nowhere"):
+    with pytest.raises(koala.UserError, match="there is no folder /nowhere"):
         koala.colorize(make_grey(), "/nowhere")
 
 

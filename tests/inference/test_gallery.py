@@ -491,7 +491,7 @@ def test_what_cannot_be_served_is_one_sentence(run, capsys):
         assert cli.main(["gallery", "--model", str(run), "--port", port]) == 2
     assert "cannot be listened at (Address already in use); choose another --port" in capsys.readouterr().err
     assert cli.main(["gallery", "--model", "/nowhere", "--port", "0"]) == 2
-    assert "there is no /nowhere" in capsys.readouterr().err
+    assert "there is no folder /nowhere" in capsys.readouterr().err
 
 
 def test_the_page_needs_nothing_from_elsewhere():

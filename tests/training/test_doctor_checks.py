@@ -159,7 +159,7 @@ def test_gpus(settings, monkeypatch, number, free, device, processes, status, te
     ],
 )
 def test_precision(settings, alone, monkeypatch, precision, hardware, status, text):
-    monkeypatch.setattr("koala.core.distributed.supports_bf16", lambda cpu: hardware)
+    monkeypatch.setattr("koala.core.devices.supports_bf16", lambda cpu: hardware)
     finding = machine_checks.precision(replace(settings, mixed_precision=precision, device="cpu"), alone)
     assert finding.status == status
     assert text in finding.text

@@ -1,0 +1,34 @@
+"""Where networks compute: the GPU that torch finds, or the CPU; on every system, and without accelerate."""
+
+import torch
+
+from koala.core.errors import UserError
+
+
+def on_cpu(device: str, mixed_precision: str) -> bool:
+    """Whether the CPU is to compute.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        mixed_precision: "no", "fp16" or "bf16".
+
+    Raises:
+        UserError: there is no such device, or the precision is not to be had on it.
+    """
+    gpu = torch.cuda.is_available()
+    if device == "cuda" and not gpu:
+        raise UserError("there is no GPU that torch can use; leave --device at auto, or check with nvidia-smi")
+    cpu = device == "cpu" or not gpu
+    if cpu and mixed_precision == "fp16":
+        raise UserError("fp16 needs a GPU; on the CPU choose --mixed-precision bf16 or no")
+    if not cpu and mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UserError("this GPU has no bf16; choose --mixed-precision fp16 or no")
+    return cpu
+
+
+def supports_bf16(cpu: bool) -> bool:
+    """Whether the CPU, or else the GPU, computes in bf16 itself; what does not imitates it, slowly."""
+    if not cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
