@@ -22,7 +22,7 @@ from skimage.transform import resize
 
 from koala.config.inference import ColorizeSettings
 from koala.inference import batch
-from koala.models.network import STRIDE, Colorizer
+from koala.models.network import Colorizer
 from koala.models.pretrained import load_model
 
 KOALA, LOOP = "koala colorize", "Pillow and scikit-image in a loop"
@@ -53,8 +53,8 @@ def plain_loop(files: list[Path], out: Path, model: Path | None) -> Callable[[],
 def color(rgb: np.ndarray, network: Colorizer) -> np.ndarray:
     """One photo, `(H, W, 3)` uint8 in and out."""
     grey = np.asarray(Image.fromarray(rgb).convert("L"))
-    scale = network.size / min(grey.shape)
-    working = [max(STRIDE, round(length * scale / STRIDE) * STRIDE) for length in grey.shape]
+    scale, stride = network.size / min(grey.shape), network.network.stride
+    working = [max(stride, round(length * scale / stride) * stride) for length in grey.shape]
     lightness = resize(rgb2lab(gray2rgb(grey))[..., 0], working, anti_aliasing=True) / 50 - 1
     ab = network(torch.tensor(lightness, dtype=torch.float32)[None, None])[0].permute(1, 2, 0).numpy() * 127
     lab = np.dstack([rgb2lab(rgb)[..., 0], resize(ab, rgb.shape[:2], order=1)])
