@@ -1,5 +1,9 @@
 """Where networks compute: the GPU that torch finds, or the CPU; on every system, and without accelerate."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 from koala.core.errors import UserError
@@ -32,3 +36,21 @@ def supports_bf16(cpu: bool) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@contextmanager
+def fp32_products(tf32: bool = False) -> Iterator[None]:
+    """Let a GPU compute products of fp32 in fp32, or with factors of 10 bits; torch by default does both.
+
+    Args:
+        tf32: shorten the factors.
+    """
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = tf32
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.allow_tf32 = value

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from koala.core.devices import on_cpu
+from koala.core.devices import fp32_products, on_cpu
 from koala.core.errors import UserError
 from koala.core.object_store import stop_waiting
 
@@ -81,24 +81,6 @@ def _end_with_launcher() -> None:
     """Let Linux send SIGTERM to a process whose launcher has died: nobody would end it, or know that it trains on."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform.startswith("linux"):  # torch's own launcher sets it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-@contextmanager
-def fp32_products(tf32: bool = False) -> Iterator[None]:
-    """Let a GPU compute products of fp32 in fp32, or with factors of 10 bits; torch by default does both.
-
-    Args:
-        tf32: shorten the factors.
-    """
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    try:
-        for place in places:
-            place.allow_tf32 = tf32
-        yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            place.allow_tf32 = value
 
 
 @cache

@@ -21,7 +21,7 @@ from koala.config.fields import Device
 from koala.config.inference import ColorizeOptions
 from koala.config.load import validate
 from koala.config.models import Preset
-from koala.core.devices import on_cpu
+from koala.core.devices import fp32_products, on_cpu
 from koala.core.errors import UserError
 from koala.imaging import color, guided_filter, photo_io, toning
 from koala.inference.hints import HintsInput, place_hints, read_hints
@@ -151,7 +151,9 @@ def _colorize(
     if view.kind == "color" and not recolor:
         return pixels.copy()
     placed = placed_hints(hints, levels, view)
-    painted = paint(levels, view, predict(model, view.lightness, options, placed), options)
+    with fp32_products():
+        ab = predict(model, view.lightness, options, placed)
+    painted = paint(levels, view, ab, options)
     return painted if levels is pixels else painted.astype(np.float32) / 65535
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from koala.config.models import ExtractorSettings
-from koala.core.distributed import GracefulStop, fp32_products, open_accelerator
+from koala.core.devices import fp32_products
+from koala.core.distributed import GracefulStop, open_accelerator
 from koala.core.errors import UserError
 from koala.training import trainer
 from koala.training.components import build_components, training_batches

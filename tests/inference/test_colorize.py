@@ -222,3 +222,15 @@ def test_options_have_one_meaning_everywhere():
         "recolor",
         "hints",
     }
+
+
+def test_a_gpu_computes_in_fp32(monkeypatch):
+    """Not with TF32's short factors, as torch would by default; what the program itself chose is back afterwards."""
+    chosen, seen = torch.backends.cudnn.allow_tf32, []
+    predict = colorize.predict
+    monkeypatch.setattr(
+        colorize, "predict", lambda *given: seen.append(torch.backends.cudnn.allow_tf32) or predict(*given)
+    )
+    koala.colorize(np.zeros((32, 32), np.uint8))
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == chosen

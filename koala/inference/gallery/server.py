@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from koala.config.imaging import PictureLimits
 from koala.config.inference import GallerySettings
 from koala.core import http, http_server
+from koala.core.devices import fp32_products
 from koala.core.errors import UserError
 from koala.imaging.decoders import open_picture
 from koala.imaging.errors import UnreadableImageError, decoder_errors, kind_of
@@ -285,7 +286,7 @@ def gallery_command(settings: GallerySettings) -> int:
     Raises:
         UserError: there is no model, or the address cannot be listened at.
     """
-    with http_server.open_listener(settings.host, settings.port) as listener:
+    with http_server.open_listener(settings.host, settings.port) as listener, fp32_products():
         model = load_model(settings.model, settings.extractor.weights).to(device_for(settings.device))
         app = create_app(settings, painting.options_for(model), painting.makers_for(model))
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # not a line for each form that is none
