@@ -7,8 +7,10 @@ References:
     Baldassarre, Gonzalez Morin, Rodes-Guirao: Deep Koalarization, arXiv:1712.03400.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, Literal
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -100,9 +102,11 @@ class ColorNetwork(nn.Module):
         embedding_size: E of the embedding that is taken; 0 where none is.
         hints: whether hints are taken.
         prior: `(Q,)` how often each bin occurs in what was trained on, where that is kept.
+        feature_columns: weights that the extractor's features enter, and their columns before and after the features'.
     """
 
     stride = STRIDE
+    feature_columns: Mapping[str, tuple[int, int]] = MappingProxyType({})
     embedding_size = 0
     hints = False
     prior: Tensor | None
@@ -147,12 +151,9 @@ class FusionNetwork(ColorNetwork):
     Args:
         embedding_size: E; 0 for a network without extractor.
         head: what is predicted: ab itself, or which bin of the ab plane it lies in.
-
-    Attributes:
-        feature_columns: weights that the embedding enters, and their columns before and after its own.
     """
 
-    feature_columns: ClassVar[dict[str, tuple[int, int]]] = {"fusion.mix.weight": (256, 0)}
+    feature_columns = MappingProxyType({"fusion.mix.weight": (256, 0)})
 
     def __init__(self, embedding_size: int = 1000, head: Head = "ab") -> None:
         super().__init__(head)

@@ -83,7 +83,7 @@ def _given(other: ColorNetwork, network: ColorNetwork, same_extractor: bool) -> 
     """
     given = other.state_dict()
     if not same_extractor:
-        theirs, own = (getattr(each, "feature_columns", {}) for each in (other, network))
+        theirs, own = other.feature_columns, network.feature_columns
         given = {name: weight for name, weight in given.items() if theirs.get(name) == own.get(name)}
     return given if network.prior is None else {**given, "prior": network.prior}
 
