@@ -7,6 +7,7 @@ end for it. `RUN/trackers.json` remembers under which id a tracker has the run, 
 import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.util import find_spec
@@ -92,6 +93,11 @@ class Tracker:
         try:
             work()
         except Exception as error:  # every service fails in its own way
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Tell of a failure, once, and leave the tracker alone from then on."""
+        if not self._failed:
             self._failed = True
             warn(f"the tracker {self.name} has failed ({first_line(error)}); metrics.jsonl goes on")
 
@@ -108,8 +114,31 @@ def open_trackers(
     names: Sequence[str], run: Path, images_seen: int, facts: Mapping[str, str]
 ) -> Iterator[list[Tracker]]:
     """Trackers of a run, closed at the end; see `Tracker`."""
-    with ExitStack() as opened:
-        yield [opened.enter_context(closing(Tracker(name, run, images_seen, facts))) for name in names]
+    trackers: list[Tracker] = []
+    with _failing_threads_of(trackers), ExitStack() as opened:
+        for name in names:
+            trackers.append(opened.enter_context(closing(Tracker(name, run, images_seen, facts))))
+        yield trackers
+
+
+@contextmanager
+def _failing_threads_of(trackers: Sequence[Tracker]) -> Iterator[None]:
+    """What ends a thread of a tracker's package, such as TensorBoard's on a full disk, is told as its failure."""
+    report = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        package = type(raised.thread).__module__.partition(".")[0]
+        failed = next((tracker for tracker in trackers if tracker.name == package), None)
+        if failed and isinstance(raised.exc_value, Exception):
+            failed.fail(raised.exc_value)
+        else:
+            report(raised)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = report
 
 
 def _build(name: str, run: Path, images_seen: int, known: str) -> Any:

@@ -1,12 +1,16 @@
 """Experiment trackers: what they are told, resuming, failing; the real ones where they are installed."""
 
+import errno
 import json
+import os
 import re
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from accelerate import tracking
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from koala import cli
 from koala.config.data import DataSettings
@@ -101,6 +105,31 @@ def test_a_tracker_that_fails_stops_no_training(settings, fake, monkeypatch, cap
     assert said.count("the tracker aim has failed (the service is away); metrics.jsonl goes on") == 1
     assert checkpoint.find_checkpoint(settings.run).images_seen == 8
     assert len(entries(settings.run)) == 3
+
+
+def test_tensorboard_on_a_full_disk_is_told_of_in_one_sentence(tmp_path, monkeypatch, capsys):
+    """Its thread writes, fails and ends; a traceback of that is no news for people."""
+
+    def write(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with trackers.open_trackers(["tensorboard"], tmp_path / "run", 0, {"batch_size": "4"}) as (tensorboard,):
+        monkeypatch.setattr(RecordWriter, "write", write)
+        for images_seen in range(100):
+            tensorboard.add(images_seen, {"train/loss": 1.0})
+    said = capsys.readouterr().err
+    assert said.count("the tracker tensorboard has failed ([Errno 28] No space left on device)") == 1
+    assert "Traceback" not in said
+
+
+def test_threads_that_are_not_a_tracker_s_are_reported_as_before(tmp_path, monkeypatch):
+    reported = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    with trackers.open_trackers(["tensorboard"], tmp_path / "run", 0, {}):
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+    assert [type(raised.exc_value) for raised in reported] == [ZeroDivisionError]
 
 
 def test_a_tracker_that_cannot_be_started_is_refused(settings, fake, monkeypatch):
