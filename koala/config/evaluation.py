@@ -32,7 +32,7 @@ class ImageIds(Strict):
     """A name with its number in braces, as in "ILSVRC2012_val_{:08d}"; `first` and `last` are the numbers' range."""
     first: Annotated[int, Field(ge=0)] = 0
     """First number."""
-    last: Annotated[int, Field(ge=0)] = 0
+    last: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Last number."""
     file: str = ""
     """Text file with a name a line, relative to the protocol's own file; with a pattern, names must be within it."""

@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import tarfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -48,6 +49,9 @@ from koala.data.tars import BLOCK, padded_length
 from koala.data.verification import check_shards
 from koala.imaging.errors import UnreadableImageError
 from koala.imaging.jpeg_intake import IntakeResult, validate_or_transcode
+
+
+_PIECE = 1 << 20  # bytes that are written at a time
 
 
 @dataclass(frozen=True)
@@ -284,9 +288,11 @@ def write_shard(job: WriteJob, shard: PlannedShard, progress: Progress | None = 
     _remove_parts(job.out, shard.name)
     part = tar.with_suffix(f".tar.{os.getpid()}.part")
     try:
-        with part.open("wb", buffering=1 << 20) as file:
+        with part.open("wb", buffering=_PIECE) as file:
             stream = _Hashing(file)
             with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
+                # the same bytes in one piece a member; webdataset's way is to cut them into 10 KiB
+                writer.tarstream = tarfile.open(fileobj=stream, mode="w", copybufsize=_PIECE)  # type: ignore
                 samples = list(_fill(writer, job, shard, quarantined, progress))
             fsync(file)
         name_tar(part, tar)
@@ -360,6 +366,9 @@ class _Hashing(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
+    def tell(self) -> int:
+        return self.count
+
     def write(self, data: Any) -> int:
         self.sha256.update(data)
         self.count += len(data)
@@ -402,7 +411,8 @@ def repair_command(settings: RepairShards) -> int:
 
 def _report(out: Location, manifest: ShardManifest) -> int:
     counts = ", ".join(
-        f"{manifest.samples(split)} {split} in {len(entries)} shards" for split, entries in manifest.splits.items()
+        f"{manifest.samples(split)} {split} in {len(entries)} shard{'s' * (len(entries) > 1)}"
+        for split, entries in manifest.splits.items()
     )
     print(f"{manifest.read} read = {manifest.written} written + {manifest.quarantined} set aside")
     if manifest.passed_over:

@@ -173,7 +173,12 @@ def _built_in() -> Colorizer:
 
 
 def _device(device: str | torch.device) -> str | torch.device:
-    return device_for(device) if isinstance(device, str) and device in get_args(Device) else device
+    if isinstance(device, str) and device in get_args(Device):
+        return device_for(device)
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise UserError(f"there is no device {device!r}; name cpu, cuda, cuda:1 or auto") from None
 
 
 def check_hints(model: Colorizer, hints: object) -> None:

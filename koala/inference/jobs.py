@@ -83,6 +83,8 @@ def plan_jobs(settings: ColorizeSettings) -> Plan:
     Raises:
         UserError: there is no photo, or one would be written over.
     """
+    if settings.photos and not any(place.exists() for place in settings.photos):
+        raise UserError(f"{_some([str(place) for place in settings.photos])}: nothing is there; correct the path")
     found = list(_files(settings.photos, settings.out))
     left_out = tuple(path for path, _, given in found if not given and not photo_io.is_picture_name(path))
     pictures = {

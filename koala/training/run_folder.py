@@ -84,7 +84,7 @@ def facts(settings: TrainSettings, components: Components, state: TrainState) ->
     shards = hashlib.sha256("".join(components.data.sha256).encode()).hexdigest()
     hashes = {"sha256.shards": shards, "sha256.extractor": components.embedder.sha256}
     hashes |= {"sha256.prior": components.loss.prior_sha256, "sha256.init": state.origin.get("sha256", "")}
-    told = {**flat(to_dict(lasting(settings))), **hashes}
+    told = {**flat(to_dict(replace(lasting(settings), notify=""))), **hashes}  # a command may hold a secret
     return {name: str(value) for name, value in told.items() if value != ""}
 
 

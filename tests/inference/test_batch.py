@@ -313,6 +313,11 @@ def test_what_is_no_picture_by_name_is_left_out_with_a_count(run, tmp_path, caps
     ]
 
 
+def test_a_path_that_leads_nowhere_is_said_with_what_to_do(run, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere: nothing is there; correct the path"):
+        batch.colorize_command(settings(run, tmp_path / "nowhere", tmp_path / "out"))
+
+
 def test_a_folder_without_a_picture_by_name_is_said(run, tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     message = r"there is no photo to colour \(1 left out that are no pictures by name \(notes.txt\)\); name photos"

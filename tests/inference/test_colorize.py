@@ -174,6 +174,11 @@ def test_a_gpu_that_is_not_there_is_said(model):
         koala.colorize(make_grey(), model, device="cuda")
 
 
+def test_a_device_that_nobody_knows_is_said(model):
+    with pytest.raises(UserError, match=r"there is no device 'gpu'; name cpu, cuda"):
+        koala.colorize(make_grey(), model, device="gpu")
+
+
 # ---------------------------------------------------------------- photos in colour, and models
 
 
