@@ -51,9 +51,6 @@ from koala.imaging.errors import UnreadableImageError
 from koala.imaging.jpeg_intake import IntakeResult, validate_or_transcode
 
 
-_PIECE = 1 << 20  # bytes that are written at a time
-
-
 @dataclass(frozen=True)
 class WriteJob:
     """All that a process needs to write shards."""
@@ -288,11 +285,12 @@ def write_shard(job: WriteJob, shard: PlannedShard, progress: Progress | None = 
     _remove_parts(job.out, shard.name)
     part = tar.with_suffix(f".tar.{os.getpid()}.part")
     try:
-        with part.open("wb", buffering=_PIECE) as file:
+        with part.open("wb", buffering=1 << 20) as file:
             stream = _Hashing(file)
-            with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
-                # the same bytes in one piece a member; webdataset's way is to cut them into 10 KiB
-                writer.tarstream = tarfile.open(fileobj=stream, mode="w", copybufsize=_PIECE)  # type: ignore
+            with (
+                TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer,
+                tarfile.open(fileobj=stream, mode="w") as writer.tarstream,  # webdataset's own cuts all into 10 KiB
+            ):
                 samples = list(_fill(writer, job, shard, quarantined, progress))
             fsync(file)
         name_tar(part, tar)

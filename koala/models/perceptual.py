@@ -75,11 +75,13 @@ class PerceptualLoss(nn.Module):
         with torch.no_grad():
             wanted = self.look(lightness, true)
         found = self.look(lightness, predicted)
-        distance = self._settings.perceptual * _distance(found.stages, wanted.stages)
-        if found.classes is None or wanted.classes is None:
-            return distance
-        divergence = F.kl_div(found.classes, wanted.classes, reduction="batchmean", log_target=True)
-        return distance + self._settings.recognition * divergence
+        loss = predicted.new_zeros(())
+        if self._settings.perceptual:
+            loss = loss + self._settings.perceptual * _distance(found.stages, wanted.stages)
+        if found.classes is not None and wanted.classes is not None:
+            divergence = F.kl_div(found.classes, wanted.classes, reduction="batchmean", log_target=True)
+            loss = loss + self._settings.recognition * divergence
+        return loss
 
     def look(self, lightness: Tensor, ab: Tensor) -> "_Seen":
         """What the network sees in the pictures."""
