@@ -77,13 +77,6 @@ class ObjectiveSettings(Strict):
     """That network: a timm model."""
     perceptual_weights: Annotated[str, arg(metavar="FILE"), Advanced] = "pretrained"
     """File of its weights, or "pretrained" or "random"."""
-    recognition: Annotated[float, Field(ge=0), Advanced] = 0.0
-    """Weight of how differently that network names what is in the picture."""
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether a frozen network judges the pictures."""
-        return bool(self.perceptual or self.recognition)
 
 
 def _named(value: Any) -> Any:

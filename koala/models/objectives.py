@@ -123,7 +123,7 @@ class Objective:
     Args:
         settings: which.
         weights: `(Q,)` of the bins, for those in which rare colours count more.
-        distance: of pictures for a frozen network, weighted, from lightness, predicted ab and true ab.
+        distance: between the features of pictures, from lightness, predicted ab and true ab; for the perceptual term.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Objective:
             if settings.colorfulness:
                 loss = loss + joined * settings.colorfulness * colorfulness_error(lightness, predicted, true)
             if self._distance is not None:
-                loss = loss + self._distance(lightness, predicted, true)
+                loss = loss + settings.perceptual * self._distance(lightness, predicted, true)
         return loss
 
     def _main(self, output: Tensor, true: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A distance between pictures by the features of a frozen network, for training."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,10 @@ def extractor_settings(settings: ObjectiveSettings) -> ExtractorSettings:
 
 
 class PerceptualLoss(nn.Module):
-    """How differently a frozen network sees two pictures: its features, stage by stage, and what it recognises.
+    """The mean absolute difference of features, stage by stage.
 
     Args:
-        settings: which network, and the weight of each part.
+        settings: which network.
         size: height and width of the pictures.
         mixed_precision: in which the network computes; distances are summed in fp32.
 
@@ -37,14 +37,13 @@ class PerceptualLoss(nn.Module):
             had.
 
     References:
-        Features: Johnson, Alahi, Fei-Fei: Perceptual Losses, arXiv:1603.08155; the weights of the stages are those of
-        Kang et al., DDColor, arXiv:2212.11613, over VGG16-BN. Recognition: the divergence of Hinton, Vinyals, Dean,
-        arXiv:1503.02531, at temperature 1.
+        Johnson, Alahi, Fei-Fei: Perceptual Losses, arXiv:1603.08155; the weights of the stages are those of Kang et
+        al., DDColor, arXiv:2212.11613, over VGG16-BN.
     """
 
     def __init__(self, settings: ObjectiveSettings, size: int, mixed_precision: MixedPrecision = "no") -> None:
         super().__init__()
-        self._settings, self._dtype = settings, extractor.DTYPES[mixed_precision]
+        self._dtype = extractor.DTYPES[mixed_precision]
         name = settings.perceptual_network
         if name == "none":
             raise UserError("a perceptual term needs a network; name one with --objective.perceptual-network")
@@ -54,9 +53,8 @@ class PerceptualLoss(nn.Module):
         self.extractor = built
         model: Any = built.model
         try:
-            if not settings.recognition:
-                model.prune_intermediate_layers(prune_head=True)  # a hundred million weights of VGG's
-            self.look(torch.zeros(1, 1, size, size), torch.zeros(1, 2, size, size))
+            model.prune_intermediate_layers(prune_head=True)  # a hundred million weights of VGG's
+            self._features(torch.zeros(1, 1, size, size), torch.zeros(1, 2, size, size))
         except (AttributeError, AssertionError, RuntimeError, NotImplementedError) as error:
             raise UserError(
                 f"{name} cannot judge pictures of {size} pixels ({first_line(error)}); choose another "
@@ -65,7 +63,7 @@ class PerceptualLoss(nn.Module):
         built.fold()
 
     def forward(self, lightness: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
-        """How far predicted colours are from the true ones, each part times its weight.
+        """How far predicted colours are from the true ones.
 
         Args:
             lightness: `(B, 1, H, W)` on the network's scale.
@@ -73,38 +71,16 @@ class PerceptualLoss(nn.Module):
             true: `(B, 2, H, W)` ab.
         """
         with torch.no_grad():
-            wanted = self.look(lightness, true)
-        found = self.look(lightness, predicted)
-        loss = predicted.new_zeros(())
-        if self._settings.perceptual:
-            loss = loss + self._settings.perceptual * _distance(found.stages, wanted.stages)
-        if found.classes is not None and wanted.classes is not None:
-            divergence = F.kl_div(found.classes, wanted.classes, reduction="batchmean", log_target=True)
-            loss = loss + self._settings.recognition * divergence
-        return loss
+            wanted = self._features(lightness, true)
+        found = self._features(lightness, predicted)
+        distances = [F.l1_loss(mine.float(), theirs.float()) for mine, theirs in zip(found, wanted, strict=True)]
+        weights = _WEIGHTS[len(_WEIGHTS) - len(distances) :]
+        return torch.stack([weight * distance for weight, distance in zip(weights, distances, strict=True)]).sum()
 
-    def look(self, lightness: Tensor, ab: Tensor) -> "_Seen":
-        """What the network sees in the pictures."""
+    def _features(self, lightness: Tensor, ab: Tensor) -> list[Tensor]:
+        """What the stages see, five at the most: what timm's VGG gives after its fifth is that once more, pooled."""
         rgb = color.lab_to_rgb(color.to_lab(lightness.float(), ab.float()))
         normal = ((rgb - self.extractor.mean) / self.extractor.std).contiguous(memory_format=torch.channels_last)
         model: Any = self.extractor.model
         with torch.autocast(normal.device.type, self._dtype, enabled=self._dtype is not None):
-            last, stages = model.forward_intermediates(normal)
-            classes = model.forward_head(last).float() if self._settings.recognition else None
-        return _Seen(stages[: len(_WEIGHTS)], None if classes is None else torch.log_softmax(classes, dim=1))
-
-
-class _Seen(NamedTuple):
-    """What a network sees in pictures: its stages' features, and the logarithms of its classes' probabilities.
-
-    There are five stages at the most: what timm's VGG gives after its fifth is that once more, pooled.
-    """
-
-    stages: list[Tensor]
-    classes: Tensor | None = None
-
-
-def _distance(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
-    """Mean absolute difference, the later stages counting more."""
-    distances = [F.l1_loss(mine.float(), theirs.float()) for mine, theirs in zip(found, wanted, strict=True)]
-    return torch.stack([weight * each for weight, each in zip(_WEIGHTS[-len(found) :], distances, strict=True)]).sum()
+            return model.forward_intermediates(normal, intermediates_only=True)[: len(_WEIGHTS)]

@@ -182,7 +182,7 @@ def build_loss(settings: ObjectiveSettings, data: DataSettings, accelerator: Acc
             prior = on_main_process(accelerator, lambda: color_prior.read_prior(data.shards))
         prior_sha256 = color_prior.prior_sha256(prior)
         weights = ab_bins.rebalancing_weights(prior, settings.rebalancing).to(device)
-    if settings.is_judged:
+    if settings.perceptual:
         # the first process fetches the weights, the others find them
         perceptual = main_process_first(
             accelerator, lambda: PerceptualLoss(settings, data.size, accelerator.mixed_precision)

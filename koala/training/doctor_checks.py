@@ -174,7 +174,7 @@ def objective(settings: TrainSettings, store: ProcessStore) -> Finding:
     elif needs_prior(wanted):
         color_prior.read_prior(settings.data.shards)
         at_hand.append("prior")
-    if wanted.is_judged:
+    if wanted.perceptual:
         missing = bytes_to_download(extractor_settings(wanted), FLAG)
         at_hand.append(
             wanted.perceptual_network + (f" will be fetched: {format_bytes(missing)}" if missing is not None else "")

@@ -85,7 +85,7 @@ def training_facts(
         **layer_shapes(network, size),
         "parameters": f"{trained:,} trained, {sum(weight.numel() for weight in frozen):,} frozen",
         "arithmetic": f"{flops / 1e9:.1f} GFLOP an image, {flops * total:.3g} FLOP in all",
-        **({"without": "what the perceptual network takes"} if settings.objective.is_judged else {}),
+        **({"without": "what the perceptual term takes"} if settings.objective.perceptual else {}),
         "memory": f"about {(state + activations) / 2**30:.2f} GiB a device, of which {activations / 2**30:.2f} are "
         "activations; decoding and the workspace of convolutions come on top",
     }

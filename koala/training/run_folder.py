@@ -29,7 +29,7 @@ _OLD_RUNS = Path("log/koala")  # where koala 0.1 put runs, by date alone
 _DATE = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(?:_\d+)?"
 _MUST_STAY = (  # in a run that is resumed
     *("seed", "init", "objective.name", "objective.rebalancing", "objective.colorfulness"),
-    *("objective.perceptual", "objective.recognition", "objective.perceptual_network"),
+    *("objective.perceptual", "objective.perceptual_network"),
     *("data.synthetic", "data.geometry", "data.size", "data.lightness", "data.filter", "data.mirror", "data.aging"),
     *("network.name", "network.hints", "network.extractor_rate", "objective.mean_error"),
     *("optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.options"),

@@ -7,7 +7,6 @@ import torch
 
 from koala.config.models import ObjectiveSettings
 from koala.core.errors import UserError
-from koala.imaging import color
 from koala.models import extractor, perceptual
 
 SETTINGS = ObjectiveSettings(perceptual=1.0, perceptual_network="resnet10t", perceptual_weights="random")
@@ -65,7 +64,7 @@ def test_folded_batch_normalisation_changes_nothing_but_rounding(monkeypatch):
     whole = perceptual.PerceptualLoss(SETTINGS, 64)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert folded.sha256 == whole.sha256, "a run stays with the weights as they came"
-    for found, expected in zip(folded.look(*pictures(6)).stages, whole.look(*pictures(6)).stages, strict=True):
+    for found, expected in zip(folded._features(*pictures(6)), whole._features(*pictures(6)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -93,7 +92,7 @@ def test_the_last_stage_of_vgg_counts_most():
     """Five stages of 64, 128, 256, 512 and 512 channels; what timm gives besides is the last one pooled."""
     settings = ObjectiveSettings(perceptual=1.0, perceptual_network="vgg11", perceptual_weights="random")
     judge = perceptual.PerceptualLoss(settings, 32)
-    features = judge.look(torch.zeros(1, 1, 32, 32), torch.zeros(1, 2, 32, 32)).stages
+    features = judge._features(torch.zeros(1, 1, 32, 32), torch.zeros(1, 2, 32, 32))
     assert [tuple(feature.shape[1:]) for feature in features] == [
         *((64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (512, 2, 2))
     ]
@@ -108,20 +107,3 @@ def test_in_bf16_it_is_the_same_but_for_rounding(distance):
     expected, found = float(distance(lightness, other, ab)), float(coarse(lightness, other, ab))
     assert found != expected
     assert found == pytest.approx(expected, rel=0.05)
-
-
-def test_recognition_is_the_divergence_between_what_is_named_in_the_two_pictures():
-    """By its definition on the network's own probabilities; it is 0 where the pictures are the same."""
-    settings = replace(SETTINGS, perceptual=0.0, recognition=0.5)
-    judge = perceptual.PerceptualLoss(settings, 64)
-    lightness, ab = pictures(0)
-    assert float(judge(lightness, ab, ab)) == pytest.approx(0, abs=1e-6)
-
-    shares = []
-    for colors in (ab, ab / 2):
-        rgb = color.lab_to_rgb(color.to_lab(lightness, colors))
-        shares.append(judge.extractor.model((rgb - judge.extractor.mean) / judge.extractor.std).softmax(dim=1))
-    true, predicted = shares
-    divergence = float((true * (true / predicted).log()).sum(dim=1).mean())
-    assert divergence > 0
-    assert float(judge(lightness, ab / 2, ab)) == pytest.approx(0.5 * divergence, rel=1e-2)
