@@ -26,14 +26,12 @@ from typing import Any
 from accelerate import Accelerator
 
 from koala.config.evaluation import EvaluateSettings
-from koala.config.fields import Location
 from koala.core import terminal
 from koala.core.distributed import on_main_process, open_accelerator, wait_for_all
 from koala.core.folder_lock import lock_folder
 from koala.core.version import __version__
-from koala.data.shards import Shards, read_manifest
 from koala.evaluation import protocol, results, summary, text_report
-from koala.evaluation.components import Components, build_components
+from koala.evaluation.components import Components, build_components, images_sha256
 from koala.evaluation.folder_pictures import FolderPictures
 from koala.evaluation.measuring import Measuring
 from koala.evaluation.partial_results import PartialResults
@@ -130,7 +128,7 @@ def provenance(settings: EvaluateSettings, components: Components) -> dict[str, 
         "shards": str(settings.shards),
         "split": settings.split,
         "filter": settings.filter,
-        "shards_sha256": _shards_sha256(settings.shards, settings.split, components.images.shards),
+        "shards_sha256": images_sha256(settings.shards, settings.split, components.images.shards),
         "input_lightness": rules.lightness,
         "protocol": {**asdict(rules), **asdict(protocol.protocol_hashes(rules))},
         "judges": {
@@ -152,9 +150,3 @@ def _picture_count(asked: int | None, components: Components) -> int:
     if asked is not None:
         return asked
     return 0 if isinstance(components.pictures, FolderPictures) else len(components.images.shards)
-
-
-def _shards_sha256(folder: Location, split: str, shards: Shards) -> str:
-    """Of the bytes of a split, and of which of its samples there are."""
-    entries = [entry.sha256 for entry in read_manifest(folder).splits[split]]
-    return hashlib.sha256(json.dumps([*entries, shards.selection]).encode()).hexdigest()

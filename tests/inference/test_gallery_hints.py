@@ -585,6 +585,9 @@ class Visitor:
         self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 1})
         assert self.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         self.driver.execute_script("after.scrollIntoView({ block: 'center' })")
+        for axis in "XY":  # WebKit, and with it every iPhone, says so of fingers
+            still = f"Object.defineProperty(MouseEvent.prototype, 'movement{axis}', {{ get: () => 0 }})"
+            self.driver.execute_script(still)
         box = self.driver.execute_script("return after.getBoundingClientRect().toJSON()")
         self.touch("touchStart", box["left"] + 0.8 * box["width"], box["top"] + 0.2 * box["height"])
         self.touch("touchEnd")
