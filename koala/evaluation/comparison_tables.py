@@ -37,7 +37,7 @@ def to_text(comparison: Comparison, colored: bool = False) -> list[str]:
         "",
         *aligned(hue_rows(comparison)),
         *recognitions(comparison),
-        *(_alarm(column, colored) for column in comparison.columns if _is_unbeaten(column)),
+        *alarms(comparison.columns, colored),
     ]
 
 
@@ -63,14 +63,11 @@ def recognitions(comparison: Comparison) -> list[str]:
     return [f"{name}: {recognition.sentence(one)}" for name, one in found.items() if one]
 
 
-def _is_unbeaten(column: EvaluationResult) -> bool:
-    """Whether next to nothing is as good."""
-    return not (column.report.get("verdict") or {"beaten": True})["beaten"]
-
-
-def _alarm(column: EvaluationResult, colored: bool) -> str:
-    text = f"{column.name}: {column.report['verdict']['text']}"
-    return terminal.alarm(text) if colored else text
+def alarms(columns: Iterable[EvaluationResult], colored: bool = False) -> list[str]:
+    """A sentence on each column than which next to nothing is as good, in red where the terminal shows colours."""
+    verdicts = {column.name: column.report.get("verdict") for column in columns}
+    told = [f"{name}: {verdict['text']}" for name, verdict in verdicts.items() if verdict and not verdict["beaten"]]
+    return [terminal.alarm(text) for text in told] if colored else told
 
 
 def _shares_nearer(comparison: Comparison, name: str) -> list[str]:
