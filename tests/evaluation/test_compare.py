@@ -75,6 +75,9 @@ def test_networks_that_see_other_lightness_can_be_compared(two, tmp_path, capsys
     assert printed[0].split() == ["grey", "color", "(grey)", "(constant)", "(own", "mean)"]
     assert printed[1].split() == ["input", "L*", "grey", "color"]
     assert any(line.startswith("psnr ") for line in printed)
+    told = "one colour everywhere, the mean of the pictures that are judged."
+    assert any(told in line for line in printed)
+    assert told in (tmp_path / "comparison.html").read_text()
 
 
 def test_what_was_not_judged_alike_is_refused_in_words(two, run, shard_folder, tmp_path):
