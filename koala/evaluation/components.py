@@ -88,8 +88,10 @@ class Components:
     out: Path
 
 
-def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Components:
-    """Build them as the settings say.
+def build_components(
+    settings: EvaluateSettings, accelerator: Accelerator, constant: MeanColor | None = None
+) -> Components:
+    """Build them as the settings say; the constant colour, too, where none is given.
 
     Raises:
         UserError: checkpoint, shards or protocol are not whole, or do not fit together.
@@ -111,7 +113,7 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         pictures = NetworkPictures(model, rules.assembly, accelerator.autocast)
         title = "koala"
     judges = build_judges(settings, found, rules, images, accelerator.device)
-    constant = _constant(settings, model)
+    constant = constant or _constant(settings, model)
     out = settings.out or results.default_folder(settings.model, trained=found is not None)
     return Components(rules, images, pictures, cache, judges, constant, title, out)
 

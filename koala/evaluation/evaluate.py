@@ -31,6 +31,7 @@ from koala.core.distributed import on_main_process, open_accelerator, wait_for_a
 from koala.core.folder_lock import lock_folder
 from koala.core.version import __version__
 from koala.evaluation import protocol, results, summary, text_report
+from koala.evaluation.baselines import MeanColor
 from koala.evaluation.components import Components, build_components, images_sha256
 from koala.evaluation.folder_pictures import FolderPictures
 from koala.evaluation.measuring import Measuring
@@ -39,8 +40,12 @@ from koala.evaluation.partial_results import PartialResults
 _WRITTEN = ("report.html", "scores.json", "per_image.csv", "convincing.txt", "sheet.png", "pictures")
 
 
-def evaluate(settings: EvaluateSettings) -> int:
+def evaluate(settings: EvaluateSettings, constant: MeanColor | None = None) -> int:
     """`koala evaluate`: score every image once, on any number of processes, and write what is seen of it.
+
+    Args:
+        settings: what is judged, and how.
+        constant: the baseline's colour; by default it is found as the settings say.
 
     Returns:
         0.
@@ -49,7 +54,7 @@ def evaluate(settings: EvaluateSettings) -> int:
         UserError: checkpoint, shards or protocol are not whole, or do not fit together.
     """
     with open_accelerator(settings.device, settings.mixed_precision) as accelerator:
-        components = build_components(settings, accelerator)
+        components = build_components(settings, accelerator, constant)
         Evaluation(settings, components, accelerator).run()
         if accelerator.is_main_process:
             colored = terminal.has_colors(sys.stdout)
