@@ -143,7 +143,7 @@ class BenchmarkSettings(TrainSettings):
 
 @dataclass(frozen=True)
 class ReportRun(Strict):
-    """Write one page of a training: curves, pictures over time, speed, alarms, settings, hashes, environment.
+    """Write one page of a training: curves, pictures, its evaluation, speed, alarms, settings, hashes, environment.
 
     The page holds all it needs. It may be written while the training goes.
     """

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from koala.config.evaluation import CompareSettings, EvaluateSettings
-from koala.config.fields import Location, as_location
+from koala.config.fields import as_location
 from koala.core import terminal
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.evaluation import comparison_tables, evaluate, results, summary
+from koala.evaluation.baselines import MeanColor
 from koala.evaluation.comparison import Comparison, compare
 from koala.evaluation.results import EvaluationResult
 from koala.imaging import contact_sheet
@@ -73,7 +74,7 @@ def compare_command(settings: CompareSettings) -> int:
     for name, folder in _named(settings.pictures).items():
         if name in runs:
             raise UserError(f"two columns are called {name}; give one another name with NAME=FOLDER")
-        evaluate.evaluate(_judging(settings, columns, name, folder))
+        evaluate.evaluate(_judging(settings, columns, name, folder), _constant(columns))
         columns.append(results.read_result(settings.out / name, name))
     if len(columns) < 2:
         raise UserError("there is nothing to compare; name two evaluations, or one and --pictures NAME=FOLDER")
@@ -97,10 +98,10 @@ def _named(words: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _training_shards(report: Mapping[str, Any]) -> Location | None:
-    """The folder whose mean colour the constant is, where it is known."""
-    folder = (report.get("constant_known") or {}).get("shards")
-    return as_location(folder) if folder else None
+def _constant(columns: Sequence[EvaluationResult]) -> MeanColor | None:
+    """The constant colour that the first run was judged beside, wherever its training's shards are by now."""
+    known: Mapping[str, Any] | None = columns[0].report.get("constant_known") if columns else None
+    return MeanColor(tuple(known["ab"]), known["shards"]) if known else None
 
 
 def _judging(
@@ -123,7 +124,6 @@ def _judging(
         limit=settings.limit,
         filter=report.get("filter", ""),
         classifier=classifier,
-        training_shards=_training_shards(report),
         features="protocol" if judged_by_networks else "none",
         inception=settings.inception,
         lpips=settings.lpips,

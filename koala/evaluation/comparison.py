@@ -46,6 +46,7 @@ class Comparison:
         names: of the scores that all columns have, in the order of `koala.evaluation.scoring.MEANINGS`.
         differences: for each column but the baseline, for each score.
         beside: what next to nothing scores on the same images (`koala.evaluation.baselines`), names in brackets.
+        constant_of: whose mean the constant colour is, in words; empty without baselines.
     """
 
     columns: Sequence[EvaluationResult]
@@ -53,6 +54,7 @@ class Comparison:
     names: Sequence[str]
     differences: Mapping[str, Mapping[str, Difference]]
     beside: Mapping[str, Mapping[str, float]]
+    constant_of: str
 
     @property
     def heads(self) -> list[str]:
@@ -91,15 +93,16 @@ def compare(columns: Sequence[EvaluationResult], baseline: str = "") -> Comparis
         for column in columns
         if column is not first
     }
-    return Comparison(columns, first.name, names, differences, _beside(columns))
+    return Comparison(columns, first.name, names, differences, *_beside(columns))
 
 
-def _beside(columns: Sequence[EvaluationResult]) -> dict[str, Mapping[str, float]]:
-    """What the baselines score; the constant colour is that of the first column that knows its training's."""
-    known = [column for column in columns if column.report.get("baselines")]
-    trained = [column for column in known if column.report["constant"]["of"] != baselines.FROM_TRUTH]
-    scores: Mapping[str, Mapping[str, float]] = next((column.report["baselines"] for column in [*trained, *known]), {})
-    return {f"({name})": values for name, values in scores.items()}
+def _beside(columns: Sequence[EvaluationResult]) -> tuple[dict[str, Mapping[str, float]], str]:
+    """What the baselines score, and whose mean the constant is: that of the first column that knows its training's."""
+    known = [column.report for column in columns if column.report.get("baselines")]
+    trained = [report for report in known if report["constant"]["of"] != baselines.FROM_TRUTH]
+    for report in (*trained, *known):
+        return {f"({name})": values for name, values in report["baselines"].items()}, report["constant"]["of"]
+    return {}, ""
 
 
 def _difference(

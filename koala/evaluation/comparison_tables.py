@@ -34,10 +34,11 @@ def to_text(comparison: Comparison, colored: bool = False) -> list[str]:
     return [
         *aligned(rows),
         f"Differences are from {comparison.baseline}; {note}.",
+        *_baselines_explained(comparison),
         "",
         *aligned(hue_rows(comparison)),
         *recognitions(comparison),
-        *(_alarm(column, colored) for column in comparison.columns if _is_unbeaten(column)),
+        *alarms(comparison.columns, colored),
     ]
 
 
@@ -63,14 +64,21 @@ def recognitions(comparison: Comparison) -> list[str]:
     return [f"{name}: {recognition.sentence(one)}" for name, one in found.items() if one]
 
 
-def _is_unbeaten(column: EvaluationResult) -> bool:
-    """Whether next to nothing is as good."""
-    return not (column.report.get("verdict") or {"beaten": True})["beaten"]
+def alarms(columns: Iterable[EvaluationResult], colored: bool = False) -> list[str]:
+    """A sentence on each column than which next to nothing is as good, in red where the terminal shows colours."""
+    verdicts = {column.name: column.report.get("verdict") for column in columns}
+    told = [f"{name}: {verdict['text']}" for name, verdict in verdicts.items() if verdict and not verdict["beaten"]]
+    return [terminal.alarm(text) for text in told] if colored else told
 
 
-def _alarm(column: EvaluationResult, colored: bool) -> str:
-    text = f"{column.name}: {column.report['verdict']['text']}"
-    return terminal.alarm(text) if colored else text
+def _baselines_explained(comparison: Comparison) -> list[str]:
+    """What the columns in brackets are."""
+    if not comparison.beside:
+        return []
+    return [
+        f"(grey): no colours. (constant): one colour everywhere, the mean of {comparison.constant_of}. "
+        "(own mean): each picture's own mean colour, which no colouriser can know."
+    ]
 
 
 def _shares_nearer(comparison: Comparison, name: str) -> list[str]:
@@ -182,6 +190,7 @@ def to_html(comparison: Comparison, sheet: NDArray[np.uint8] | None) -> str:
         f'<p class="soft">{html.escape(about)}</p>',
         *(part for column in comparison.columns for part in verdict_text(column.report.get("verdict"), column.name)),
         html.table(["", *map(html.escape, heads)], scores, numbers=range(1, len(heads) + 1)),
+        *(f'<p class="soft">{html.escape(text)}</p>' for text in _baselines_explained(comparison)),
         *_html_hues(comparison),
         *(f"<p>{html.escape(text)}.</p>" for text in recognitions(comparison)),
         "<h2>What was compared</h2>",

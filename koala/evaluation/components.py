@@ -1,5 +1,7 @@
 """What an evaluation is made of: protocol, images, pictures to judge, judges; each built once."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -86,8 +88,10 @@ class Components:
     out: Path
 
 
-def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Components:
-    """Build them as the settings say.
+def build_components(
+    settings: EvaluateSettings, accelerator: Accelerator, constant: MeanColor | None = None
+) -> Components:
+    """Build them as the settings say; the constant colour, too, where none is given.
 
     Raises:
         UserError: checkpoint, shards or protocol are not whole, or do not fit together.
@@ -109,13 +113,15 @@ def build_components(settings: EvaluateSettings, accelerator: Accelerator) -> Co
         pictures = NetworkPictures(model, rules.assembly, accelerator.autocast)
         title = "koala"
     judges = build_judges(settings, found, rules, images, accelerator.device)
-    constant = _constant(settings, model)
+    constant = constant or _constant(settings, model)
     out = settings.out or results.default_folder(settings.model, trained=found is not None)
     return Components(rules, images, pictures, cache, judges, constant, title, out)
 
 
 def _of_folder(settings: EvaluateSettings, rules: EvaluationProtocol, images: Images, device: str) -> FolderPictures:
     """The pictures of a folder."""
+    if settings.preset or settings.temperature is not None:
+        raise UserError(f"{settings.model} holds pictures, no network; leave out --preset and --temperature")
     if settings.saturation != 1 and rules.judged == "pictures":
         raise UserError("--saturation changes colours alone, but the pictures are judged as they are; add --judged ab")
     assembly = rules.assembly if rules.judged == "ab" else None
@@ -159,10 +165,7 @@ def choose_protocol(settings: EvaluateSettings, found: Checkpoint | None) -> Eva
         data = for_evaluation(found.settings.data)
         named = EvaluationProtocol("as in training", geometry=data.geometry, size=data.size, lightness=data.lightness)
     changes = {key: getattr(settings, key) for key in ("geometry", "size", "lightness", "assembly", "judged")}
-    changed = protocol.override(named, **changes)
-    if changed.geometry == "random_crop":
-        raise UserError("random_crop is another picture each time; judge with --geometry crop")
-    return protocol.choose_images(changed, settings.ids, settings.limit)
+    return protocol.choose_images(protocol.override(named, **changes), settings.ids, settings.limit)
 
 
 def view_of(settings: EvaluateSettings) -> DataSettings:
@@ -226,6 +229,12 @@ def open_photos(  # noqa: PLR0917  (what is opened, and what is said of it)
             "name other shards, judge fewer with --limit, or judge by another --protocol"
         )
     return shards
+
+
+def images_sha256(folder: Location, split: str, shards: Shards) -> str:
+    """Of the bytes of a split, and of which of its samples there are."""
+    entries = [entry.sha256 for entry in read_manifest(folder).splits[split]]
+    return hashlib.sha256(json.dumps([*entries, shards.selection]).encode()).hexdigest()
 
 
 def _find_cache(

@@ -23,7 +23,7 @@ from koala.data.loader import Batch, load_batches
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
 from koala.evaluation import protocol
-from koala.evaluation.components import open_photos
+from koala.evaluation.components import images_sha256, open_photos
 from koala.evaluation.measuring import picture_name
 from koala.evaluation.predictions import evaluation_window, true_photos
 from koala.imaging import contact_sheet
@@ -43,8 +43,8 @@ def export_command(settings: ExportCrops) -> int:
     rules = protocol.choose_images(protocol.find_protocol(settings.protocol), settings.ids, settings.limit)
     with open_accelerator("cpu", "no") as accelerator:
         photos = open_photos(settings.shards, settings.split, rules.ids, settings.filter, rules.name, accelerator)
-    hashes = asdict(protocol.protocol_hashes(rules))
-    facts = {"protocol": rules.name, **hashes, "photos": photos.selection, "grey": settings.grey}
+    hashes, judged = asdict(protocol.protocol_hashes(rules)), images_sha256(settings.shards, settings.split, photos)
+    facts = {"protocol": rules.name, **hashes, "photos": judged, "grey": settings.grey}
     _begin(settings.out, json.dumps(facts, indent=1) + "\n")
     paths = [settings.out / picture_name(source) for source in photos.sources()]
     left = np.array([sample for sample, path in enumerate(paths) if not path.exists()], np.int64)

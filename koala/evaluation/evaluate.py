@@ -26,14 +26,13 @@ from typing import Any
 from accelerate import Accelerator
 
 from koala.config.evaluation import EvaluateSettings
-from koala.config.fields import Location
 from koala.core import terminal
 from koala.core.distributed import on_main_process, open_accelerator, wait_for_all
 from koala.core.folder_lock import lock_folder
 from koala.core.version import __version__
-from koala.data.shards import Shards, read_manifest
 from koala.evaluation import protocol, results, summary, text_report
-from koala.evaluation.components import Components, build_components
+from koala.evaluation.baselines import MeanColor
+from koala.evaluation.components import Components, build_components, images_sha256
 from koala.evaluation.folder_pictures import FolderPictures
 from koala.evaluation.measuring import Measuring
 from koala.evaluation.partial_results import PartialResults
@@ -41,8 +40,12 @@ from koala.evaluation.partial_results import PartialResults
 _WRITTEN = ("report.html", "scores.json", "per_image.csv", "convincing.txt", "sheet.png", "pictures")
 
 
-def evaluate(settings: EvaluateSettings) -> int:
+def evaluate(settings: EvaluateSettings, constant: MeanColor | None = None) -> int:
     """`koala evaluate`: score every image once, on any number of processes, and write what is seen of it.
+
+    Args:
+        settings: what is judged, and how.
+        constant: the baseline's colour; by default it is found as the settings say.
 
     Returns:
         0.
@@ -51,7 +54,7 @@ def evaluate(settings: EvaluateSettings) -> int:
         UserError: checkpoint, shards or protocol are not whole, or do not fit together.
     """
     with open_accelerator(settings.device, settings.mixed_precision) as accelerator:
-        components = build_components(settings, accelerator)
+        components = build_components(settings, accelerator, constant)
         Evaluation(settings, components, accelerator).run()
         if accelerator.is_main_process:
             colored = terminal.has_colors(sys.stdout)
@@ -130,7 +133,7 @@ def provenance(settings: EvaluateSettings, components: Components) -> dict[str, 
         "shards": str(settings.shards),
         "split": settings.split,
         "filter": settings.filter,
-        "shards_sha256": _shards_sha256(settings.shards, settings.split, components.images.shards),
+        "shards_sha256": images_sha256(settings.shards, settings.split, components.images.shards),
         "input_lightness": rules.lightness,
         "protocol": {**asdict(rules), **asdict(protocol.protocol_hashes(rules))},
         "judges": {
@@ -152,9 +155,3 @@ def _picture_count(asked: int | None, components: Components) -> int:
     if asked is not None:
         return asked
     return 0 if isinstance(components.pictures, FolderPictures) else len(components.images.shards)
-
-
-def _shards_sha256(folder: Location, split: str, shards: Shards) -> str:
-    """Of the bytes of a split, and of which of its samples there are."""
-    entries = [entry.sha256 for entry in read_manifest(folder).splits[split]]
-    return hashlib.sha256(json.dumps([*entries, shards.selection]).encode()).hexdigest()

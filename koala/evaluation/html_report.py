@@ -96,6 +96,20 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def digest(report: Mapping[str, Any]) -> list[str]:
+    """What another page shows of an evaluation: the verdict, scores beside the baselines, hues.
+
+    Args:
+        report: what scores.json holds.
+    """
+    hues = report.get("hues")
+    return [
+        *verdict_text(report.get("verdict")),
+        *_beside_baselines(report),
+        *([_hue_table(hues)] if hues else []),
+    ]
+
+
 def verdict_text(verdict: Mapping[str, Any] | None, of: str = "") -> list[str]:
     """Whether colours are better than next to nothing; in red where they are not.
 

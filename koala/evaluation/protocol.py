@@ -66,7 +66,12 @@ def choose_images(protocol: EvaluationProtocol, ids: Path | None, limit: int) ->
         protocol: which may leave its images open.
         ids: file with their names; None leaves them as they are.
         limit: how many are judged; 0 judges all.
+
+    Raises:
+        UserError: its photos are not the same pictures each time.
     """
+    if protocol.geometry == "random_crop":
+        raise UserError("random_crop is another picture each time; judge with --geometry crop")
     named = replace(protocol.ids, file=str(ids)) if ids is not None else protocol.ids
     if not limit:
         return replace(protocol, ids=named)

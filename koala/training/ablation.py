@@ -2,7 +2,8 @@
 
     OUT/VARIANT-SEED/         a run of `koala train`; what `koala evaluate` makes of it is in evaluation/, or under the
                               evaluation's name
-    OUT/ablation.md, .csv     the variants' scores: means over seeds, differences to the first row, what chance leaves
+    OUT/ablation.md, .csv     the variants' scores: means over seeds, differences to the first row, what chance leaves;
+                              the baselines', and which trainings do not beat them
     OUT/comparison/           `koala compare` of the first seed's runs: intervals over images, and a sheet
 
 An interrupted ablation resumes where it stopped. Whether a difference is more than chance is asked of the seeds: how
@@ -13,6 +14,7 @@ chance.
 import csv
 import io
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +26,15 @@ from koala.config.evaluation import EvaluateSettings
 from koala.config.fields import part_numbers
 from koala.config.load import to_dict, validate, with_new_names
 from koala.config.training import AblateSettings, AblationSettings, TrainSettings
+from koala.core import terminal
 from koala.core.atomic_io import write_atomic
 from koala.core.distributed import is_main_process
 from koala.core.errors import UserError
 from koala.data import color_prior, embed
 from koala.evaluation import compare, comparison, evaluate, results, scoring
+from koala.evaluation.comparison_tables import alarms
 from koala.evaluation.components import view_of
+from koala.evaluation.results import EvaluationResult
 from koala.models import objectives
 from koala.training import trainer
 
@@ -157,22 +162,29 @@ def _make(run: AblationRun, evaluations: Mapping[str, Mapping[str, Any]]) -> int
 
 def _lay_side_by_side(everything: Sequence[AblationRun], out: Path) -> None:
     """Write the tables, and print the one for people."""
-    scores: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[EvaluationResult]] = {}
     for run in everything:
         for evaluation, folder in run.evaluations.items():
-            name = f"{run.variant}, {evaluation}" if evaluation else run.variant
-            scores.setdefault(name, []).append(results.read_result(folder).scores)
-    rows = score_table(scores)
-    seeds = len(next(iter(scores.values())))
+            name = _row_name(run.variant, evaluation)
+            found.setdefault(name, []).append(results.read_result(folder, f"{name} (seed {run.settings.seed})"))
+    rows = score_table({name: [one.scores for one in of_seeds] for name, of_seeds in found.items()})
+    for evaluation, folder in everything[0].evaluations.items():
+        rows += baseline_rows(results.read_scores(folder), evaluation)
+    table = to_markdown(rows, seeds=len(next(iter(found.values()))))
+    columns = [one for of_seeds in found.values() for one in of_seeds]
     write_atomic(out / "ablation.csv", to_csv(rows).encode())
-    write_atomic(out / "ablation.md", to_markdown(rows, seeds).encode())
+    write_atomic(out / "ablation.md", "\n".join([table, *(f"- {text}" for text in alarms(columns)), ""]).encode())
     first = [run for run in everything if run.settings.seed == everything[0].settings.seed]
     for evaluation in everything[0].evaluations:
-        columns = [results.read_result(run.evaluations[evaluation], run.variant) for run in first]
-        if len(columns) > 1:
-            compare.write_comparison(comparison.compare(columns), out / "comparison" / evaluation)
-    print(to_markdown(rows, seeds))
+        shown = [results.read_result(run.evaluations[evaluation], run.variant) for run in first]
+        if len(shown) > 1:
+            compare.write_comparison(comparison.compare(shown), out / "comparison" / evaluation)
+    print("\n".join([table, *alarms(columns, terminal.has_colors(sys.stdout))]))
     print(f"{out}: ablation.md, ablation.csv, comparison/")
+
+
+def _row_name(variant: str, evaluation: str) -> str:
+    return f"{variant}, {evaluation}" if evaluation else variant
 
 
 # ---------------------------------------------------------------- tables
@@ -198,6 +210,17 @@ def score_table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Abl
         )
         for row, mine in means.items()
     ]
+
+
+def baseline_rows(report: Mapping[str, Any], evaluation: str) -> list[AblationRow]:
+    """What next to nothing scores on the images that all variants are judged by.
+
+    Args:
+        report: of any variant's evaluation.
+        evaluation: its name, where there are several.
+    """
+    known = report.get("baselines", {})
+    return [AblationRow(_row_name(f"({name})", evaluation), scores, {}, {}) for name, scores in known.items()]
 
 
 def _chance(rows: Sequence[np.ndarray]) -> float | None:
@@ -231,11 +254,13 @@ def to_markdown(rows: Sequence[AblationRow], seeds: int) -> str:
     lines = [f"| variant | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     lines += [f"| {row.name} | {' | '.join(_cell(row, name) for name in names)} |" for row in rows]
     known = f"In brackets the difference to {rows[0].name}; means over {seeds} seeds"
-    judged = ", bold where it is more than seeds leave to chance (95 %)" if rows[-1].chance else ""
+    judged = ", bold where it is more than seeds leave to chance (95 %)" if any(row.chance for row in rows) else ""
     return "\n".join([*lines, "", f"{known}{judged}.", ""])
 
 
 def _cell(row: AblationRow, name: str) -> str:
+    if name not in row.means:
+        return ""
     mean = f"{row.means[name]:.4g}"
     if name not in row.differences:
         return mean

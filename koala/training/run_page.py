@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.core import html
+from koala.evaluation import html_report
 
 _POINTS = 400  # of a curve, at most
 _CURVES = {  # names in metrics.jsonl, and what is said below the chart
@@ -46,6 +47,7 @@ class RunRecord:
         best: clock and loss of the best validation, if there was one.
         hashes: of weights, shards and others, by what they are of.
         pictures: of validations: the clock and `(H, W, 3)` uint8, oldest first.
+        evaluation: what its evaluation's scores.json holds; empty where there is none.
     """
 
     name: str
@@ -56,6 +58,7 @@ class RunRecord:
     best: tuple[int, float] | None
     hashes: Mapping[str, str]
     pictures: Sequence[tuple[int, NDArray[np.uint8]]]
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def render(record: RunRecord) -> str:
@@ -68,6 +71,7 @@ def render(record: RunRecord) -> str:
             "<h2>Curves</h2>",
             html.charts(_charts(record.entries)),
             *_pictures(record.pictures),
+            *_evaluation(record.evaluation),
             "<h2>Speed</h2>",
             html.table(["median of all entries", ""], _speeds(record.entries), numbers=[1]),
             *_sittings(record.events),
@@ -132,6 +136,17 @@ def _sheet(images_seen: int, picture: NDArray[np.uint8]) -> str:
     caption = html.escape(f"after {images_seen:,} images")
     image = f'<img src="{html.data_uri(picture, side=1200)}" alt="{caption}" style="width: 100%">'
     return html.figure(image, caption)
+
+
+def _evaluation(report: Mapping[str, Any]) -> Iterator[str]:
+    """How good the colours are, beside what next to nothing scores."""
+    yield "<h2>Evaluation</h2>"
+    if not report:
+        yield "<p>None yet. <code>koala evaluate RUN --shards DIR</code> tells whether the colours beat grey.</p>"
+        return
+    seen, protocol = f"{report['images_seen']:,}", html.escape(report["protocol"]["name"])
+    yield f'<p class="soft">After {seen} images: {report["pictures"]} pictures under the protocol {protocol}.</p>'
+    yield from html_report.digest(report)
 
 
 def _speeds(entries: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:

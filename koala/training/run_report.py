@@ -14,6 +14,7 @@ from koala.config.load import flat, load_toml, to_dict
 from koala.config.training import ReportRun, TrainSettings
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
+from koala.evaluation.results import default_folder, read_scores
 from koala.models import checkpoint
 from koala.training.journal import read_journal
 from koala.training.run_page import RunRecord, render
@@ -50,6 +51,7 @@ def read_run(run: Path) -> RunRecord:
         best=(known.best_images_seen, known.best_loss) if known is not None else None,
         hashes=_hashes(run),
         pictures=list(_pictures(run)),
+        evaluation=read_scores(default_folder(run, trained=True)),
     )
 
 

@@ -75,6 +75,9 @@ def test_networks_that_see_other_lightness_can_be_compared(two, tmp_path, capsys
     assert printed[0].split() == ["grey", "color", "(grey)", "(constant)", "(own", "mean)"]
     assert printed[1].split() == ["input", "L*", "grey", "color"]
     assert any(line.startswith("psnr ") for line in printed)
+    told = "one colour everywhere, the mean of the pictures that are judged."
+    assert any(told in line for line in printed)
+    assert told in (tmp_path / "comparison.html").read_text()
 
 
 def test_what_was_not_judged_alike_is_refused_in_words(two, run, shard_folder, tmp_path):
@@ -157,6 +160,19 @@ def test_pictures_are_a_column_and_the_table_is_written_in_all_forms(compared, t
     page = (compared / "comparison.html").read_text("utf-8")
     assert 'src="http' not in page and "href" not in page
     assert page.count("<img") == 8 * (1 + 3 + 1)
+
+
+def test_pictures_are_judged_beside_the_constant_of_the_run(two, tmp_path):
+    """Also where the shards whose mean it is are elsewhere by now."""
+    shutil.copytree(two[0], tmp_path / "run")
+    report = results.read_scores(two[0]) | {"constant_known": {"ab": [0.1, 0.2], "shards": "/moved"}}
+    (tmp_path / "run/scores.json").write_text(json.dumps(report))
+    settings = CompareSettings((str(tmp_path / "run"),), (f"other={two[0] / 'pictures'}",), tmp_path / "out", threads=2)
+    assert compare.compare_command(settings) == 0
+    assert results.read_scores(tmp_path / "out/other")["constant"] == {
+        "ab": [12.7, 25.4],
+        "of": "the training samples of /moved",
+    }
 
 
 def test_the_sheet_has_a_column_for_each(compared, two):

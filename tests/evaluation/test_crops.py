@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from koala import cli
+from koala.config.data import ResizeRule, ShardRecipe, SplitRule, WriteShards
 from koala.config.evaluation import EvaluateSettings
+from koala.data import shard_writer
 from koala.evaluation import evaluate, results
 
 
@@ -52,3 +54,12 @@ def test_other_crops_are_not_mixed_with_these(shard_folder, tmp_path, rules, cap
     assert exported(shard_folder, tmp_path / "crops", rules, "--limit", "2") == 0
     assert exported(shard_folder, tmp_path / "crops", rules, "--limit", "2", "--grey") == 2
     assert "holds crops of another protocol or of other photos; choose another --out" in capsys.readouterr().err
+
+
+def test_crops_of_other_shards_are_not_mixed_with_these(photo_folder, shard_folder, tmp_path, rules, capsys):
+    """The same photos, drawn alike, but smaller."""
+    recipe = ShardRecipe(samples_per_shard=10, split=SplitRule(val_count=8), resize=ResizeRule("short", 32))
+    shard_writer.write_shards(WriteShards(photo_folder, tmp_path / "other", recipe))
+    assert exported(shard_folder, tmp_path / "crops", rules) == 0
+    assert exported(tmp_path / "other", tmp_path / "crops", rules) == 2
+    assert "holds crops of another protocol or of other photos" in capsys.readouterr().err

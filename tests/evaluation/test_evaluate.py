@@ -554,6 +554,9 @@ def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
     settings = EvaluateSettings(folder, shard_folder, protocol=str(evaluated / "protocol.toml"), threads=2)
     with pytest.raises(UserError, match=r"holds pictures, no checkpoint; say with --protocol how to judge them"):
         evaluate.evaluate(EvaluateSettings(folder, shard_folder))
+    for options in ({"preset": "faithful"}, {"temperature": 0.5}):
+        with pytest.raises(UserError, match="holds pictures, no network; leave out --preset and --temperature"):
+            evaluate.evaluate(replace(settings, **options))
     one, other, *_ = sorted(folder.rglob("*.png"))
     Image.new("RGB", (20, 20)).save(one)
     with pytest.raises(UserError, match=r"is 20 x 20 pixels, but .* is \d\d x \d\d; colour the whole photo, at any"):

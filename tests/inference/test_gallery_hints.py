@@ -249,6 +249,13 @@ def test_the_likeliest_colors_are_those_of_the_bins():
     assert np.abs(lab_of(found[:2]) - [[50, 50, 40], [50, 20, -50]]).max() < 1
 
 
+def test_no_two_suggestions_look_alike():
+    """Of bins that are all likely, in a dark place, where sRGB shows many of them in one colour."""
+    seen = lab_of(painting.likely_colors(np.linspace(1, 0, len(ab_bins.centers())), 0))[:, 1:]
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+    assert len(seen) == 8 and apart[~np.eye(8, dtype=bool)].min() > 18
+
+
 @pytest.mark.parametrize(("lightness", "shown"), [(0, 40), (60, 60), (100, 80)])
 def test_suggestions_are_of_the_photos_lightness_where_colors_can_be_told_apart(lightness, shown):
     shares = np.arange(len(ab_bins.centers()), dtype=np.float64)
@@ -585,6 +592,9 @@ class Visitor:
         self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 1})
         assert self.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         self.driver.execute_script("after.scrollIntoView({ block: 'center' })")
+        for axis in "XY":  # WebKit, and with it every iPhone, says so of fingers
+            still = f"Object.defineProperty(MouseEvent.prototype, 'movement{axis}', {{ get: () => 0 }})"
+            self.driver.execute_script(still)
         box = self.driver.execute_script("return after.getBoundingClientRect().toJSON()")
         self.touch("touchStart", box["left"] + 0.8 * box["width"], box["top"] + 0.2 * box["height"])
         self.touch("touchEnd")

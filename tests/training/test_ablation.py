@@ -14,6 +14,7 @@ from koala.config.evaluation import EvaluateSettings
 from koala.config.load import load_toml, validate
 from koala.config.training import AblateSettings, AblationSettings, TrainSettings
 from koala.core.errors import UserError
+from koala.evaluation import results
 from koala.models import checkpoint
 from koala.training import ablation, trainer
 
@@ -138,6 +139,19 @@ def test_one_seed_leaves_chance_unknown():
     assert "**" not in ablation.to_markdown(rows, seeds=1)
 
 
+def test_baselines_stand_below_the_variants():
+    """What they have no score of stays empty; with one variant's chance known, it is still said what is bold."""
+    rows = ablation.score_table(
+        {"a": [{"mse": 1.0, "cf": 9.0}, {"mse": 1.1, "cf": 9.0}], "b": [{"mse": 2.0, "cf": 8.0}] * 2}
+    )
+    rows += ablation.baseline_rows({"baselines": {"grey": {"mse": 3.0}}}, "photos")
+    table = ablation.to_markdown(rows, seeds=2)
+    assert table.splitlines()[4] == "| (grey), photos | 3 |  |"
+    assert "bold where it is more than seeds leave to chance" in table
+    assert ablation.to_csv(rows).splitlines()[-1] == '"(grey), photos",mse,3.0,,'
+    assert ablation.baseline_rows({}, "") == [], "an evaluation of an earlier koala has none"
+
+
 @pytest.mark.slow
 def test_in_two_parts_and_again(file, tmp_path, capsys):
     """The first part leaves the table to the second; a third time nothing is trained."""
@@ -153,6 +167,10 @@ def test_in_two_parts_and_again(file, tmp_path, capsys):
         "quick, grey",
         "quick, color",
     ]
+    assert [line.split("|")[1].strip() for line in lines[6:12:3]] == ["(grey), grey", "(grey), color"]
+    unbeaten = [line for line in lines if line.startswith("- plain, grey (seed 0): these colours are not clearly")]
+    verdict = results.read_scores(tmp_path / "out/plain-0/grey")["verdict"]
+    assert len(unbeaten) == (not verdict["beaten"])
     assert checkpoint.find_checkpoint(tmp_path / "out/quick-1").settings.seed == 1
     told = json.loads((tmp_path / "out/quick-0/grey/scores.json").read_text())
     assert told["input_lightness"] == "grey"

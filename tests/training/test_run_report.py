@@ -9,10 +9,12 @@ import pytest
 
 from koala import cli
 from koala.config.data import DataSettings
+from koala.config.evaluation import EvaluateSettings
 from koala.config.models import ExtractorSettings
 from koala.config.training import TrainSettings
 from koala.core import html
 from koala.core.atomic_io import sha256
+from koala.evaluation import evaluate
 from koala.models import checkpoint
 from koala.training import trainer
 from koala.training.run_page import RunRecord, render
@@ -53,6 +55,21 @@ def test_what_is_read_of_a_run(trained):
     assert [event["images_seen"] for event in record.events if event["event"] == "start"] == [0, 120]
     assert [entry["images_seen"] for entry in record.entries if "val/loss" in entry] == list(range(40, 360, 40))
     assert [seen for seen, _ in record.pictures] == [40, 80, 160, 200, 280, 320]  # of eight, six spread evenly
+
+
+def test_an_evaluation_stands_beside_the_baselines(trained, shard_folder):
+    """In words, and in red where the colours do not beat grey; a run that nobody judged says how."""
+    assert "tells whether the colours beat grey" in render(read_run(trained))
+    evaluate.evaluate(EvaluateSettings(trained, shard_folder, threads=2))
+    record = read_run(trained)
+    page = render(record)
+    assert "tells whether the colours beat grey" not in page
+    judged = record.evaluation
+    assert f"After {judged['images_seen']:,} images: 8 pictures under the protocol as in training" in page
+    kind = "" if judged["verdict"]["beaten"] else ' class="alarm"'
+    assert f"<p{kind}>These colours are " in page
+    assert f"<td>{judged['baselines']['grey']['ciede2000']:.4g}</td>" in page.replace(' class="number"', "")
+    assert all(f'<th class="number">{hue}</th>' in page for hue in ("brown/orange", "blue"))
 
 
 def test_it_is_written_while_the_training_goes(tmp_path):

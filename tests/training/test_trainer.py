@@ -17,14 +17,16 @@ from PIL import Image
 
 from koala import cli
 from koala.config.data import DataSettings, MeasurePrior, ShardRecipe, WriteShards
+from koala.config.evaluation import EvaluateSettings
 from koala.config.load import load_toml
-from koala.config.models import ExtractorSettings, ObjectiveSettings
+from koala.config.models import ExtractorSettings, NetworkSettings, ObjectiveSettings
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError
 from koala.core.folder_lock import lock_folder
 from koala.data import color_prior, loader, shard_writer
 from koala.data.sampler import EpochSampler
 from koala.data.shards import Shards
+from koala.evaluation import evaluate, results
 from koala.models import checkpoint, pretrained
 from koala.training import components, trainer
 from tests.photographs import jpeg, make_photo
@@ -436,6 +438,37 @@ def test_every_objective_is_trained_saved_and_gone_on_with(with_prior, objective
     assert min(list(losses.values())[-5:]) < losses[4], "it learns"
     model = pretrained.load_model(half.run)
     assert model(torch.zeros(1, 1, 16, 24)).shape == (1, 2, 16, 24)
+
+
+def test_a_pyramid_that_takes_hints_is_trained_resumed_and_judged(with_prior, tmp_path):
+    """In two sittings, the second with gradients of two pieces, as in one; its extractor is trained, too."""
+    whole = replace(
+        with_prior,
+        data=replace(with_prior.data, size=32),
+        extractor=ExtractorSettings("tf_efficientnet_lite0", weights="random"),
+        network=NetworkSettings("pyramid", extractor_rate=0.1, hints=True),
+        objective=ObjectiveSettings("classification", rebalancing=0.2, mean_error=10.0),
+        epochs=0.4,
+        ema=20,
+        run=tmp_path / "whole",
+    )
+    assert trainer.train(whole) == 0
+    assert trainer.train(replace(whole, epochs=0.2, run=tmp_path / "half")) == 0
+    before = weights(tmp_path / "half", 8)
+    assert trainer.train(replace(whole, run=tmp_path / "half", gradient_accumulation_steps=2)) == 0
+    losses, resumed = (scalars(run, "loss/train") for run in (whole.run, tmp_path / "half"))
+    assert resumed == pytest.approx(losses, rel=1e-4)
+    after = weights(tmp_path / "half", 16)
+    moved = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {"extractor", "levels"} <= moved
+    evaluate.evaluate(EvaluateSettings(tmp_path / "half", with_prior.data.shards, features="none", threads=2))
+    judged = results.read_scores(tmp_path / "half/evaluation")
+    assert judged["images_seen"] == 16
+    assert judged["constant"]["of"] == f"the training samples of {with_prior.data.shards}"
+    lightness, hints = torch.zeros(1, 1, 32, 64), torch.zeros(1, 3, 32, 64)
+    hints[:, :, 8:16, 8:16] = 1
+    model = pretrained.load_model(tmp_path / "half")
+    assert not torch.equal(model(lightness), model(lightness, hints=hints))
 
 
 def test_the_perceptual_term_joins_the_objective(with_prior):

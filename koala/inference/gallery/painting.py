@@ -38,7 +38,7 @@ _MEDIA_TYPES = {
 }
 _PREVIEW = 1000  # pixels of the long side
 _SUGGESTIONS = 8
-_APART = 18.0  # in the ab plane, of two suggestions: more than from a bin to its neighbours
+_APART = 18.0  # in the ab plane, of two suggestions as they are shown: more than from a bin to its neighbours
 _SHOWN_LIGHTNESS = (40.0, 80.0)  # L* within which colours can be told apart
 
 
@@ -181,17 +181,15 @@ def likely_colors(shares: NDArray[np.floating], lightness: float) -> list[tuple[
     Returns:
         "#rrggbb" and the share of its bin, the likeliest first, at most eight.
     """
-    bins = ab_bins.centers().numpy()
+    lab = np.insert(ab_bins.centers().numpy(), 0, np.clip(lightness, *_SHOWN_LIGHTNESS), axis=1)
+    levels = np.rint(color.lab_to_rgb(lab[None], outside="fade")[0] * 255).astype(np.uint8)
+    seen = color.rgb_to_lab(levels[None])[0, :, 1:]  # bins that sRGB cannot show look like others
     chosen: list[int] = []
     for which in shares.argsort()[::-1]:
-        apart = np.linalg.norm(bins[chosen] - bins[which], axis=1)
+        apart = np.linalg.norm(seen[chosen] - seen[which], axis=1)
         if len(chosen) < _SUGGESTIONS and (apart > _APART).all():
             chosen.append(int(which))
-    lab = np.insert(bins[chosen], 0, np.clip(lightness, *_SHOWN_LIGHTNESS), axis=1)
-    levels = np.rint(color.lab_to_rgb(lab[None], outside="fade")[0] * 255).astype(np.uint8)
-    return [
-        (f"#{rgb.tobytes().hex()}", round(float(shares[which]), 4)) for rgb, which in zip(levels, chosen, strict=True)
-    ]
+    return [(f"#{levels[which].tobytes().hex()}", round(float(shares[which]), 4)) for which in chosen]
 
 
 def reduce(data: bytes, wishes: Wishes) -> Made:

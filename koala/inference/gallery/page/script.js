@@ -249,7 +249,7 @@
   /** A control of its own for each dab: chosen by click or focus, moved by pointer or arrow keys. */
   function newDab(place) {
     const dab = document.createElement("button");
-    let drag = "";
+    let drag = "", pressed = null;
     dab.type = "button";
     dab.setAttribute("aria-describedby", "keys");
     dab.addEventListener("focus", () => pick(place));
@@ -257,9 +257,12 @@
       dab.focus();
       dab.setPointerCapture(event.pointerId);
       drag = `drag ${event.timeStamp}`;
+      pressed = event;
     });
     dab.addEventListener("pointermove", (event) => {
-      if (!drag || !(event.movementX || event.movementY)) return;
+      // a finger that rests moves nothing; movementX would not tell: in WebKit that of fingers is always 0
+      if (!drag || (pressed?.clientX === event.clientX && pressed?.clientY === event.clientY)) return;
+      pressed = null;
       const area = board.getBoundingClientRect();
       move(place, (event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height, drag);
     });
