@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from koala.core.devices import fp32_products, on_cpu
-from koala.core.errors import UserError
+from koala.core.errors import UserError, first_line
 from koala.core.object_store import stop_waiting
 
 Result = TypeVar("Result")
@@ -51,8 +51,8 @@ def open_accelerator(
         The accelerator.
 
     Raises:
-        UserError: there is no such device, the precision is not to be had on it, or the processes did not find
-            each other.
+        UserError: there is no such device, the precision is not to be had on it, the processes did not find each
+            other, or the GPU's memory does not suffice for what is done in it.
     """
     _end_with_launcher()
     accelerator = Accelerator(
@@ -69,6 +69,10 @@ def open_accelerator(
         with fp32_products(tf32):
             yield accelerator
         done = True
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{first_line(error)}; lower --batch-size, or see with nvidia-smi what else takes the GPU's memory"
+        ) from None
     finally:
         # a process that fails must not leave the group: it might wait for the others for ever
         if done or accelerator.num_processes == 1:

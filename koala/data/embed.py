@@ -15,7 +15,13 @@ from koala.config.data import DataSettings, EmbedShards
 from koala.config.fields import SplitName
 from koala.config.load import load_toml
 from koala.config.training import TrainSettings
-from koala.core.distributed import dali_device, main_process_first, on_main_process, open_accelerator
+from koala.core.distributed import (
+    dali_device,
+    main_process_first,
+    on_main_process,
+    open_accelerator,
+    wait_for_all,
+)
 from koala.core.errors import UserError
 from koala.core.folder_lock import lock_folder
 from koala.core.progress import Progress
@@ -116,8 +122,8 @@ class EmbeddingJob:
                 for split in SPLITS:
                     if numbers := [number for of, number in mine if of == split]:
                         self._make(split, numbers, progress)
-            self.accelerator.wait_for_everyone()  # the lock is for all of them
-        if not any(map(self.cache.fault, embedded_entries(self.manifest))):
+            wait_for_all(self.accelerator)  # the lock is for all of them
+        if self.accelerator.is_main_process and not any(map(self.cache.fault, embedded_entries(self.manifest))):
             print(f"{self.settings.shards}/embeddings/{self.cache.folder.name}: the embeddings are complete")
 
     def _make(self, split: SplitName, numbers: Sequence[int], progress: Progress) -> None:

@@ -16,17 +16,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from koala.config.data import DataSettings, ResizeRule
-from koala.core.errors import UserError, first_line
+from koala.config.data import DataSettings
 from koala.data import augmentation
 from koala.data.augmentation import Aging
 from koala.data.counter_rng import uniforms
 from koala.data.crop_windows import CropWindows, crop_windows, draws
+from koala.data.dali_errors import explained
 from koala.data.dali_pipeline import build_graph
 from koala.data.sampler import SamplePositions
 from koala.data.shards import SampleInfo
-from koala.imaging.errors import UnreadableImageError
-from koala.imaging.jpeg_intake import validate_or_transcode
 
 if TYPE_CHECKING:
     import torch
@@ -135,14 +133,14 @@ def _decoded(  # noqa: PLR0917  (as load_batches)
     under_way: deque[_Request] = deque()
     with shards.coming(places) as coming, _Reader(shards, coming, data, seed, embeddings) as reader:
         pipeline = build_graph(_fed(reader, under_way, data), data, batch, device, with_rgb)
-        pipeline.build()
         while True:
             try:
-                outputs = hand_over.run(pipeline)
+                outputs = hand_over.run(pipeline)  # which builds it first
             except StopIteration:
                 return
-            except RuntimeError as error:
-                raise _failure(shards, under_way, error) from error
+            except (RuntimeError, MemoryError) as error:
+                jpegs = (sample for request in under_way for sample in zip(request.samples, request.jpegs, strict=True))
+                raise explained(error, shards.describe, list(jpegs)) from error
             yield hand_over.give(outputs, under_way.popleft())
 
 
@@ -332,7 +330,8 @@ class Lifetimes:
     """Keeps what a device still reads, and lets it go once the device has passed the event that was recorded after.
 
     Args:
-        record: records an event after all that the device was given; the event's `query` says whether it has passed.
+        record: records an event after all that the device was given; its `query` says whether it has passed, and its
+            `synchronize` waits until it has.
     """
 
     def __init__(self, record: Callable[[], Any]) -> None:
@@ -351,6 +350,12 @@ class Lifetimes:
             self._kept.popleft()
         return event
 
+    def close(self) -> None:
+        """Wait until the device has done with all of them, and let them go."""
+        while self._kept:
+            self._kept[0][0].synchronize()
+            self._kept.popleft()
+
 
 class _OnGpu:
     """Copies DALI's outputs on a stream of its own to memory that is torch's, which knows who uses it.
@@ -368,12 +373,13 @@ class _OnGpu:
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[None]:
-        """The feeding thread works on this GPU, and on the stream."""
+        """The feeding thread works on this GPU, and on the stream; what that still reads at the end is waited for."""
         import torch
 
         torch.cuda.set_device(self._device)
         with torch.cuda.stream(self._stream):
             yield
+            self._lifetimes.close()
 
     def run(self, pipeline: Any) -> Any:
         """The graph's next outputs, ready on the stream."""
@@ -407,40 +413,3 @@ class _OnGpu:
 def _batch(tensors: "list[torch.Tensor]", embedding: "torch.Tensor | None", request: _Request) -> Batch:
     lightness, ab, *rgb = tensors
     return Batch(lightness, ab, request.samples, embedding, rgb[0] if rgb else None)
-
-
-# ---------------------------------------------------------------- what can go wrong
-
-
-def _failure(shards: EncodedPhotos, under_way: Iterable[_Request], error: RuntimeError) -> UserError:
-    """Say what stopped the pipeline: the device, or a sample, which DALI does not name."""
-    text, line = str(error).lower(), first_line(error)
-    if "out of memory" in text or "cuda_error_out_of_memory" in text:
-        return UserError(
-            f"DALI found no room in the GPU's memory ({line}); lower --batch-size, or choose --data.decoder cpu"
-        )
-    if "nvjpeg" in text or "nvimgcodec" in text:
-        return _undecodable(shards, under_way) or UserError(
-            f"the GPU's JPEG decoder failed ({line}); choose --data.decoder cpu"
-        )
-    if "cuda" in text:
-        return UserError(f"the GPU failed in DALI ({line}); look at nvidia-smi, and at koala doctor")
-    names = sorted({shards.describe(int(sample)).shard for request in under_way for sample in request.samples})
-    return _undecodable(shards, under_way) or UserError(
-        f"DALI stopped in one of {', '.join(names)}: {line}; check them with koala shards verify"
-    )
-
-
-def _undecodable(shards: EncodedPhotos, under_way: Iterable[_Request]) -> UserError | None:
-    """The first sample that does not decode, if there is one."""
-    for request in under_way:
-        for sample, jpeg in zip(request.samples, request.jpegs, strict=True):
-            try:
-                validate_or_transcode(jpeg.tobytes(), ResizeRule())
-            except UnreadableImageError as reason:
-                found = shards.describe(int(sample))
-                return UserError(
-                    f"{found.shard}: sample {found.key} ({found.source}) does not decode: {reason}; "
-                    "check the shards with koala shards verify"
-                )
-    return None

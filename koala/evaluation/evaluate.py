@@ -94,8 +94,7 @@ class Evaluation:
                 return
             self.measuring.run()
             wait_for_all(self._accelerator)
-            if self._accelerator.is_main_process:
-                self._finish()
+            on_main_process(self._accelerator, self._finish)
 
     def _begin(self, held: ExitStack) -> bool:
         """See what is there already, and hold the folder while the rest is made; for the first process.
