@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -38,19 +39,52 @@ def supports_bf16(cpu: bool) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+class _Products:
+    """torch's switches for the factors of fp32 products on a GPU, which are those of the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._asked: list[bool] = []  # by all that compute now
+        self._before: list[bool] = []
+
+    def ask(self, tf32: bool) -> None:
+        """Let factors be short, unless somebody else needs whole ones."""
+        with self._lock:
+            if not self._asked:
+                self._before = [place.allow_tf32 for place in self._places()]
+            self._asked.append(tf32)
+            self._set()
+
+    def release(self, tf32: bool) -> None:
+        """Take that back; after the last one all is as it was before the first."""
+        with self._lock:
+            self._asked.remove(tf32)
+            self._set()
+
+    def _set(self) -> None:
+        values = [all(self._asked)] * 2 if self._asked else self._before
+        for place, value in zip(self._places(), values, strict=True):
+            place.allow_tf32 = value
+
+    @staticmethod
+    def _places() -> tuple[Any, Any]:
+        return torch.backends.cuda.matmul, torch.backends.cudnn
+
+
+_products = _Products()
+
+
 @contextmanager
 def fp32_products(tf32: bool = False) -> Iterator[None]:
     """Let a GPU compute products of fp32 in fp32, or with factors of 10 bits; torch by default does both.
 
+    While several threads are within, all compute in fp32 if one of them is to.
+
     Args:
         tf32: shorten the factors.
     """
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
+    _products.ask(tf32)
     try:
-        for place in places:
-            place.allow_tf32 = tf32
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            place.allow_tf32 = value
+        _products.release(tf32)

@@ -35,6 +35,20 @@ def test_what_is_set_for_products_is_set_back(tf32):
     assert [place.allow_tf32 for place in places] == before
 
 
+def test_threads_that_color_side_by_side_leave_it_as_it_was():
+    """Whoever is done first takes nothing from the other."""
+    before = torch.backends.cudnn.allow_tf32
+    with fp32_products(tf32=True):
+        first, second = fp32_products(), fp32_products()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not torch.backends.cudnn.allow_tf32, "the second computes still"
+        second.__exit__(None, None, None)
+        assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_nobody_waits_where_a_watchdog_ends_who_waits_too_long():
     """Accelerate's barriers are NCCL's on GPUs; `wait_for_all` and `on_main_process` are not."""
     waiting = re.compile(r"wait_for_everyone|main_process_first\(\)|dist\.barrier\(\)")

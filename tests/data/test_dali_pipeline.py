@@ -1,6 +1,7 @@
 """The DALI graph: geometry against Pillow, colours against scikit-image, and that the GPU has every operator."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from koala.config.data import DataSettings
+from koala.config.evaluation import EvaluateSettings
 from koala.core.errors import UserError
 from koala.data import dali_pipeline, loader
 from koala.data.counter_rng import uniforms
 from koala.data.crop_windows import crop_windows, source_rectangles
 from koala.data.sampler import EpochSampler, micro_batches, sequential_batches
 from koala.data.shards import Shards
+from koala.training import components
 
 GEOMETRIES = ("pad", "crop", "random_crop", "squash", "legacy")
 
@@ -236,6 +239,19 @@ def test_the_gpu_graph_is_the_cpu_graph_on_the_gpu(pipeline_message):
     assert devices["decoders__Image"] == "mixed"
     for name in ("Resize", "CoordTransform", "LookupTable", "Reinterpret", "CropMirrorNormalize"):
         assert {device for operator, device in on_gpu if operator == name} == {"gpu"}
+
+
+def test_pixels_that_the_cpu_decodes_are_then_the_gpus(pipeline_message):
+    devices = dict(operators(pipeline_message, "gpu", DataSettings(decoder="cpu")))
+    assert (devices["decoders__Image"], devices["Resize"]) == ("cpu", "gpu")
+
+
+@pytest.mark.parametrize(("asked", "deterministic", "decoder"), [("auto", True, "cpu"), ("gpu", True, "gpu")])
+def test_what_is_to_be_the_same_everywhere_is_decoded_by_the_cpu(shard_folder, asked, deterministic, decoder):
+    """Unless something else is asked for; an evaluation always."""
+    opened = components.open_data(DataSettings(shard_folder, decoder=asked), seed=0, deterministic=deterministic)
+    assert opened.settings.decoder == decoder
+    assert EvaluateSettings(Path("run"), shard_folder).decoder == "cpu"
 
 
 @pytest.mark.gpu

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 
@@ -553,6 +555,37 @@ def test_a_gradient_that_is_not_finite_can_be_left_out(settings, poisoned, capsy
     assert trainer.train(replace(settings, on_nan="skip", checkpoint_every=1, keep_checkpoints=20)) == 0
     assert "the step is left out" in capsys.readouterr().err
     assert same_weights(stopped, weights(settings.run, place_of(7, settings) + settings.batch_size))
+    assert all(torch.isfinite(weight).all() for weight in weights(settings.run, 40).values())
+
+
+POISONED = """
+import math, sys
+from dataclasses import replace
+from koala import cli
+from koala.data import loader
+from koala.training import components
+
+def poisoned(*given, **named):
+    for batch in loader.load_batches(*given, **named):
+        yield replace(batch, ab=batch.ab * math.inf) if 7 in batch.samples and "seed" in named else batch
+
+components.load_batches = poisoned
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_which_one_meets_it_decide_the_same(settings, tmp_path):
+    """Sample 7 comes to one of two; both stop before its step, and both go on together without it."""
+    (tmp_path / "poisoned.py").write_text(POISONED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--"]
+    launch += [str(tmp_path / "poisoned.py"), *command(settings), "--device", "cpu"]
+    place = place_of(7, settings)
+    stopped = subprocess.run(launch, check=False, capture_output=True, text=True, timeout=240)
+    assert stopped.returncode != 0
+    assert stopped.stderr.count(f"the gradient after {place} images is not finite") == 2
+    assert checkpoint.latest_checkpoint(settings.run / "checkpoints").images_seen == place
+    subprocess.run([*launch, "--on-nan", "skip"], check=True, timeout=240)
     assert all(torch.isfinite(weight).all() for weight in weights(settings.run, 40).values())
 
 
