@@ -30,6 +30,7 @@ from koala.evaluation.components import build_components
 from koala.evaluation.evaluate import Evaluation, evaluate
 from koala.evaluation.predictions import AssembledPrediction, Prediction
 
+_BATCH = 32  # images at a time, as koala evaluate takes them on the CPU
 LOADING, SCORING, WHOLE = "loading", "loading and scoring", "with the network"
 
 
@@ -47,11 +48,8 @@ def loading(settings: EvaluateSettings) -> int:
     with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
         images = build_components(settings, accelerator).images
     shards = images.shards
-    places = sequential_batches(len(shards), settings.batch_size, rank=0, world_size=1)
-    return sum(
-        len(batch.ab)
-        for batch in load_batches(shards, places, images.data, "cpu", batch=settings.batch_size, with_rgb=True)
-    )
+    places = sequential_batches(len(shards), _BATCH, rank=0, world_size=1)
+    return sum(len(batch.ab) for batch in load_batches(shards, places, images.data, "cpu", batch=_BATCH, with_rgb=True))
 
 
 def scoring(settings: EvaluateSettings) -> int:

@@ -20,14 +20,14 @@ import hashlib
 import json
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from accelerate import Accelerator
 
 from koala.config.evaluation import EvaluateSettings
 from koala.core import terminal
-from koala.core.distributed import on_main_process, open_accelerator, wait_for_all
+from koala.core.distributed import dali_device, on_main_process, open_accelerator, wait_for_all
 from koala.core.folder_lock import lock_folder
 from koala.core.version import __version__
 from koala.evaluation import protocol, results, summary, text_report
@@ -37,6 +37,7 @@ from koala.evaluation.folder_pictures import FolderPictures
 from koala.evaluation.measuring import Measuring
 from koala.evaluation.partial_results import PartialResults
 
+_BATCHES = {"gpu": 128, "cpu": 32}  # images at a time
 _WRITTEN = ("report.html", "scores.json", "per_image.csv", "convincing.txt", "sheet.png", "pictures")
 
 
@@ -74,13 +75,15 @@ class Evaluation:
     """
 
     def __init__(self, settings: EvaluateSettings, components: Components, accelerator: Accelerator) -> None:
-        self._settings, self._components, self._accelerator = settings, components, accelerator
+        batch = settings.batch_size or _BATCHES[dali_device(accelerator)]
+        self._settings = replace(settings, batch_size=batch)
+        self._components, self._accelerator = components, accelerator
         self._kept = PartialResults(components.out / "parts")
         self.measuring = Measuring(
             components,
             self._kept,
             accelerator,
-            batch=settings.batch_size,
+            batch=batch,
             threads=settings.threads,
             pictures=_picture_count(settings.pictures, components),
         )

@@ -7,6 +7,7 @@ import struct
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +48,15 @@ from tests.processes import finish, start_several
 def evaluated(run, shard_folder, tmp_path):
     evaluate.evaluate(EvaluateSettings(run, shard_folder, out=tmp_path, batch_size=3, threads=2))
     return tmp_path
+
+
+@pytest.mark.parametrize(("device", "asked", "batch"), [("cpu", 0, 32), ("cuda", 0, 128), ("cuda", 5, 5)])
+def test_batches_fill_the_device(run, shard_folder, tmp_path, device, asked, batch):
+    settings = EvaluateSettings(run, shard_folder, tmp_path, features="none", batch_size=asked, device="cpu")
+    with distributed.open_accelerator("cpu", "no") as accelerator:
+        components = build_components(settings, accelerator)
+        there = SimpleNamespace(device=torch.device(device))
+        assert evaluate.Evaluation(settings, components, there).measuring._batch == batch
 
 
 def scores_of(folder: Path) -> dict:
