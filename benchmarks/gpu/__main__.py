@@ -45,7 +45,7 @@ class Part:
 
 PARTS = {
     "environment": Part("machine", "environment", 90),
-    "tests": Part("machine", "tests", 150),
+    "tests": Part("machine", "tests", 210),
     "decoding": Part("decoding", "pixels", 60),
     "loading": Part("decoding", "speed", 90),
     "training": Part("training", "speeds", 200),
