@@ -10,7 +10,6 @@ import json
 import os
 import select
 import signal
-import tarfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -287,10 +286,7 @@ def write_shard(job: WriteJob, shard: PlannedShard, progress: Progress | None = 
     try:
         with part.open("wb", buffering=1 << 20) as file:
             stream = _Hashing(file)
-            with (
-                TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer,
-                tarfile.open(fileobj=stream, mode="w") as writer.tarstream,  # webdataset's own cuts all into 10 KiB
-            ):
+            with TarWriter(stream, mtime=0, user="koala", group="koala", encoder=False) as writer:
                 samples = list(_fill(writer, job, shard, quarantined, progress))
             fsync(file)
         name_tar(part, tar)
@@ -363,9 +359,6 @@ class _Hashing(io.RawIOBase):
 
     def writable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self.count
 
     def write(self, data: Any) -> int:
         self.sha256.update(data)
