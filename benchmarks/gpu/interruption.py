@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from subprocess import Popen
 
@@ -18,7 +17,9 @@ _PATIENCE_S = 120.0
 def killed_and_warned(bench: Bench) -> Iterator[Fact]:
     """Kill -9 and SIGUSR1, each after a checkpoint."""
     words = ["--deterministic", "--checkpoint-every", str(_EVERY), "--keep-checkpoints", "2"]
-    whole, killed, warned = (_run(bench, name) for name in ("whole", "killed", "warned"))
+    steps = max(16, 2 * bench.scale.compared)
+    lengths = {"whole": steps, "killed": steps, "warned": 100 * steps}  # the last does not have to end by itself
+    whole, killed, warned = (numbers.settings(bench, f"interrupted-{name}", steps=n) for name, n in lengths.items())
     undisturbed, victim, signalled = (koala(*numbers.command(run), *words) for run in (whole, killed, warned))
     _wait_for_checkpoint(killed, victim)
     victim.send_signal(signal.SIGKILL)
@@ -30,12 +31,6 @@ def killed_and_warned(bench: Bench) -> Iterator[Fact]:
     finish(undisturbed)
     finish(koala(*numbers.command(killed), *words))
     yield numbers.same("killed with SIGKILL and resumed", whole, killed)
-
-
-def _run(bench: Bench, name: str) -> TrainSettings:
-    """Long enough to be caught in the middle."""
-    run = numbers.settings(bench, f"interrupted-{name}", steps=max(16, 2 * bench.scale.compared))
-    return replace(run, log_every=1)
 
 
 def _wait_for_checkpoint(run: TrainSettings, process: "Popen[str]") -> None:
