@@ -30,7 +30,6 @@ from koala.evaluation.components import build_components
 from koala.evaluation.evaluate import Evaluation, evaluate
 from koala.evaluation.predictions import AssembledPrediction, Prediction
 
-_BATCH = 32  # images at a time, as koala evaluate takes them on the CPU
 LOADING, SCORING, WHOLE = "loading", "loading and scoring", "with the network"
 
 
@@ -48,8 +47,11 @@ def loading(settings: EvaluateSettings) -> int:
     with distributed.open_accelerator(settings.device, settings.mixed_precision) as accelerator:
         images = build_components(settings, accelerator).images
     shards = images.shards
-    places = sequential_batches(len(shards), _BATCH, rank=0, world_size=1)
-    return sum(len(batch.ab) for batch in load_batches(shards, places, images.data, "cpu", batch=_BATCH, with_rgb=True))
+    places = sequential_batches(len(shards), settings.batch_size, rank=0, world_size=1)
+    return sum(
+        len(batch.ab)
+        for batch in load_batches(shards, places, images.data, "cpu", batch=settings.batch_size, with_rgb=True)
+    )
 
 
 def scoring(settings: EvaluateSettings) -> int:
@@ -82,7 +84,8 @@ def main() -> None:
         outs = (Path(folder) / str(number) for number in count())
 
         def quietly(work: Callable[[EvaluateSettings], int]) -> Callable[[], int]:
-            settings = {"split": arguments.split, "threads": arguments.threads, "features": "none", "pictures": 0}
+            settings = {"split": arguments.split, "threads": arguments.threads, "batch_size": 32}
+            settings |= {"features": "none", "pictures": 0}
 
             def run() -> int:
                 began = time.process_time()

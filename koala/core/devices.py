@@ -39,6 +39,16 @@ def supports_bf16(cpu: bool) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+@contextmanager
+def cores_set_back() -> Iterator[None]:
+    """What threads within set by `torch.set_num_threads`, which is the process's, is afterwards as it was."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Products:
     """torch's switches for the factors of fp32 products on a GPU, which are those of the whole process."""
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from koala.config.data import DataSettings
 from koala.config.fields import LightnessSource
-from koala.config.imaging import PictureLimits
+from koala.config.imaging import MAX_PIXELS
 from koala.core.atomic_io import sha256
 from koala.core.errors import UserError
 from koala.core.progress import Progress
@@ -24,7 +24,7 @@ from koala.data.shards import SampleInfo, Shards
 from koala.evaluation.predictions import AssembledPrediction, Prediction, ReadPrediction, evaluation_window
 from koala.evaluation.protocol import SUFFIXES, image_stem
 from koala.imaging import metadata
-from koala.imaging.errors import UnreadableImageError, check_pixels, decoder_errors
+from koala.imaging.errors import UnreadableImageError, decoder_errors
 from koala.imaging.jpeg_intake import decode_image
 
 
@@ -207,7 +207,8 @@ def _shape(path: Path) -> tuple[int, int]:
     try:
         with decoder_errors(), Image.open(path) as image:
             width, height = image.size
-            check_pixels(width, height, PictureLimits())
+            if width * height > 2 * MAX_PIXELS:  # as Pillow does, whose bound is the process's and may be higher by now
+                raise Image.DecompressionBombError
             lies = metadata.orientation_of(metadata.exif_of(image)) >= 5
     except UnreadableImageError as error:
         raise UserError(f"{path}: {error}") from None

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from koala.core.devices import cores_set_back
 from koala.core.distributed import dali_device, wait_for_all
 from koala.core.progress import Progress
 from koala.data.loader import Batch, load_batches
@@ -108,6 +109,7 @@ class Measuring:
         total, left_total = (sum(len(samples) for samples in some) for some in (mine, left))
         with (
             Progress(total, _WORK[kind], start=total - left_total, show=self._accelerator.is_main_process) as progress,
+            cores_set_back(),
             # batches are scored in threads of their own while the next ones are coloured
             ThreadPoolExecutor(self._threads, "koala-scorer", _begin_scoring, (self._accelerator.device,)) as pool,
         ):

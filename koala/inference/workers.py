@@ -25,7 +25,7 @@ from torch import Tensor
 
 from koala.config.inference import ColorizeSettings
 from koala.core.atomic_io import write_atomic
-from koala.core.devices import fp32_products
+from koala.core.devices import cores_set_back, fp32_products
 from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.imaging import openraster, photo_io
@@ -57,6 +57,7 @@ def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[
     predict: _Predict = partial(colorize.predict, model, options=settings.options)
     with (
         fp32_products(),
+        cores_set_back(),
         warnings.catch_warnings(action="ignore"),  # here and not in the threads, which share the filters
         Progress(len(todo), "colouring", unit="photos") as progress,
         PredictionQueue(predict) as queued,

@@ -220,7 +220,10 @@ class Trainer:
         settings, state, step = self.settings, self.state, self.settings.batch_size
         unvalidated = self._is_validation_time() and self.validator.is_due(state.images_seen)
         if self.complete and not unvalidated:
-            _say(self.accelerator, f"{self.run} is complete: {state.images_seen} images seen; more --epochs go on")
+            _say(
+                self.accelerator,
+                f"{self.run} is complete: {state.images_seen} images seen; to train on, raise --epochs",
+            )
             return 0
         what = f"resuming after {state.images_seen} images" if state.images_seen else "a new run"
         _say(self.accelerator, f"{self.run}: {what}{how_to_watch(self.run, settings.tracker)}")

@@ -574,9 +574,9 @@ def test_pictures_that_do_not_fit_are_named(evaluated, shard_folder, tmp_path):
     head = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
     chunks = (png_chunks.Chunk(kind, data, True) for kind, data in ((b"IHDR", head), (b"IDAT", b""), (b"IEND", b"")))
     bomb = png_chunks.SIGNATURE + b"".join(chunk.encoded() for chunk in chunks)
-    for data, reason in ((b"no picture", "damaged picture|not an image"), (bomb, "too many pixels|30000x30000 pixels")):
+    for data, reason in ((b"no picture", "damaged picture|not an image"), (bomb, "a picture of too many pixels")):
         one.write_bytes(data)
-        with pytest.raises(UserError, match=rf"{one.name}: .*({reason})"):
+        with pytest.raises(UserError, match=rf"{one.name}: ({reason})"):
             evaluate.evaluate(settings)
     one.unlink()
     other.unlink()
