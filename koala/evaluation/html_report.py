@@ -87,8 +87,7 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
     ]
     parts = ["<h2>Scores</h2>", *verdict_text(report.get("verdict")), *_beside_baselines(report)]
     parts.append(html.table([], rows, numbers=[1], folding=True))
-    if report.get("recognition"):
-        parts.append(f"<p><b>Recognition</b>: {html.escape(recognition.sentence(report['recognition']))}.</p>")
+    parts += _recognition_text(report.get("recognition"))
     parts += [f"<p><b>Warning</b>: {html.escape(warning)}</p>" for warning in report["warnings"]]
     if report["left_out"]:
         parts.append("<p>Left out:</p>")
@@ -97,7 +96,7 @@ def _scores(report: Mapping[str, Any]) -> list[str]:
 
 
 def digest(report: Mapping[str, Any]) -> list[str]:
-    """What another page shows of an evaluation: the verdict, scores beside the baselines, hues.
+    """What another page shows of an evaluation: the verdict, scores beside the baselines, hues, recognition.
 
     Args:
         report: what scores.json holds.
@@ -107,6 +106,7 @@ def digest(report: Mapping[str, Any]) -> list[str]:
         *verdict_text(report.get("verdict")),
         *_beside_baselines(report),
         *([_hue_table(hues)] if hues else []),
+        *_recognition_text(report.get("recognition")),
     ]
 
 
@@ -122,6 +122,14 @@ def verdict_text(verdict: Mapping[str, Any] | None, of: str = "") -> list[str]:
     kind = "" if verdict["beaten"] else ' class="alarm"'
     text = f"{of}: {verdict['text']}" if of else capitalized(verdict["text"])
     return [f"<p{kind}>{html.escape(text)}.</p>"]
+
+
+def _recognition_text(found: Mapping[str, Any] | None) -> list[str]:
+    """What a classifier recognises; in red where that is less than of grey."""
+    if not found:
+        return []
+    kind = ' class="alarm"' if recognition.misleads(found) else ""
+    return [f"<p{kind}><b>Recognition</b>: {html.escape(recognition.sentence(found))}.</p>"]
 
 
 def capitalized(text: str) -> str:

@@ -151,6 +151,11 @@ def _closed(means: NDArray) -> Any:
     return (coloured - grey) / np.maximum(true - grey, 1e-3)
 
 
+def misleads(found: Mapping[str, Any]) -> bool:
+    """Whether the colours are recognised less well than grey, beyond what chance explains."""
+    return found["closed"] is not None and bool(found["closed_interval"][1] < 0)
+
+
 def sentence(found: Mapping[str, Any]) -> str:
     """What was recognised, in words."""
     said = ", ".join(f"{way} {100 * found[way]:.1f} %" for way in WAYS)
@@ -158,4 +163,5 @@ def sentence(found: Mapping[str, Any]) -> str:
     if found["closed"] is None:
         return f"{text}; what true colours add here may be chance"
     closed, low, high = (f"{100 * share:.0f} %" for share in (found["closed"], *found["closed_interval"]))
-    return f"{text}; the colours close {closed} of the gap (95 % interval {low} to {high})"
+    worse = "are recognised less well than grey and " if misleads(found) else ""
+    return f"{text}; the colours {worse}close {closed} of the gap (95 % interval {low} to {high})"

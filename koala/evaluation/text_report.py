@@ -34,7 +34,7 @@ def lines(result: Mapping[str, Any], colored: bool = False) -> list[str]:
             f"the mean of {constant['of']}",
         ]
     said += [*_hue_lines(result.get("hues", {})), *_verdict_lines(result.get("verdict"), colored)]
-    said += ["", recognition.sentence(result["recognition"])] if result.get("recognition") else []
+    said += _recognition_lines(result.get("recognition"), colored)
     said += [f"warning: {warning}" for warning in result["warnings"]]
     said += [f"left out: {name}: {why}" for name, why in result["left_out"].items()]
     for name, judge in result["judges"].items():
@@ -72,3 +72,11 @@ def _verdict_lines(verdict: Mapping[str, Any] | None, colored: bool) -> list[str
         return []
     text = f"{capitalized(verdict['text'])}."
     return ["", terminal.alarm(text) if colored and not verdict["beaten"] else text]
+
+
+def _recognition_lines(found: Mapping[str, Any] | None, colored: bool) -> list[str]:
+    """What a classifier recognises; in red where that is less than of grey."""
+    if not found:
+        return []
+    text = recognition.sentence(found)
+    return ["", terminal.alarm(text) if colored and recognition.misleads(found) else text]

@@ -3,14 +3,17 @@
 Enlarged by itself, ab changes over a whole pixel of the small picture, on both sides of what is one edge in the photo.
 From one place to the next, though, ab goes much as a line of lightness: ab = slope * lightness + offset. `fit` finds
 these lines in the small picture; `apply` enlarges them and lets the photo's lightness draw the edges, a strip of rows
-at a time, so that the photo may have any size. Colours that run over an edge already in the small picture still do.
+at a time, so that the photo may have any size.
+
+A network's own colours wander within what is one thing, and run over its edges. `smooth` mends that before, in the
+small picture, with lines over wider windows.
 
 Shapes: B pictures, h x w the small size, H x W the photo's. Lightness and ab are on the network's scale.
 
 References:
     He, Sun and Tang, "Guided image filtering", IEEE Transactions on Pattern Analysis and Machine Intelligence 35
-    (2013); He and Sun, "Fast guided filter", arXiv:1505.00996: lines fitted small and used large. Theirs smooth the
-    picture, these go through it, which `benchmarks/upsampling.py` finds nearer to the truth.
+    (2013); He and Sun, "Fast guided filter", arXiv:1505.00996: lines fitted small and used large. `smooth` is theirs.
+    The lines of `fit` go through the picture, which `benchmarks/upsampling.py` finds nearer to the truth.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,31 @@ from torch import Tensor
 RADIUS = 1  # pixels of the small picture
 EPSILON = 0.02  # variance of lightness: where it spreads by 7 L*, half of the slope is left
 
+_SMOOTHED_SIDE = 48  # pixels of the short side at which colours are smoothed
+_SMOOTHED_RADIUS = 3  # of them
+_SMOOTHED_EPSILON = 0.005  # variance of lightness: half of the slope is left where it spreads by 3.5 L*
+
 _SHARED_FLOATS = 12_288  # that a GPU's threads share: 48 kB
+
+
+def smooth(lightness: Tensor, ab: Tensor) -> Tensor:
+    """Let a network's colours change where lightness does, and nowhere else: He and Sun's filter.
+
+    Windows are a seventh of the short side wide, whatever the size of the picture.
+
+    Args:
+        lightness: `(B, 1, h, w)`, of what the network saw.
+        ab: `(B, 2, h, w)`, of what it predicted.
+
+    Returns:
+        `(B, 2, h, w)`.
+    """
+    scale = _SMOOTHED_SIDE / min(lightness.shape[-2:])
+    height, width = (max(1, round(scale * length)) for length in lightness.shape[-2:])
+    small, ab = _resize(lightness, (height, width)), _resize(ab, (height, width))
+    slope = _slope(small, ab, _SMOOTHED_RADIUS, _SMOOTHED_EPSILON)
+    offset = _mean(ab, _SMOOTHED_RADIUS) - slope * _mean(small, _SMOOTHED_RADIUS)
+    return apply(_mean(torch.cat([slope, offset], dim=1), _SMOOTHED_RADIUS), lightness)
 
 
 def fit(lightness: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
@@ -38,14 +65,7 @@ def fit(lightness: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EP
         `(B, 4, h, w)`: the slopes of a and b, then their offsets. The lines go through the picture:
         slope * lightness + offset is ab again.
     """
-
-    def smooth(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
-
-    mean = smooth(lightness)
-    covariance = smooth(lightness * ab) - mean * smooth(ab)
-    variance = smooth(lightness * lightness) - mean * mean
-    slope = smooth(covariance / (variance.clamp(min=0) + epsilon))
+    slope = _mean(_slope(lightness, ab, radius, epsilon), radius)
     return torch.cat([slope, ab - slope * lightness], dim=1)
 
 
@@ -73,6 +93,19 @@ def apply(lines: Tensor, lightness: Tensor, top: int = 0, height: int | None = N
     shares = _resize(every, (height, lines.shape[-2]))[0, 0, top : top + rows]
     slope, offset = _resize(shares @ lines, (rows, width)).chunk(2, dim=1)
     return torch.addcmul(offset, slope, lightness)
+
+
+def _slope(lightness: Tensor, ab: Tensor, radius: int, epsilon: float) -> Tensor:
+    """Of the line that is nearest in the window around each pixel, less steep where lightness tells little."""
+    mean = _mean(lightness, radius)
+    covariance = _mean(lightness * ab, radius) - mean * _mean(ab, radius)
+    variance = _mean(lightness * lightness, radius) - mean * mean
+    return covariance / (variance.clamp(min=0) + epsilon)
+
+
+def _mean(values: Tensor, radius: int) -> Tensor:
+    """In the window around each pixel."""
+    return F.avg_pool2d(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
 
 
 def _resize(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -26,6 +26,7 @@ from koala.core.errors import UserError
 from koala.imaging import color, guided_filter, photo_io, toning
 from koala.inference.hints import HintsInput, place_hints, read_hints
 from koala.inference.photo_input import PhotoInput, read_pixels
+from koala.inference.settle import settle
 from koala.models.network import STRIDE, Colorizer
 from koala.models.pretrained import load_model
 
@@ -230,7 +231,7 @@ def preset_for(model: Colorizer, options: ColorizeOptions) -> Preset:
 
 
 def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints: Tensor | None = None) -> Tensor:
-    """Let the network colour photos of one size.
+    """Let the network colour photos of one size, and its colours keep to things.
 
     Args:
         model: on any device.
@@ -248,7 +249,7 @@ def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints
     if options.flip:
         mirrored = hints.flip(-1) if hints is not None else None
         ab = (ab + look(lightness.flip(-1), hints=mirrored).flip(-1)) / 2
-    return ab
+    return settle(lightness, ab, hints)
 
 
 def paint(

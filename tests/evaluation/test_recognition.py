@@ -7,7 +7,7 @@ import torch
 from koala.config.evaluation import EvaluateSettings
 from koala.config.models import ExtractorSettings
 from koala.core.errors import UserError
-from koala.evaluation import components, evaluate, recognition, results
+from koala.evaluation import components, evaluate, html_report, recognition, results, text_report
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 
@@ -67,8 +67,15 @@ def test_the_share_of_the_gap_by_hand():
 
 
 def test_colours_that_mislead_close_less_than_nothing():
-    right = [np.arange(40) < count for count in (20, 15, 30)]
-    assert recognition.summarize(table_of(*right), "lite")["closed"] == pytest.approx(-0.5)
+    right = [np.arange(40) < count for count in (20, 10, 30)]
+    found = recognition.summarize(table_of(*right), "lite")
+    assert found["closed"] == pytest.approx(-1) and recognition.misleads(found)
+    assert "the colours are recognised less well than grey and close -100 % of the gap" in recognition.sentence(found)
+
+
+def test_colours_mislead_where_it_is_not_chance():
+    right = [np.arange(40) < count for count in (20, 19, 30)]
+    assert not recognition.misleads(recognition.summarize(table_of(*right), "lite"))
 
 
 def test_where_true_colours_add_no_more_than_chance_there_is_no_gap():
@@ -87,6 +94,18 @@ def test_an_evaluation_recognises_its_pictures(run, shard_folder, tmp_path, monk
     assert found.report["judges"]["tf_efficientnet_lite0"]["published"] is False
     assert "tf_efficientnet_lite0 recognises of 7 pictures: grey " in capsys.readouterr().out
     assert "<b>Recognition</b>" in (tmp_path / "report.html").read_text()
+
+
+def test_colours_that_mislead_are_told_in_red(run, shard_folder, tmp_path):
+    evaluate.evaluate(EvaluateSettings(run, shard_folder, tmp_path, size=32, threads=1))
+    report = results.read_result(tmp_path).report
+    for coloured, red in ((10, True), (24, False)):
+        right = [np.arange(40) < count for count in (20, coloured, 36)]
+        told = {**report, "recognition": recognition.summarize(table_of(*right), "lite")}
+        text = f"lite recognises of 40 pictures: grey 50.0 %, coloured {100 * coloured / 40:.1f} %"
+        [line] = [line for line in text_report.lines(told, colored=True) if text in line]
+        assert line.startswith("\x1b[") == red
+        assert any(line.startswith('<p class="alarm"><b>Recognition') for line in html_report.digest(told)) == red
 
 
 def test_who_must_not_judge(run, shard_folder):

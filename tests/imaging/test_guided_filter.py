@@ -106,6 +106,32 @@ def test_any_size(small, size):
     assert brought(made_small, noise(1, 2, *small, seed=1), lightness).isfinite().all()
 
 
+def test_smoothed_colors_wander_no_more_where_lightness_does_not():
+    ab = 0.3 * noise(1, 2, 96, 144)
+    found = guided_filter.smooth(torch.full((1, 1, 96, 144), 0.3), 0.2 + ab)
+    assert found.std() < ab.std() / 8
+    torch.testing.assert_close(found.mean(), 0.2 + ab.mean(), atol=5e-3, rtol=0)
+
+
+def test_smoothing_draws_the_edge_that_colors_run_over():
+    """Yellow runs into blue over a tenth of the picture; smoothed, most of the change is where lightness changes."""
+    side = torch.arange(144) < 60
+    lightness = torch.where(side, -0.5, 0.5).expand(1, 1, 96, 144)
+    true = torch.where(side, -0.5, 0.5).expand(1, 2, 96, 144)
+    blurred = F.avg_pool2d(F.pad(true, (7, 7, 0, 0), mode="replicate"), (1, 15), stride=1)
+
+    def change(ab):
+        return (ab[..., 62] - ab[..., 57]).mean()
+
+    assert change(blurred) < 0.4 < 0.5 < change(guided_filter.smooth(lightness, blurred)) < 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (8, 12), (224, 1792)])
+def test_smoothing_leaves_one_color_at_any_size(size):
+    color_ = torch.tensor([0.2, -0.4]).view(1, 2, 1, 1).expand(1, 2, *size)
+    torch.testing.assert_close(guided_filter.smooth(noise(1, 1, *size), color_), color_, atol=1e-5, rtol=0)
+
+
 @pytest.mark.slow
 def test_real_photos_come_back_nearer_to_the_truth(real_photos):
     """From a short side of 64: by a tenth of bilinear's squared error, and nearer than with bicubic."""

@@ -1,0 +1,41 @@
+"""A network's colours, made to keep to things before they are painted.
+
+They wander within what is one thing, run over its edges, and are too strong in the shadows. What this changes is
+measured in docs/results.md.
+
+Shapes: B pictures of h x w pixels. Lightness and ab are on the network's scale.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from koala.imaging import color, guided_filter
+
+_SHADOWS = 20.0  # L* below which colours fade
+_REACH = 14  # the short side holds it so often: how far around a hint the network's own colours stay
+
+
+def settle(lightness: Tensor, ab: Tensor, hints: Tensor | None = None) -> Tensor:
+    """Let colours change where lightness does, and fade in the shadows; but not at hints, which are to be followed.
+
+    Args:
+        lightness: `(B, 1, h, w)`.
+        ab: `(B, 2, h, w)`, as predicted.
+        hints: `(B, 3, h, w)`: ab, and 1 where there is a hint, else 0.
+
+    Returns:
+        `(B, 2, h, w)` ab.
+    """
+    shadows = (color.to_lab(lightness, ab)[:, :1] / _SHADOWS).clamp(0, 1)
+    settled = shadows * guided_filter.smooth(lightness, ab)
+    return settled if hints is None else settled.lerp(ab, _nearness(hints[:, 2:]))
+
+
+def _nearness(given: Tensor) -> Tensor:
+    """1 at hints, 0 from twice the reach on: `(B, 1, h, w)` to the same."""
+    radius = max(1, min(given.shape[-2:]) // _REACH)
+
+    def around(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+
+    return around((around(given) > 0).float())
