@@ -156,6 +156,8 @@ def _check(settings: ExportSettings) -> None:
         raise UserError(f"--push {settings.push} is no name on the Hugging Face hub; write USER/NAME")
     if out is not None and out.exists() and ((out / "training.pt").exists() or not (out / "checkpoint.json").exists()):
         raise UserError(f"{out} exists and is no exported model; name a new folder with --out")
+    if out is not None and out.exists() and Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"{out} is the folder that you are in, and is to be replaced; run this from another one")
     for path, suffix in ((settings.onnx, ".onnx"), (settings.program, ".pt2")):
         if path is not None and path.suffix != suffix:
             raise UserError(f"{path} does not end in {suffix}; name the file so")

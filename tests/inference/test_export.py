@@ -71,6 +71,14 @@ def test_a_model_is_written_again_and_nothing_else_written_over(run, tmp_path):
         export.export_command(ExportSettings(run, tmp_path / "other"))
 
 
+def test_the_folder_that_one_is_in_is_not_replaced(run, tmp_path, monkeypatch):
+    export.export_command(ExportSettings(run, tmp_path / "model"))
+    monkeypatch.chdir(tmp_path / "model")
+    with pytest.raises(UserError, match="^. is the folder that you are in, and is to be replaced; run this from"):
+        export.export_command(ExportSettings(run, Path()))
+    export.export_command(ExportSettings(run, tmp_path / "another"))
+
+
 def test_a_card_that_was_gone_on_with_stays(run, tmp_path):
     export.export_command(ExportSettings(run, tmp_path / "model"))
     (tmp_path / "model/README.md").write_text("my own words")
