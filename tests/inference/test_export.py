@@ -16,7 +16,7 @@ from koala.config.inference import ExportSettings
 from koala.config.models import ExtractorSettings, ObjectiveSettings
 from koala.core.errors import UserError
 from koala.imaging import color
-from koala.inference import export
+from koala.inference import colorize, export
 from koala.models import checkpoint, extractor, hub, pretrained
 from koala.models.build import build_network
 from koala.models.network import Colorizer, FusionNetwork
@@ -74,7 +74,7 @@ def test_a_model_is_written_again_and_nothing_else_written_over(run, tmp_path):
 def test_the_folder_that_one_is_in_is_not_replaced(run, tmp_path, monkeypatch):
     export.export_command(ExportSettings(run, tmp_path / "model"))
     monkeypatch.chdir(tmp_path / "model")
-    with pytest.raises(UserError, match="^. is the folder that you are in, and is to be replaced; run this from"):
+    with pytest.raises(UserError, match=r"^\. is the folder that you are in, and is to be replaced; run this from"):
         export.export_command(ExportSettings(run, Path()))
     export.export_command(ExportSettings(run, tmp_path / "another"))
 
@@ -145,8 +145,9 @@ def test_the_built_in_model_as_a_program():
 
 @pytest.mark.slow
 def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
-    """That of docs/guides/export.md, which runs without koala, at a size that koala chooses alike."""
+    """That of docs/guides/export.md, at a size that koala chooses alike; it runs without koala and settles no colours."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(colorize, "settle", lambda lightness, ab, hints: ab)
     files = ExportSettings(run, onnx=tmp_path / "new/../koala.onnx", program=tmp_path / "koala.pt2")
     assert export.export_command(files) == 0
     lines = capsys.readouterr().out.splitlines()
