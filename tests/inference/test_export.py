@@ -145,7 +145,7 @@ def test_the_built_in_model_as_a_program():
 
 @pytest.mark.slow
 def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
-    """That of docs/guides/export.md, at a size that koala chooses alike; it runs without koala and settles no colours."""
+    """That of docs/guides/export.md, at a size that koala chooses alike; it runs without koala, and settles nothing."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(colorize, "settle", lambda lightness, ab, hints: ab)
     files = ExportSettings(run, onnx=tmp_path / "new/../koala.onnx", program=tmp_path / "koala.pt2")
