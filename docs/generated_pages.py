@@ -142,7 +142,7 @@ _PROTOCOLS = """# Protocols
 A protocol fixes everything that scores depend on, except the network and the shards. Its hash is stored in
 `scores.json`. Evaluations with different hashes are not compared.
 
-    koala evaluate runs/45k --shards DIR --protocol val5k
+    koala evaluate runs/full --shards DIR --protocol val5k
 
 `--protocol` takes a name from this page or a TOML file of your own.
 """

@@ -138,7 +138,7 @@ class EvaluateSettings(Strict):
     decoder: Annotated[Literal["cpu", "gpu"], Advanced] = "cpu"
     """What decodes JPEGs for a GPU. With cpu the photos' pixels do not depend on the device."""
     pictures: Annotated[int, Field(ge=0)] | None = None
-    """Number of coloured pictures to write; by default all."""
+    """Number of coloured pictures to write; by default all of a network's, and none of a folder of pictures."""
     sheet_rows: Annotated[int, Field(ge=0), Advanced] = 12
     """Rows of the contact sheet."""
     preset: str = ""

@@ -73,7 +73,7 @@ class BuildStudy(Strict):
     lightness: Literal["own", "shared"] = "own"
     """shared gives every version of a scene the lightness (L*) of the original."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the draw of scenes."""
+    """Seed of the draw of scenes."""
     study: OmitArgPrefixes[StudySettings] = field(default_factory=StudySettings)
 
 
@@ -114,7 +114,7 @@ class ReportStudy(Strict):
     draws: Annotated[int, Field(ge=199)] = 4999
     """Draws of the bootstrap."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -146,4 +146,4 @@ class PowerStudy(Strict):
     tastes_sd: Annotated[float, Field(ge=0)] = 0.3
     """How people differ in what they hold of one model, in logits."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the simulation."""
+    """Seed of the simulation."""
