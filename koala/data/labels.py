@@ -57,9 +57,7 @@ class ClassLabels:
 
     def of(self, name: str) -> ClassLabel | None:
         """The class of an image: of its folder, or of its line in ImageNet's list of validation images."""
-        path = PurePosixPath(name)
-        folder = path.parent.name
-        return self._known(self._validation.get(path.stem) or (folder if _WNID.fullmatch(folder) else ""))
+        return self._known(self._validation.get(PurePosixPath(name).stem) or _class_folder(name))
 
     def describe(self, item: SourceItem) -> dict[str, Any]:
         """What is known of an image's class, as its JSON holds it: "wnid" and "class_index", or one of them."""
@@ -72,6 +70,11 @@ class ClassLabels:
 
     def _known(self, wnid: str) -> ClassLabel | None:
         return ClassLabel(wnid, self._index[wnid]) if wnid in self._index else None
+
+
+def _class_folder(name: str) -> str:
+    """The nearest folder of an image that bears a class's name, as in n01440764/images/1.JPEG; "" where none does."""
+    return next((folder.name for folder in PurePosixPath(name).parents if _WNID.fullmatch(folder.name)), "")
 
 
 def _class_beside(item: SourceItem) -> dict[str, Any]:
@@ -101,8 +104,7 @@ def find_labels(path: Path, images: Iterable[SourceItem], lists: Mapping[str, So
     files = _Lists(path, lists)
     validation = tuple(_validation(files))
     listed = [line.split()[0] for line in files.text(_SYNSETS).splitlines() if line.strip()]
-    named = {name for item in images for name in (item.name.rpartition("/")[0], item.label) if name}
-    found = {wnid for name in named if _WNID.fullmatch(wnid := PurePosixPath(name).name)}
+    found = {name for item in images for name in (_class_folder(item.name), item.label) if _WNID.fullmatch(name)}
     return ClassLabels(tuple(listed) or tuple(sorted(found | {wnid for _, wnid in validation})), validation)
 
 

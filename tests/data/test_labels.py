@@ -120,6 +120,16 @@ def test_classes_without_a_list_are_numbered_in_order(kaggle):
     assert found["ILSVRC2012_val_00000001.JPEG"] == {}
 
 
+def test_the_class_of_a_folder_above(kaggle):
+    """Tiny ImageNet has train/n01443537/images/n01443537_0.JPEG."""
+    folder = next(path for path in kaggle.rglob("n*") if path.is_dir())
+    before = labels_of(kaggle)
+    (folder / "images").mkdir()
+    for photo in folder.glob("*.JPEG"):
+        photo.rename(folder / "images" / photo.name)
+    assert labels_of(kaggle) == before
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_lists_saved_by_a_spreadsheet(kaggle, encoding):
     for name in ("LOC_val_solution.csv", "LOC_synset_mapping.txt"):
