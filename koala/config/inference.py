@@ -23,7 +23,7 @@ class ColorizeOptions(Strict):
     """Name of one of the model's presets; by default its first. The built-in model has natural and faithful: the second
     is paler, and nearer to the truth on average."""
     size: Annotated[int, Field(ge=0, le=2048)] = 0
-    """Short side at which the network sees the photo, in pixels; 0 takes the size it was trained at."""
+    """Short side at which the network sees the photo, in pixels; 0 takes the preset's, or that of training."""
     saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
     """Factor of the colours' strength: 0 is grey, 1.2 is more vivid."""
     strength: Share = 1.0

@@ -51,6 +51,8 @@ class Preset(Strict):
     """For networks that keep a prior of colours: how much more rare ones count, as in training."""
     saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
     """Factor of the colours' strength."""
+    size: Annotated[int, Field(ge=0, le=2048)] = 0
+    """Short side, in pixels, of the small copy that the network sees; 0 takes that of its training."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def colorize(
         device: where to compute, "auto", "cpu", "cuda" or torch's; a model that is given is moved there. By default
             where that is, or else on a GPU if there is one.
         recolor: give photos that are in colour already new colours.
-        size: short side at which the network sees the photo, in pixels; 0 takes the size it was trained at.
+        size: short side at which the network sees the photo, in pixels; 0 takes the preset's, or that of its training.
         saturation: factor of the colours' strength, 0..4.
         strength: share of the coloured photo in the result, 0..1; the rest is the original.
         temperature: of a network trained by classification: 1 gives the mean colour, less gives the likeliest; by
@@ -148,7 +148,7 @@ def _colorize(
 ) -> NDArray[Any]:
     pixels = read_pixels(photo)
     levels = pixels if pixels.dtype != np.float32 else np.rint(pixels * 65535).astype(np.uint16)
-    view = look(levels, options.size or model.size, model.network.stride)
+    view = look(levels, size_for(model, options), model.network.stride)
     if view.kind == "color" and not recolor:
         return pixels.copy()
     placed = placed_hints(hints, levels, view)
@@ -228,6 +228,15 @@ def preset_for(model: Colorizer, options: ColorizeOptions) -> Preset:
         UserError: the model has no preset of the name.
     """
     return model.find_preset(options.preset, options.temperature, options.saturation)
+
+
+def size_for(model: Colorizer, options: ColorizeOptions) -> int:
+    """The short side at which the network is to see photos: as the options say, the preset, or the training.
+
+    Raises:
+        UserError: the model has no preset of the name.
+    """
+    return options.size or preset_for(model, options).size or model.size
 
 
 def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints: Tensor | None = None) -> Tensor:

@@ -53,6 +53,7 @@ def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[
     model.find_preset(settings.options.preset)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(settings.jobs or cores, len(todo))
+    threads = max(1, min(cores // workers, torch.get_num_threads()))  # of each; OMP_NUM_THREADS may allow fewer
     counts: Counter[Outcome] = Counter()
     predict: _Predict = partial(colorize.predict, model, options=settings.options)
     with (
@@ -61,7 +62,7 @@ def colorize_photos(todo: Sequence[Job], settings: ColorizeSettings) -> Counter[
         warnings.catch_warnings(action="ignore"),  # here and not in the threads, which share the filters
         Progress(len(todo), "colouring", unit="photos") as progress,
         PredictionQueue(predict) as queued,
-        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, cores // workers),)) as pool,
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool,
     ):
         # a GPU is quicker with several photos at once, cores are with one each
         together = colorize.device_of(model).type == "cuda" and settings.hints is None
@@ -93,7 +94,7 @@ class _Worker:
 
     def __init__(self, predict: _Predict, model: Colorizer, settings: ColorizeSettings) -> None:
         self._predict, self._settings = predict, settings
-        self._size, self._stride = settings.options.size or model.size, model.network.stride
+        self._size, self._stride = colorize.size_for(model, settings.options), model.network.stride
         self._takes_hints = model.network.hints
         self._large = Lock()
 

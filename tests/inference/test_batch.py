@@ -234,6 +234,22 @@ def test_one_photo_never_ends_the_command(run, folder, tmp_path, capsys, monkeyp
     assert "1 could not be read" in captured.out
 
 
+@pytest.mark.parametrize(("photos", "allowed", "each"), [(1, 4, 4), (1, 2, 2), (4, 4, 1)])
+def test_threads_are_shared_out_and_no_more_than_are_allowed(run, tmp_path, monkeypatch, photos, allowed, each):
+    """On four cores; OMP_NUM_THREADS, say, allows fewer."""
+    found = []
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setattr(workers._Worker, "do", lambda *_: found.append(torch.get_num_threads()) or ("copied", ""))
+    before = torch.get_num_threads()
+    torch.set_num_threads(allowed)
+    try:
+        workers.colorize_photos([None] * photos, ColorizeSettings([tmp_path], tmp_path, model=str(run)))
+        assert found == [each] * photos
+        assert torch.get_num_threads() == allowed
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_limits_are_settings(run, folder, tmp_path, capsys):
     """By whoever knows better: photos here have 2,400 pixels."""
     command = ["colorize", str(folder), "--out", str(tmp_path / "out"), "--model", str(run)]

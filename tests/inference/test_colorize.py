@@ -141,6 +141,15 @@ def test_the_working_size_matters(model):
     )
 
 
+def test_a_preset_may_say_the_working_size(run):
+    model, photo = koala.load_model(run), np.asarray(make_photo(2))
+    expected = [koala.colorize(photo, model, size=size, recolor=True) for size in (32, 48)]
+    model.preset = Preset(size=32)
+    assert np.array_equal(koala.colorize(photo, model, recolor=True), expected[0])
+    assert np.array_equal(koala.colorize(photo, model, size=48, recolor=True), expected[1])
+    assert not np.array_equal(*expected)
+
+
 def test_temperature_is_an_option_of_networks_that_predict_bins():
     model = Colorizer(FusionNetwork(0, "bins"), None, 16).eval()
     photo = np.asarray(make_photo(5).convert("L"))

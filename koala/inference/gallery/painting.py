@@ -81,6 +81,7 @@ def options_for(model: Colorizer) -> Options:
 def _sliders(model: Colorizer) -> tuple[Slider, ...]:
     """By the names of `ColorizeOptions`."""
     stride, trained = model.network.stride, model.size
+    usual = model.preset.size or trained
     words = "How strong the colours are: 0 is grey, 1 is as the network gives them, more is more vivid."
     saturation = Slider("saturation", "Saturation", words, 0, 2, 0.05, 1)
     words = "How much of the coloured picture there is: 0 is the photo as it was, 1 the coloured one alone."
@@ -91,7 +92,7 @@ def _sliders(model: Colorizer) -> tuple[Slider, ...]:
         f"Pixels of the short side at which the network sees the photo. It was trained at {trained}; with more it sees "
         "smaller things, and takes longer. The picture keeps its own size."
     )
-    size = Slider("size", "Working size", words, min(64, trained), max(512, trained), stride, trained)
+    size = Slider("size", "Working size", words, min(64, usual), max(512, usual), stride, usual)
     return saturation, strength, *([temperature] if model.network.head == "bins" else []), size
 
 
