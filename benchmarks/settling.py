@@ -19,6 +19,7 @@ from skimage.color import rgb2lab
 
 import koala
 from koala.core.progress import Progress
+from koala.evaluation import scoring
 from koala.inference import colorize
 from koala.models.network import Colorizer
 
@@ -64,15 +65,15 @@ def both(photo: NDArray, model: Colorizer, preset: str) -> list[tuple[float, ...
 
 
 def measures(photo: NDArray, colored: NDArray) -> tuple[float, ...]:
-    """CIEDE2000, and the means of true ab squared, of found ab squared and of their product."""
+    """CIEDE2000, the squared error of ab, and the mean squares of found and of true ab."""
     true, found = (rgb2lab(pixels)[..., 1:] for pixels in (photo, colored))
-    return error(photo, colored), (true**2).mean(), (found**2).mean(), (true * found).mean()
+    return error(photo, colored), ((found - true) ** 2).mean(), (found**2).mean(), (true**2).mean()
 
 
 def unexplained(values: NDArray) -> float:
     """The squared error that the best factor leaves, as a share of grey's."""
-    _, true, found, product = values.mean(axis=0)
-    return 1 - product**2 / (true * found)
+    _, mse, power, true_power = values.mean(axis=0)
+    return scoring.best_factor(mse, power, true_power)[1] / true_power
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def smooth(lightness: Tensor, ab: Tensor) -> Tensor:
     height, width = (max(1, round(scale * length)) for length in lightness.shape[-2:])
     small, ab = _resize(lightness, (height, width)), _resize(ab, (height, width))
     slope = _slope(small, ab, _SMOOTHED_RADIUS, _SMOOTHED_EPSILON)
-    offset = _mean(ab, _SMOOTHED_RADIUS) - slope * _mean(small, _SMOOTHED_RADIUS)
-    return apply(_mean(torch.cat([slope, offset], dim=1), _SMOOTHED_RADIUS), lightness)
+    offset = box_mean(ab, _SMOOTHED_RADIUS) - slope * box_mean(small, _SMOOTHED_RADIUS)
+    return apply(box_mean(torch.cat([slope, offset], dim=1), _SMOOTHED_RADIUS), lightness)
 
 
 def fit(lightness: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EPSILON) -> Tensor:
@@ -65,7 +65,7 @@ def fit(lightness: Tensor, ab: Tensor, radius: int = RADIUS, epsilon: float = EP
         `(B, 4, h, w)`: the slopes of a and b, then their offsets. The lines go through the picture:
         slope * lightness + offset is ab again.
     """
-    slope = _mean(_slope(lightness, ab, radius, epsilon), radius)
+    slope = box_mean(_slope(lightness, ab, radius, epsilon), radius)
     return torch.cat([slope, ab - slope * lightness], dim=1)
 
 
@@ -95,17 +95,17 @@ def apply(lines: Tensor, lightness: Tensor, top: int = 0, height: int | None = N
     return torch.addcmul(offset, slope, lightness)
 
 
+def box_mean(values: Tensor, radius: int) -> Tensor:
+    """The mean of `(B, C, h, w)` in windows of 2 radius + 1 pixels a side; at the edges of what there is."""
+    return F.avg_pool2d(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+
+
 def _slope(lightness: Tensor, ab: Tensor, radius: int, epsilon: float) -> Tensor:
     """Of the line that is nearest in the window around each pixel, less steep where lightness tells little."""
-    mean = _mean(lightness, radius)
-    covariance = _mean(lightness * ab, radius) - mean * _mean(ab, radius)
-    variance = _mean(lightness * lightness, radius) - mean * mean
+    mean = box_mean(lightness, radius)
+    covariance = box_mean(lightness * ab, radius) - mean * box_mean(ab, radius)
+    variance = box_mean(lightness * lightness, radius) - mean * mean
     return covariance / (variance.clamp(min=0) + epsilon)
-
-
-def _mean(values: Tensor, radius: int) -> Tensor:
-    """In the window around each pixel."""
-    return F.avg_pool2d(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
 
 
 def _resize(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,6 @@ measured in docs/results.md.
 Shapes: B pictures of h x w pixels. Lightness and ab are on the network's scale.
 """
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from koala.imaging import color, guided_filter
@@ -34,8 +33,5 @@ def settle(lightness: Tensor, ab: Tensor, hints: Tensor | None = None) -> Tensor
 def _nearness(given: Tensor) -> Tensor:
     """1 at hints, 0 from twice the reach on: `(B, 1, h, w)` to the same."""
     radius = max(1, min(given.shape[-2:]) // _REACH)
-
-    def around(values: Tensor) -> Tensor:
-        return F.avg_pool2d(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
-
-    return around((around(given) > 0).float())
+    reached = guided_filter.box_mean(given, radius) > 0
+    return guided_filter.box_mean(reached.float(), radius)

@@ -122,11 +122,11 @@ def test_classes_without_a_list_are_numbered_in_order(kaggle):
 
 def test_the_class_of_a_folder_above(kaggle):
     """Tiny ImageNet has train/n01443537/images/n01443537_0.JPEG."""
-    folder = next(path for path in kaggle.rglob("n*") if path.is_dir())
     before = labels_of(kaggle)
-    (folder / "images").mkdir()
-    for photo in folder.glob("*.JPEG"):
-        photo.rename(folder / "images" / photo.name)
+    photo = next(kaggle.rglob("n*/*.JPEG"))
+    (photo.parent / "images").mkdir()
+    photo.rename(photo.parent / "images" / photo.name)
+    assert before[photo.name]["wnid"] == photo.parent.name
     assert labels_of(kaggle) == before
 
 

@@ -81,7 +81,7 @@ def options_for(model: Colorizer) -> Options:
 def _sliders(model: Colorizer) -> tuple[Slider, ...]:
     """By the names of `ColorizeOptions`."""
     stride, trained = model.network.stride, model.size
-    usual = model.preset.size or trained
+    usual = colorize.size_for(model, ColorizeOptions())
     words = "How strong the colours are: 0 is grey, 1 is as the network gives them, more is more vivid."
     saturation = Slider("saturation", "Saturation", words, 0, 2, 0.05, 1)
     words = "How much of the coloured picture there is: 0 is the photo as it was, 1 the coloured one alone."
