@@ -530,9 +530,17 @@ class Visitor:
         assert len(self.all("#photos button")) == 2, "hints are no photos"
         self.driver.save_screenshot(str(self.folder / "loaded.png"))
         Image.fromarray(draw_dabs([Dab(0.5, 0.5, "#ff0000")], 300, 300)).save(self.folder / "other-hints.png")
+        before = self.picture()
+        self.driver.execute_script("window.soon = setTimeout; setTimeout = (job, wait) => soon(job, wait + 2000)")
+        self.find("undo").click()  # which is painted after the refusal, and does not take its words away
         self.drop_file(str(self.folder / "other-hints.png"))
-        self.wait(lambda: "belongs to a photo of another shape, 300 x 300 pixels" in self.find("status").text)
-        assert self.dabs() == [kept]
+        refused = "belongs to a photo of another shape, 300 x 300 pixels"
+        self.wait(lambda: self.picture() != before and refused in self.find("status").text)
+        assert self.dabs() == []
+        self.driver.execute_script("setTimeout = soon")
+        self.drop_file(str(self.folder / "aunt Marie-hints.png"))
+        self.wait(lambda: self.dabs() == [kept])
+        assert refused not in self.find("status").text
 
     def drop_file(self, path: str):
         """Drop a file on the page, as a person's hand would."""

@@ -66,7 +66,6 @@
       report();
     }, 1000);
     busy.add(task);
-    complaint = "";
     report();
     try {
       await job();
@@ -78,6 +77,9 @@
       report();
     }
   }
+
+  // a complaint stays until somebody does something: work that was begun before takes no other work's words away
+  for (const act of ["click", "keydown", "input", "drop", "paste"]) addEventListener(act, () => { complaint = ""; report(); }, true);
 
   const wishes = (one) => JSON.stringify([one.dabs, preset?.value, sliders.map((slider) => slider.value)]);
 
@@ -142,10 +144,9 @@
   function select(one) {
     photo = one;
     chosen = -1;
-    change = suggested = complaint = "";
+    change = suggested = "";
     for (const each of photos) each.button.setAttribute("aria-pressed", each === one);
     for (const part of document.querySelectorAll(".result")) part.remove();
-    report();
     show();
     paint();
   }
