@@ -109,8 +109,8 @@ class ExportSettings(Strict):
     program: File | None = None
     """Write the same for torch.export.load (FILE.pt2)."""
     presets: File | None = None
-    """Give the model these presets: a TOML file of a table [NAME] with temperature, rebalancing and saturation.
-    The first one is taken where nobody names one; ONNX and program hold it."""
+    """Give the model these presets: a TOML file of a table [NAME] with temperature, rebalancing, saturation,
+    coring and size. The first one is taken where nobody names one; ONNX and program hold its first three."""
     temperature: Temperature = None
     """For networks trained by classification: 1 gives the mean colour, less gives the likeliest. By default that of
     the first preset."""

@@ -253,12 +253,13 @@ def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints
     """
     lightness = lightness.to(device_of(model))
     hints = hints.to(lightness.device) if hints is not None else None
-    look = partial(model, preset=preset_for(model, options))
+    preset = preset_for(model, options)
+    look = partial(model, preset=preset)
     ab = look(lightness, hints=hints)
     if options.flip:
         mirrored = hints.flip(-1) if hints is not None else None
         ab = (ab + look(lightness.flip(-1), hints=mirrored).flip(-1)) / 2
-    return settle(lightness, ab, hints)
+    return settle(lightness, ab, hints, preset.coring)
 
 
 def paint(

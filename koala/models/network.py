@@ -217,7 +217,8 @@ class Colorizer(nn.Module):
             raise UserError(f"there is no preset {name}; {known}")
         preset = self.presets[name] if name else self.preset
         temperature = temperature or preset.temperature
-        return replace(preset, temperature=temperature, saturation=saturation * preset.saturation)
+        stronger = {name: saturation * getattr(preset, name) for name in ("saturation", "coring")}
+        return replace(preset, temperature=temperature, **stronger)
 
     @torch.inference_mode()
     def forward(

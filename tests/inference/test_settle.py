@@ -2,6 +2,7 @@
 
 import torch
 
+from koala.imaging.color import from_units
 from koala.inference.settle import settle
 
 LIGHTNESS = torch.full((1, 1, 96, 128), 0.1)
@@ -23,6 +24,16 @@ def test_colors_fade_below_20():
     torch.testing.assert_close(settle(lightness, ab), share * ab, atol=1e-5, rtol=0)
 
 
+def test_faint_colors_fade_to_grey():
+    """Chroma 5, 10 and 40 with coring 10: a fifth, a half and 16/17 of it are left, of the same hue."""
+    chroma = torch.tensor([5.0, 10.0, 40.0]).view(3, 1, 1, 1)
+    ab = from_units(chroma * torch.tensor([0.6, -0.8]).view(1, 2, 1, 1)).expand(3, 2, 32, 64)
+    lightness = LIGHTNESS[..., :32, :64].expand(3, 1, 32, 64)
+    share = torch.tensor([1 / 5, 1 / 2, 16 / 17]).view(3, 1, 1, 1)
+    torch.testing.assert_close(settle(lightness, ab, coring=10.0), share * ab, atol=1e-5, rtol=0)
+    assert settle(lightness, 0 * ab, coring=10.0).isfinite().all()
+
+
 def test_a_hint_is_followed_as_the_network_follows_it():
     """At the hint ab is what was predicted, and so in the dark; beyond twice the reach it is as without the hint."""
     hints = torch.zeros(1, 3, 96, 128)
@@ -31,6 +42,8 @@ def test_a_hint_is_followed_as_the_network_follows_it():
         settled = settle(lightness, wandering(), hints)
         torch.testing.assert_close(settled[..., 40:43, 50:53], wandering()[..., 40:43, 50:53])
         torch.testing.assert_close(settled[..., 70:, 80:], settle(lightness, wandering())[..., 70:, 80:])
+        cored = settle(lightness, wandering(), hints, coring=50.0)
+        torch.testing.assert_close(cored[..., 40:43, 50:53], wandering()[..., 40:43, 50:53])
     torch.testing.assert_close(settle(LIGHTNESS, wandering(), 0 * hints), settle(LIGHTNESS, wandering()))
 
 
