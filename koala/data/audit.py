@@ -29,6 +29,7 @@ from koala.config.data import AuditShards
 from koala.core.errors import UserError, first_line
 from koala.core.progress import Progress
 from koala.core.readers import parse_csv, read_text
+from koala.core.wording import counted
 from koala.data.mirror import bring, local_folder, remove_file, send, shown, tar_names, write_file
 from koala.data.shards import SPLITS, ShardRecord, Shards, read_record, record_path
 from koala.imaging import ab_bins, color, toning
@@ -350,7 +351,7 @@ def summary_lines(table: Any, shard_count: int) -> list[str]:
     count = len(table)
     flagged = {name: int(table[name].sum()) for name in FLAGS}
     shares = {"one channel": int((table["color_model"] == "grey").sum()), **flagged}
-    lines = [f"{count} images in {shard_count} shards"]
+    lines = [f"{counted(count, 'image')} in {counted(shard_count, 'shard')}"]
     lines += [f"{name.replace('_', ' '):13} {n:8} {100 * n / max(count, 1):8.2f} %" for name, n in shares.items()]
     lines.append(f"{'':13} {'25 %':>8} {'50 %':>8} {'75 %':>8}")
     for name in ("chroma", "colorfulness"):

@@ -21,6 +21,7 @@ from torch import Tensor
 from koala.config.data import MeasurePrior
 from koala.config.fields import Location
 from koala.core.errors import UserError
+from koala.core.wording import counted
 from koala.data import audit
 from koala.data.mirror import local_folder, write_file
 from koala.data.shards import read_manifest
@@ -50,9 +51,8 @@ def prior_command(settings: MeasurePrior) -> int:
     text.write(stamp)
     np.savetxt(text, rows, ["%d", "%d", "%.6f", "%.9g"], ",", header=",".join(COLUMNS), comments="")
     write_file(prior_path(folder), text.getvalue().encode())
-    print(
-        f"{settings.shards}/prior.csv: {round(found.sum())} pictures in {int((found > 0).sum())} of {len(found)} bins"
-    )
+    pictures, bins = counted(round(found.sum()), "picture"), int((found > 0).sum())
+    print(f"{settings.shards}/prior.csv: {pictures} in {bins} of {len(found)} bins")
     return 0
 
 

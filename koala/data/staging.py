@@ -17,6 +17,7 @@ from koala.core.errors import UserError
 from koala.core.folder_lock import lock_folder
 from koala.core.object_store import ObjectStore, open_folder, stop_waiting
 from koala.core.progress import Progress
+from koala.core.wording import counted
 from koala.data.mirror import bring, local_folder, store_of
 from koala.data.sampler import shard_order
 from koala.data.shards import ShardEntry, ShardManifest, read_manifest, read_record, record_path
@@ -40,7 +41,7 @@ def stage_command(settings: StageShards) -> int:
             left.unlink()
         copied = _copy_shards(source, settings.to, in_order(manifest, settings.seed), settings.workers)
         _copy_others(source, settings.to)
-    print(f"{settings.to}: {copied} shards copied, {len(manifest.entries) - copied} were there")
+    print(f"{settings.to}: {counted(copied, 'shard')} copied, {len(manifest.entries) - copied} were there")
     return 0
 
 

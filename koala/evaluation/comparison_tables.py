@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.core import html, terminal
+from koala.core.wording import counted
 from koala.evaluation import recognition
 from koala.evaluation.baselines import share_text
 from koala.evaluation.comparison import Comparison
@@ -181,8 +182,9 @@ def to_html(comparison: Comparison, sheet: NDArray[np.uint8] | None) -> str:
         ]
         for name in comparison.names
     ]
+    judged = counted(len(comparison.columns[0].images), "image")
     about = (
-        f"{len(comparison.columns[0].images)} images, protocol {protocol['name']}. In brackets: 95 % intervals over "
+        f"{judged}, protocol {protocol['name']}. In brackets: 95 % intervals over "
         f"images (bootstrap), which say nothing of other trainings. Differences are from {comparison.baseline}, on the "
         "same images; bold where the interval leaves out 0."
     )

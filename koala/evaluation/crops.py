@@ -19,6 +19,7 @@ from koala.core.atomic_io import write_atomic
 from koala.core.distributed import open_accelerator
 from koala.core.errors import UserError
 from koala.core.progress import Progress
+from koala.core.wording import counted
 from koala.data.loader import Batch, load_batches
 from koala.data.sampler import SamplePositions
 from koala.data.shards import Shards
@@ -53,7 +54,7 @@ def export_command(settings: ExportCrops) -> int:
         for batch in _batches(photos, left, data):
             _write(batch, paths, photos, data, settings.grey)
             progress.advance(len(batch.ab))
-    print(f"{settings.out}: {len(paths)} pictures of the protocol {rules.name}")
+    print(f"{settings.out}: {counted(len(paths), 'picture')} of the protocol {rules.name}")
     return 0
 
 

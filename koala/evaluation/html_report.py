@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.core import html
+from koala.core.wording import counted
 from koala.evaluation import baselines, recognition
 from koala.evaluation.baselines import BASELINES
 from koala.evaluation.metrics import CHROMA_STEP, Histograms
@@ -61,7 +62,7 @@ def render(
     """
     what = report.get("checkpoint") or report.get("pictures_of")
     parts = [
-        f'<p class="soft">{html.escape(what)}: {report["pictures"]} pictures under the protocol '
+        f'<p class="soft">{html.escape(what)}: {counted(report["pictures"], "picture")} under the protocol '
         f"{html.escape(report['protocol']['name'])}. In brackets: 95 % intervals over pictures (bootstrap).</p>",
         *_scores(report),
         "<h2>Colours, predicted and true</h2>",

@@ -20,6 +20,7 @@ from torch import Tensor
 from koala.config.fields import LightnessSource
 from koala.config.models import ExtractorSettings
 from koala.core.errors import UserError
+from koala.core.wording import counted
 from koala.data.shards import Shards
 from koala.evaluation import confidence_intervals
 from koala.evaluation.predictions import AssembledPrediction, Prediction
@@ -159,7 +160,7 @@ def misleads(found: Mapping[str, Any]) -> bool:
 def sentence(found: Mapping[str, Any]) -> str:
     """What was recognised, in words."""
     said = ", ".join(f"{way} {100 * found[way]:.1f} %" for way in WAYS)
-    text = f"{found['classifier']} recognises of {found['pictures']} pictures: {said}"
+    text = f"{found['classifier']} recognises of {counted(found['pictures'], 'picture')}: {said}"
     if found["closed"] is None:
         return f"{text}; what true colours add here may be chance"
     closed, low, high = (f"{100 * share:.0f} %" for share in (found["closed"], *found["closed_interval"]))

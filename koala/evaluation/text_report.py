@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from koala.core import terminal
+from koala.core.wording import counted
 from koala.evaluation import baselines, recognition, scoring
 from koala.evaluation.baselines import BASELINES
 from koala.evaluation.html_report import capitalized
@@ -18,8 +19,9 @@ def lines(result: Mapping[str, Any], colored: bool = False) -> list[str]:
     """
     named, what = result["protocol"], result.get("checkpoint") or result.get("pictures_of")
     shown = [name for name in result["scores"] if name in scoring.HEADLINE]
+    judged = counted(result["pictures"], "picture")
     said = [
-        f"{what}: {result['pictures']} pictures under the protocol {named['name']} (sha256 {named['sha256'][:8]})",
+        f"{what}: {judged} under the protocol {named['name']} (sha256 {named['sha256'][:8]})",
         f"L* of the {named['lightness']} photo in, of the {named['assembly']} photo out; padding {named['padding']}",
         "",
         _TABLE.format("score", "", "value", "95 % interval", "photos", *BASELINES, "nearer").rstrip(),

@@ -11,8 +11,8 @@ import pandas as pd
 
 from koala.config.study import ReportStudy
 from koala.core.errors import UserError
+from koala.core.wording import counted
 from koala.study.folder import StudyFolder
-from koala.study.formats import counted
 from koala.study.statistics import AnswerTable
 from koala.study.store import AnswerStore
 

@@ -27,13 +27,13 @@ from koala.core.errors import UserError
 from koala.core.progress import Progress
 from koala.core.readers import read_text
 from koala.core.version import __version__
+from koala.core.wording import counted
 from koala.data import labels, sources
 from koala.data.places import SourceItem
 from koala.imaging import color, jpeg_intake
 from koala.imaging.errors import UnreadableImageError
 from koala.study import languages, trials
 from koala.study.folder import StudyManifest, StudyPicture
-from koala.study.formats import counted
 from koala.study.languages import PAGE_FOLDER
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")

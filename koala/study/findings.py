@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from koala.core.wording import counted
 from koala.study.analysis import Analysis
-from koala.study.formats import counted, decimal, interval, is_none, p_value, percent, points
+from koala.study.formats import decimal, interval, is_none, p_value, percent, points
 
 _ALPHA = 0.05
 

@@ -26,7 +26,7 @@ from koala.config.study import StudySettings
 from koala.core.atomic_io import write_atomic
 from koala.core.errors import UserError
 from koala.core.readers import parse_json
-from koala.study.formats import counted
+from koala.core.wording import counted
 from koala.study.trials import ORIGINAL
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: one minus sign, one dash for none, one for one."""
+"""Numbers as people read them: one minus sign, one dash for none."""
 
 import math
 from collections.abc import Callable
@@ -30,11 +30,6 @@ def p_value(value: float) -> str:
 def interval(low: float, high: float, form: Callable[[float], str] = percent) -> str:
     """Both ends, as 40.2 % to 57.1 %."""
     return "–" if is_none(low) else f"{form(low)} to {form(high)}"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """So many of something: 1 picture, 2 pictures, 2 people."""
-    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def is_none(value: Any) -> bool:

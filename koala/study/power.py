@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from koala.config.study import PowerStudy
 from koala.core.errors import UserError
 from koala.core.progress import Progress
+from koala.core.wording import counted
 from koala.study import simulation, statistics, trials
-from koala.study.formats import counted
 
 _ALPHA = 0.05
 

@@ -30,6 +30,7 @@ from koala.core import terminal
 from koala.core.atomic_io import write_atomic
 from koala.core.distributed import is_main_process
 from koala.core.errors import UserError
+from koala.core.wording import counted
 from koala.data import color_prior, embed
 from koala.evaluation import compare, comparison, evaluate, results, scoring
 from koala.evaluation.comparison_tables import alarms
@@ -253,7 +254,7 @@ def to_markdown(rows: Sequence[AblationRow], seeds: int) -> str:
     names = list(rows[0].means)
     lines = [f"| variant | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     lines += [f"| {row.name} | {' | '.join(_cell(row, name) for name in names)} |" for row in rows]
-    known = f"In brackets the difference to {rows[0].name}; means over {seeds} seeds"
+    known = f"In brackets the difference to {rows[0].name}; means over {counted(seeds, 'seed')}"
     judged = ", bold where it is more than seeds leave to chance (95 %)" if any(row.chance for row in rows) else ""
     return "\n".join([*lines, "", f"{known}{judged}.", ""])
 

@@ -17,9 +17,10 @@ from typing import Any, Literal
 from koala.config.training import DoctorSettings, TrainSettings
 from koala.core import terminal
 from koala.core.errors import UserError, first_line
+from koala.core.wording import counted
 from koala.training import doctor_checks, gpu_checks, machine_checks
 from koala.training.doctor_checks import INTERFACES
-from koala.training.findings import Finding, Status, format_count
+from koala.training.findings import Finding, Status
 from koala.training.process_store import MARGIN_S, PATIENCE_S, ProcessStore
 
 STATUSES: tuple[Status, ...] = ("ok", "warning", "failed")
@@ -176,9 +177,7 @@ class DoctorPage:
         self._width = min(shutil.get_terminal_size((_WIDTH, 24)).columns, _WIDTH)
         hosts = list(dict.fromkeys(store.hosts))
         named = ", ".join(hosts[:_FEW_HOSTS]) + (", ..." if len(hosts) > _FEW_HOSTS else "")
-        self._say(
-            f"koala doctor: {format_count(store.size, 'process')} on {format_count(store.nodes, 'node')} ({named})\n"
-        )
+        self._say(f"koala doctor: {counted(store.size, 'process')} on {counted(store.nodes, 'node')} ({named})\n")
 
     def announce(self, name: str) -> None:
         """On a terminal, say what is being looked at; its line takes the place."""
@@ -193,7 +192,7 @@ class DoctorPage:
     def close(self) -> int:
         """Write the verdict, and give the exit code."""
         failed, warnings = self._statuses["failed"], self._statuses["warning"]
-        counts = f"{failed or 'nothing'} failed, {format_count(warnings, 'warning')}, {self._statuses['ok']} ok"
+        counts = f"{failed or 'nothing'} failed, {counted(warnings, 'warning')}, {self._statuses['ok']} ok"
         self._say(f"\n{counts}")
         return 1 if failed else 0
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from koala.config.data import DataSettings, ResizeRule, for_evaluation
 from koala.config.training import TrainSettings
 from koala.core.errors import UserError, first_line
-from koala.training.findings import Finding, format_bytes, format_count
+from koala.core.wording import counted
+from koala.training.findings import Finding, format_bytes
 from koala.training.machine_checks import device_there
 from koala.training.process_store import PATIENCE_S, ProcessStore
 
@@ -57,8 +58,8 @@ def batch(settings: TrainSettings, store: ProcessStore) -> Finding:
     order = EpochSampler((settings.batch_size,), settings.seed)
     pieces = max(1, settings.gradient_accumulation_steps)  # 0 is found out when it trains
     part = next(micro_batches(order, 0, settings.batch_size, rank=0, world_size=store.size, accumulation=pieces))
-    processes = format_count(store.size, "process")
-    return Finding("ok", f"{settings.batch_size} images = {processes} x {format_count(pieces, 'piece')} x {len(part)}")
+    processes = counted(store.size, "process")
+    return Finding("ok", f"{settings.batch_size} images = {processes} x {counted(pieces, 'piece')} x {len(part)}")
 
 
 def decoding(settings: TrainSettings, store: ProcessStore) -> Finding:
@@ -203,7 +204,7 @@ def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
     manifest = read_manifest(folder)
     faults = verify_shards(folder, quick=True, show=False)
     if faults:
-        text = f"{format_count(len(faults), 'fault')}: {faults[0]}{', ...' if len(faults) > 1 else ''}"
+        text = f"{counted(len(faults), 'fault')}: {faults[0]}{', ...' if len(faults) > 1 else ''}"
         remedy = f"koala shards verify {folder} tells all; koala shards repair {folder} --source DIR writes them again"
         return Finding("failed", text, remedy)
     splits = {
@@ -218,7 +219,7 @@ def shards(settings: TrainSettings, store: ProcessStore) -> Finding:
         text = f"{folder} holds other shards here than on the first node"
         return Finding("failed", text, "copy them anew, or name a folder that all nodes see")
     counts = " and ".join(f"{len(found)} {split}" for split, found in splits.items())
-    number = format_count(sum(map(len, manifest.splits.values())), "shard")
+    number = counted(sum(map(len, manifest.splits.values())), "shard")
     return Finding("ok", f"{folder}: {counts} samples in {number}; some were read at random")
 
 
@@ -335,7 +336,7 @@ def same_folder(settings: TrainSettings, store: ProcessStore) -> Finding:
         there = _comes(folder / name)
         store.gather("token was seen", there, PATIENCE_S / 2)  # before it goes
     if there:
-        return Finding("ok", f"seen by {format_count(store.size, 'process')} on {format_count(store.nodes, 'node')}")
+        return Finding("ok", f"seen by {counted(store.size, 'process')} on {counted(store.nodes, 'node')}")
     text = f"{folder} is not the folder that the first process writes to"
     return Finding("failed", text, "name with --run a folder on a file system that all nodes share")
 

@@ -30,8 +30,3 @@ def format_bytes(number: float) -> str:
             return f"{number:.{0 if number >= 10 or unit == 'bytes' else 1}f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
-
-
-def format_count(number: int, noun: str) -> str:
-    """A number of things, in words."""
-    return f"{number} {noun if number == 1 else noun + ('es' if noun.endswith('s') else 's')}"

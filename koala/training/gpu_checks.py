@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from koala.config.training import TrainSettings
 from koala.core.devices import on_cpu
-from koala.training.findings import Finding, format_count
+from koala.core.wording import counted
+from koala.training.findings import Finding
 from koala.training.machine_checks import device_there
 from koala.training.process_store import ProcessStore
 
@@ -31,7 +32,7 @@ def jpeg_engine(settings: TrainSettings, store: ProcessStore) -> Finding:
         return Finding("warning", "nvJPEG, which would tell, cannot be loaded", "install another nvidia-dali")
     if not engines:
         return Finding("ok", "this GPU has none; its other cores decode")
-    text = f"{format_count(engines, 'JPEG engine')} of the GPU, for {settings.data.hardware_share:.0%} of the JPEGs"
+    text = f"{counted(engines, 'JPEG engine')} of the GPU, for {settings.data.hardware_share:.0%} of the JPEGs"
     if _loads(_LIBRARY):
         return Finding("ok", text)
     remedy = f"let the container have it: NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; {_NO_ENGINE}"

@@ -12,7 +12,8 @@ from koala.config.training import TrainSettings
 from koala.core.errors import first_line
 from koala.core.extras import require_dali
 from koala.core.version import __version__
-from koala.training.findings import Finding, Status, format_bytes, format_count
+from koala.core.wording import counted
+from koala.training.findings import Finding, Status, format_bytes
 from koala.training.process_store import ProcessStore
 
 _MODULES = {"torch": "torch", "DALI": "nvidia.dali", "timm": "timm", "accelerate": "accelerate"}
@@ -105,7 +106,7 @@ def gpus(settings: TrainSettings, store: ProcessStore) -> Finding:
     if store.local_size != number:
         status: Status = "failed" if store.local_size > number else "warning"
         remedy = "start one for each GPU; --num_processes of accelerate launch counts those of all nodes"
-        return Finding(status, f"{text}, for {format_count(store.local_size, 'process')}", remedy)
+        return Finding(status, f"{text}, for {counted(store.local_size, 'process')}", remedy)
     busy = [index for index, (free, total) in enumerate(memory) if free < (1 - _BUSY_SHARE) * total]
     if busy:
         text = f"{text}; GPU {', '.join(map(str, busy))} in use: {format_bytes(memory[busy[0]][0])} free"

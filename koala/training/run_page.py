@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from koala.core import html
+from koala.core.wording import counted
 from koala.evaluation import html_report
 
 _POINTS = 400  # of a curve, at most
@@ -145,7 +146,8 @@ def _evaluation(report: Mapping[str, Any]) -> Iterator[str]:
         yield "<p>None yet. <code>koala evaluate RUN --shards DIR</code> tells whether the colours beat grey.</p>"
         return
     seen, protocol = f"{report['images_seen']:,}", html.escape(report["protocol"]["name"])
-    yield f'<p class="soft">After {seen} images: {report["pictures"]} pictures under the protocol {protocol}.</p>'
+    judged = counted(report["pictures"], "picture")
+    yield f'<p class="soft">After {seen} images: {judged} under the protocol {protocol}.</p>'
     yield from html_report.digest(report)
 
 

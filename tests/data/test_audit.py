@@ -257,7 +257,7 @@ def test_the_command_says_and_draws(tmp_path, capsys):
     write(tmp_path / "in", photos, tmp_path / "out")
     assert cli.main(["shards", "audit", str(tmp_path / "out")]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == ["8", "images", "in", "1", "shards"]
+    assert lines[0] == ["8", "images", "in", "1", "shard"]
     assert lines[1:5] == [
         ["one", "channel", "1", "12.50", "%"],
         ["grey", "1", "12.50", "%"],
