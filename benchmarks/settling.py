@@ -57,7 +57,7 @@ def main() -> None:
 
 def both(photo: NDArray, model: Colorizer, preset: str) -> list[tuple[float, ...]]:
     """Measures of a photo whose colours are as predicted, and of it as koala paints it."""
-    with mock.patch.object(colorize, "settle", lambda lightness, ab, hints, coring: ab):
+    with mock.patch.object(colorize, "settle", lambda lightness, ab, *_: ab):
         predicted = koala.colorize(photo, model, recolor=True, preset=preset)
     return [
         measures(photo, colored) for colored in (predicted, koala.colorize(photo, model, recolor=True, preset=preset))

@@ -147,7 +147,7 @@ def test_the_built_in_model_as_a_program():
 def test_the_example_colors_as_koala_does(run, tmp_path, monkeypatch, capsys):
     """That of docs/guides/export.md, at a size that koala chooses alike; it runs without koala, and settles nothing."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(colorize, "settle", lambda lightness, ab, hints: ab)
+    monkeypatch.setattr(colorize, "settle", lambda lightness, ab, *_: ab)
     files = ExportSettings(run, onnx=tmp_path / "new/../koala.onnx", program=tmp_path / "koala.pt2")
     assert export.export_command(files) == 0
     lines = capsys.readouterr().out.splitlines()
