@@ -52,8 +52,8 @@ class Preset(Strict):
     saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
     """Factor of the colours' strength."""
     coring: Annotated[float, Field(ge=0, le=128)] = 0.0
-    """Chroma, in units of L*a*b*, at which colours lose half of it when photos are coloured; fainter ones fade to grey,
-    stronger ones stay."""
+    """Chroma, in units of L*a*b*, below which colours fade to grey when photos are coloured; those above 24 become a
+    little stronger instead."""
     size: Annotated[int, Field(ge=0, le=2048)] = 0
     """Short side, in pixels, of the small copy that the network sees; 0 takes that of its training."""
 

@@ -259,7 +259,8 @@ def predict(model: Colorizer, lightness: Tensor, options: ColorizeOptions, hints
     if options.flip:
         mirrored = hints.flip(-1) if hints is not None else None
         ab = (ab + look(lightness.flip(-1), hints=mirrored).flip(-1)) / 2
-    return settle(lightness, ab, hints, preset.coring)
+    stronger = max(options.saturation, 1e-3)  # than the preset says: whatever it is, the same colours are faint
+    return stronger * settle(lightness, ab / stronger, hints, preset.coring)
 
 
 def paint(

@@ -11,6 +11,7 @@ from torch import Tensor
 from koala.imaging import color, guided_filter
 
 _SHADOWS = 20.0  # L* below which colours fade
+_PIVOT = 24.0  # chroma that coring leaves as it is, so that pictures are about as colourful as before
 _REACH = 14  # the short side holds it so often: how far around a hint the network's own colours stay
 
 
@@ -23,7 +24,7 @@ def settle(lightness: Tensor, ab: Tensor, hints: Tensor | None = None, coring: f
         lightness: `(B, 1, h, w)`.
         ab: `(B, 2, h, w)`, as predicted.
         hints: `(B, 3, h, w)`: ab, and 1 where there is a hint, else 0.
-        coring: chroma, in units of L*a*b*, of which half is left; 0 leaves all.
+        coring: chroma, in units of L*a*b*, below which colours fade; 0 leaves all.
 
     Returns:
         `(B, 2, h, w)` ab.
@@ -34,9 +35,11 @@ def settle(lightness: Tensor, ab: Tensor, hints: Tensor | None = None, coring: f
 
 
 def _core(ab: Tensor, coring: float) -> Tensor:
-    """Faint colours made fainter, as a Wiener filter does with noise whose deviation is the coring."""
+    """Faint colours made fainter, as a Wiener filter does with noise whose deviation is the coring; others stronger."""
+    if coring == 0:
+        return ab
     power = color.to_units(ab).square().sum(dim=1, keepdim=True)
-    return ab if coring == 0 else ab * power / (power + coring**2)
+    return ab * (1 + (coring / _PIVOT) ** 2) * power / (power + coring**2)
 
 
 def _nearness(given: Tensor) -> Tensor:

@@ -217,8 +217,7 @@ class Colorizer(nn.Module):
             raise UserError(f"there is no preset {name}; {known}")
         preset = self.presets[name] if name else self.preset
         temperature = temperature or preset.temperature
-        stronger = {name: saturation * getattr(preset, name) for name in ("saturation", "coring")}
-        return replace(preset, temperature=temperature, **stronger)
+        return replace(preset, temperature=temperature, saturation=saturation * preset.saturation)
 
     @torch.inference_mode()
     def forward(

@@ -151,11 +151,11 @@ def test_a_preset_may_say_the_working_size(run):
 
 
 def test_coring_of_a_preset_follows_the_saturation():
-    """Chroma 12 with coring 12 is halved; at twice the saturation 24 is, with coring 24."""
-    model, grey = Painter(0, 12), np.full((40, 40), 120, np.uint8)
+    """Of chroma 12 with coring 12 half is left, times 5/4; twice of that at twice the saturation."""
+    model, grey = Painter(0, 12), np.full((40, 40), 30_000, np.uint16)
     model.preset = Preset(coring=12.0)
     chroma = [chroma_of(koala.colorize(grey, model, saturation=factor)) for factor in (0, 1, 2)]
-    assert chroma == pytest.approx([0, 6, 12], abs=0.3)
+    assert chroma == pytest.approx([0, 7.5, 15], abs=0.3)
 
 
 def test_temperature_is_an_option_of_networks_that_predict_bins():

@@ -25,13 +25,13 @@ def test_colors_fade_below_20():
 
 
 def test_faint_colors_fade_to_grey():
-    """Chroma 5, 10 and 40 with coring 10: a fifth, a half and 16/17 of it are left, of the same hue."""
-    chroma = torch.tensor([5.0, 10.0, 40.0]).view(3, 1, 1, 1)
-    ab = from_units(chroma * torch.tensor([0.6, -0.8]).view(1, 2, 1, 1)).expand(3, 2, 32, 64)
-    lightness = LIGHTNESS[..., :32, :64].expand(3, 1, 32, 64)
-    share = torch.tensor([1 / 5, 1 / 2, 16 / 17]).view(3, 1, 1, 1)
-    torch.testing.assert_close(settle(lightness, ab, coring=10.0), share * ab, atol=1e-5, rtol=0)
-    assert settle(lightness, 0 * ab, coring=10.0).isfinite().all()
+    """Of chroma 4, 8, 24 and 48 with coring 8 a fifth, a half, 9/10 and 36/37 are left, times 10/9; the hue stays."""
+    chroma = torch.tensor([4.0, 8.0, 24.0, 48.0]).view(4, 1, 1, 1)
+    ab = from_units(chroma * torch.tensor([0.6, -0.8]).view(1, 2, 1, 1)).expand(4, 2, 32, 64)
+    lightness = LIGHTNESS[..., :32, :64].expand(4, 1, 32, 64)
+    share = 10 / 9 * torch.tensor([1 / 5, 1 / 2, 9 / 10, 36 / 37]).view(4, 1, 1, 1)
+    torch.testing.assert_close(settle(lightness, ab, coring=8.0), share * ab, atol=1e-5, rtol=0)
+    assert settle(lightness, 0 * ab, coring=8.0).isfinite().all()
 
 
 def test_a_hint_is_followed_as_the_network_follows_it():
