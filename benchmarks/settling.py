@@ -1,4 +1,4 @@
-"""How much nearer to the truth colours come when they keep to things (koala.inference.settle).
+"""How much nearer colours come to the truth when they keep to things and faint ones fade (koala.inference.settle).
 
     python benchmarks/settling.py PHOTOS [--model MODEL] [--count 100]
 

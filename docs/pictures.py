@@ -24,9 +24,15 @@ README = (
     *((SKIMAGE, "coffee.png"), (SKLEARN, "flower.jpg"), (MVTB, "road.png")),
 )
 SHEETS = {
-    "good": ((MVTB, "eiffel-1.png"), (SKIMAGE, "chelsea.png"), (SKLEARN, "china.jpg"), (MVTB, "road.png")),
-    "pale": ((SKIMAGE, "coffee.png"), (SKIMAGE, "astronaut.png"), (MVTB, "walls-l.png"), (MVTB, "parks.png")),
-    "wrong": ((MVTB, "rocks2-l.png"), (SKLEARN, "flower.jpg"), (MVTB, "tomato_35.png"), (MVTB, "flowers5.png")),
+    "good": ((MVTB, "eiffel-1.png"), (SKLEARN, "china.jpg"), (MVTB, "road.png")),
+    "pale": ((SKIMAGE, "coffee.png"), (SKIMAGE, "astronaut.png"), (MVTB, "walls-l.png"), (SKIMAGE, "chelsea.png")),
+    "wrong": (
+        (MVTB, "rocks2-l.png"),
+        (SKLEARN, "flower.jpg"),
+        (MVTB, "tomato_35.png"),
+        (MVTB, "flowers5.png"),
+        (MVTB, "parks.png"),
+    ),
 }
 
 

@@ -51,9 +51,9 @@ class Preset(Strict):
     """For networks that keep a prior of colours: how much more rare ones count, as in training."""
     saturation: Annotated[float, Field(ge=0, le=4)] = 1.0
     """Factor of the colours' strength."""
-    coring: Annotated[float, Field(ge=0, le=128)] = 0.0
-    """Chroma, in units of L*a*b*, below which colours fade to grey when photos are coloured; those above 24 become a
-    little stronger instead."""
+    coring: Annotated[float, Field(ge=0, le=24)] = 0.0
+    """Chroma, in units of L*a*b*, of which little more than half is left when photos are coloured. Fainter colours fade
+    more, and stronger ones less; those above 24 become stronger, at most twice as strong."""
     size: Annotated[int, Field(ge=0, le=2048)] = 0
     """Short side, in pixels, of the small copy that the network sees; 0 takes that of its training."""
 

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -225,7 +224,7 @@ class NetworkPictures:
             "images_seen": found.images_seen,
             "checkpoint_sha256": found.weights_sha256,
             "extractor_sha256": found.extractor_sha256,
-            "look": asdict(self._model.preset),
+            "look": {name: getattr(self._model.preset, name) for name in ("temperature", "rebalancing", "saturation")},
         }
 
 

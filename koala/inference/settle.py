@@ -24,7 +24,7 @@ def settle(lightness: Tensor, ab: Tensor, hints: Tensor | None = None, coring: f
         lightness: `(B, 1, h, w)`.
         ab: `(B, 2, h, w)`, as predicted.
         hints: `(B, 3, h, w)`: ab, and 1 where there is a hint, else 0.
-        coring: chroma, in units of L*a*b*, below which colours fade; 0 leaves all.
+        coring: chroma, in units of L*a*b*, that fades to about half; fainter ones fade more. 0 leaves all.
 
     Returns:
         `(B, 2, h, w)` ab.

@@ -82,7 +82,7 @@ def _sliders(model: Colorizer) -> tuple[Slider, ...]:
     """By the names of `ColorizeOptions`."""
     stride, trained = model.network.stride, model.size
     usual = colorize.size_for(model, ColorizeOptions())
-    words = "How strong the colours are: 0 is grey, 1 is as the network gives them, more is more vivid."
+    words = "How strong the colours are: 0 is grey, 1 is usual, more is more vivid."
     saturation = Slider("saturation", "Saturation", words, 0, 2, 0.05, 1)
     words = "How much of the coloured picture there is: 0 is the photo as it was, 1 the coloured one alone."
     strength = Slider("strength", "Strength", words, 0, 1, 0.05, 1)

@@ -37,6 +37,12 @@
   let complaint = "";
   let sent = 0; // files that the server has from here
 
+  /** Somebody does something: what went wrong before is read. Work that only follows takes no other's words away. */
+  function begin() {
+    complaint = "";
+    report();
+  }
+
   function report() { status.textContent = [...busy].at(-1)?.words ?? complaint; }
 
   /** What a server makes of a file, as a response. */
@@ -78,9 +84,6 @@
     }
   }
 
-  // a complaint stays until somebody does something: work that was begun before takes no other work's words away
-  for (const act of ["click", "keydown", "input", "drop", "paste"]) addEventListener(act, () => { complaint = ""; report(); }, true);
-
   const wishes = (one) => JSON.stringify([one.dabs, preset?.value, sliders.map((slider) => slider.value)]);
 
   /** Bring the picture up to date with the dabs and sliders. */
@@ -110,11 +113,13 @@
   }
 
   function paintSoon() {
+    begin();
     clearTimeout(timer);
     timer = setTimeout(() => { paint(); suggest(); }, PATIENCE_MS);
   }
 
   function download(address) {
+    begin();
     const one = photo, { signal } = new AbortController();
     work("Making the file at full size …", signal, async () => {
       const response = await ask(address, one.file, one.dabs, signal);
@@ -142,6 +147,7 @@
   }
 
   function select(one) {
+    begin();
     photo = one;
     chosen = -1;
     change = suggested = "";
@@ -316,6 +322,7 @@
 
   /** Replace the dabs by those of a file. */
   function loadHints(file) {
+    begin();
     const one = photo, { signal } = new AbortController();
     work("Reading the hints …", signal, async () => {
       if (!one) throw new Refused("Choose a photo first, and then its hints.");
